@@ -1,0 +1,170 @@
+//! The heavy arithmetic behind one small, batch-shaped contract, [`Compute`], and its three backends:
+//!
+//! - [`reference`]: the definition, loops that one can check by eye;
+//! - [`cpu`]: rayon and SIMD, the instruction set chosen once;
+//! - `gpu`: wgpu compute shaders, behind the `gpu` feature.
+//!
+//! Knows rows of f32 and nothing of files, jobs or index layouts. [`contract`] lists what every backend must do,
+//! as checks that their tests run.
+
+pub mod contract;
+pub mod cpu;
+#[cfg(feature = "gpu")]
+pub mod gpu;
+pub mod reference;
+
+use std::any::Any;
+
+use crate::vectors::{Metric, Neighbor, Neighbors, VectorView};
+
+/// What can go wrong in a backend. Shapes are the callers' duty (checked by assertion); these are not.
+#[derive(Debug, thiserror::Error)]
+pub enum ComputeError {
+    #[error("no usable GPU adapter: {0}")]
+    NoAdapter(String),
+    #[error("the GPU device was lost: {0}")]
+    DeviceLost(String),
+    #[error("GPU memory: {what} needs {needed} bytes, {allowed} are allowed")]
+    OutOfMemory { what: String, needed: u64, allowed: u64 },
+    #[error("the GPU refused the work: {0}")]
+    Validation(String),
+    #[error("the GPU did not finish {what} within {seconds} s")]
+    TimedOut { what: String, seconds: u64 },
+}
+
+pub type Result<T, E = ComputeError> = std::result::Result<T, E>;
+
+/// What a backend is, for the log line, the manifest and the report: "cpu (avx512)".
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct BackendInfo {
+    /// `reference`, `cpu` or `gpu`.
+    pub backend: String,
+    /// The instruction set, or the adapter and its API.
+    pub device: String,
+}
+
+impl std::fmt::Display for BackendInfo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.backend, self.device)
+    }
+}
+
+/// Rows that a backend has been shown, and may hold a copy of where it computes. The host's rows stay reachable:
+/// falling back to another backend needs nothing but another `upload`.
+pub struct Rows<'a> {
+    host: VectorView<'a>,
+    device: Option<Box<dyn Any + Send + Sync>>,
+}
+
+impl<'a> Rows<'a> {
+    /// Rows that live on the host only.
+    pub fn on_host(host: VectorView<'a>) -> Self {
+        Self { host, device: None }
+    }
+
+    pub fn with_device<D: Any + Send + Sync>(host: VectorView<'a>, device: D) -> Self {
+        Self { host, device: Some(Box::new(device)) }
+    }
+
+    pub fn host(&self) -> VectorView<'a> {
+        self.host
+    }
+
+    pub fn device<D: Any>(&self) -> Option<&D> {
+        self.device.as_ref().and_then(|device| device.downcast_ref())
+    }
+}
+
+/// Per-centroid sums over the rows assigned to it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CentroidSums {
+    /// `nlist × dim`.
+    pub sums: Vec<f32>,
+    /// `nlist`.
+    pub counts: Vec<u32>,
+}
+
+/// The codebooks of a product quantizer: `pq_m × ksub × dsub`, dense.
+#[derive(Debug, Clone, Copy)]
+pub struct CodebookView<'a> {
+    pub centroids: &'a [f32],
+    /// Sub-vectors.
+    pub pq_m: usize,
+    /// Codes per sub-vector, at most 256.
+    pub ksub: usize,
+    /// Dimensions of a sub-vector. `pq_m · dsub` may exceed the rows' dimension: missing values are 0.
+    pub dsub: usize,
+}
+
+impl<'a> CodebookView<'a> {
+    /// The `ksub × dsub` centroids of sub-vector `m`.
+    pub fn sub(&self, m: usize) -> &'a [f32] {
+        let size = self.ksub * self.dsub;
+        &self.centroids[m * size..(m + 1) * size]
+    }
+}
+
+/// What is subtracted from each row before it is encoded: the centroid that `labels` names for it.
+#[derive(Debug, Clone, Copy)]
+pub struct ResidualOf<'a> {
+    pub centroids: VectorView<'a>,
+    pub labels: &'a [u32],
+}
+
+/// Small overlapping sets of rows (the leaves of a graph partition): leaf `l` is
+/// `members[offsets[l]..offsets[l + 1]]`, each an ordinal.
+#[derive(Debug, Clone, Default)]
+pub struct Leaves {
+    pub members: Vec<u32>,
+    pub offsets: Vec<u32>,
+}
+
+impl Leaves {
+    pub fn len(&self) -> usize {
+        self.offsets.len().saturating_sub(1)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn leaf(&self, index: usize) -> &[u32] {
+        &self.members[self.offsets[index] as usize..self.offsets[index + 1] as usize]
+    }
+}
+
+/// A backend. Every operation works on a whole batch, is deterministic for one backend and device at any number
+/// of threads, and breaks ties towards the lowest ordinal.
+///
+/// **Tolerance.** Backends may sum in another order than [`reference`] and may find candidates by
+/// |a|² − 2⟨a,b⟩ + |b|²; what they return must be what `reference` returns, but for pairs whose distances differ
+/// by less than [`contract::TOLERANCE`] relative to |a|² + |b|². Returned distances are within that of the
+/// definition.
+pub trait Compute: Send + Sync {
+    fn info(&self) -> BackendInfo;
+
+    /// Shows `rows` to the backend for repeated use.
+    fn upload<'a>(&self, rows: VectorView<'a>) -> Result<Rows<'a>>;
+
+    /// The nearest of `centroids` (at least one) for each row.
+    fn assign(&self, rows: &Rows<'_>, centroids: VectorView<'_>, metric: Metric) -> Result<Vec<Neighbor>>;
+
+    /// Sums and counts of the rows of each label `0..nlist`, in an order that depends on the rows alone.
+    fn centroid_sums(&self, rows: &Rows<'_>, labels: &[u32], nlist: usize) -> Result<CentroidSums>;
+
+    /// Product-quantizer codes, `rows × pq_m`: the nearest (L2) codebook entry of each sub-vector of each row,
+    /// of its residual where `residual_of` is given. Ties go to the lowest code.
+    fn pq_encode(
+        &self,
+        rows: &Rows<'_>,
+        residual_of: Option<ResidualOf<'_>>,
+        codebook: CodebookView<'_>,
+    ) -> Result<Vec<u8>>;
+
+    /// The `k` nearest of `rows` for each query.
+    fn top_k(&self, queries: VectorView<'_>, rows: &Rows<'_>, metric: Metric, k: usize) -> Result<Neighbors>;
+
+    /// For each member slot of each leaf the `k` nearest *other* members of the same leaf, as ordinals of `rows`:
+    /// `leaves.members.len() × k`.
+    fn leaf_top_k(&self, rows: &Rows<'_>, leaves: &Leaves, metric: Metric, k: usize) -> Result<Neighbors>;
+}

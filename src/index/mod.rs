@@ -1,0 +1,62 @@
+//! What every index family answers, so that the loader, the certificate and the command line need not know which
+//! family they hold. The families are `flat`, `ivf` and `hnsw`.
+
+use std::sync::Arc;
+
+use crate::artifact::Section;
+use crate::vectors::{Metric, Neighbor, VectorView};
+
+/// One search setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SearchParams {
+    /// Rows to return.
+    pub k: usize,
+    /// How hard to look: `nprobe` for IVF, `ef_search` for HNSW, unused by flat. At least 1.
+    pub effort: usize,
+    /// Candidates re-ranked with kept vectors, for families that walk on codes. 0 means the family's default.
+    pub refine: usize,
+}
+
+/// An index over `rows` vectors, immutable and shareable.
+pub trait SearchIndex: Send + Sync {
+    fn rows(&self) -> usize;
+    fn dim(&self) -> usize;
+    fn metric(&self) -> Metric;
+
+    /// What `effort` is called here: `nprobe`, `ef_search`; `None` where there is no such knob.
+    fn effort_name(&self) -> Option<&'static str>;
+
+    /// Settings worth measuring for a certificate, cheapest first, none below what finding `k` rows needs.
+    fn effort_ladder(&self, k: usize) -> Vec<usize>;
+
+    /// The vector of a row as the index holds it (for cosine normalised), where it kept it.
+    fn vector(&self, ordinal: u32) -> Option<Vec<f32>>;
+
+    /// A search session: owns the memory that searches reuse, so that none is allocated per query.
+    fn searcher(self: Arc<Self>) -> Box<dyn Searcher>;
+
+    /// What a loader needs to make this index again.
+    fn sections(&self) -> Vec<Section>;
+}
+
+/// One thread's search session over an index.
+pub trait Searcher: Send {
+    /// The nearest rows of one query, ascending by (distance, ordinal), at most `params.k`, into `found`.
+    /// `query` has the index's dimension, is finite and, for cosine, normalised.
+    fn search(&mut self, query: &[f32], params: &SearchParams, found: &mut Vec<Neighbor>);
+
+    /// Many queries; `found` is called once per query, in order. Families that share work between queries
+    /// override this; the results are the same.
+    fn search_batch(
+        &mut self,
+        queries: VectorView<'_>,
+        params: &SearchParams,
+        found: &mut dyn FnMut(usize, &[Neighbor]),
+    ) {
+        let mut neighbors = Vec::with_capacity(params.k);
+        for (index, query) in queries.iter().enumerate() {
+            self.search(query, params, &mut neighbors);
+            found(index, &neighbors);
+        }
+    }
+}

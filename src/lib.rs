@@ -1,0 +1,6 @@
+//! Annvil forges vector indexes: embeddings in Parquet go in, certified IVF-PQ and HNSW artifacts come out.
+
+pub mod artifact;
+pub mod compute;
+pub mod index;
+pub mod vectors;

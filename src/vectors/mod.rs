@@ -1,0 +1,12 @@
+//! Rows of f32 vectors, the metrics that compare them, and top-k selection.
+//! Does no I/O and knows nothing of indexes.
+
+mod metric;
+mod neighbors;
+mod random;
+mod view;
+
+pub use metric::Metric;
+pub use neighbors::{Neighbor, Neighbors, TopK};
+pub use random::Random;
+pub use view::{VectorBuf, VectorView};
