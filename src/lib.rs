@@ -2,5 +2,6 @@
 
 pub mod artifact;
 pub mod compute;
+pub mod hnsw;
 pub mod index;
 pub mod vectors;

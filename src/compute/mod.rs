@@ -128,6 +128,15 @@ impl Leaves {
         self.len() == 0
     }
 
+    /// Leaves `start..end` alone.
+    pub fn range(&self, start: usize, end: usize) -> Leaves {
+        let base = self.offsets[start];
+        Leaves {
+            members: self.members[base as usize..self.offsets[end] as usize].to_vec(),
+            offsets: self.offsets[start..=end].iter().map(|offset| offset - base).collect(),
+        }
+    }
+
     pub fn leaf(&self, index: usize) -> &[u32] {
         &self.members[self.offsets[index] as usize..self.offsets[index + 1] as usize]
     }

@@ -66,3 +66,14 @@ impl std::fmt::Display for Metric {
         f.write_str(self.name())
     }
 }
+
+impl std::str::FromStr for Metric {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Metric::ALL
+            .into_iter()
+            .find(|metric| metric.name() == name)
+            .ok_or_else(|| format!("expected l2, inner_product or cosine, got `{name}`"))
+    }
+}

@@ -30,6 +30,14 @@ impl Neighbor {
         let ordered = bits ^ (sign | 0x8000_0000);
         (u64::from(ordered) << 32) | u64::from(self.ordinal)
     }
+
+    /// The neighbour that has this [`key`](Self::key).
+    #[inline]
+    pub fn of_key(key: u64) -> Self {
+        let ordered = (key >> 32) as u32;
+        let sign = if ordered >> 31 == 1 { 0x8000_0000 } else { u32::MAX };
+        Self { distance: f32::from_bits(ordered ^ sign), ordinal: key as u32 }
+    }
 }
 
 impl Eq for Neighbor {}
@@ -192,5 +200,8 @@ mod tests {
             assert!(Neighbor::new(9, pair[0]) < Neighbor::new(0, pair[1]), "{pair:?}");
         }
         assert_eq!(Neighbor::new(1, -0.0).key(), Neighbor::new(1, 0.0).key());
+        for distance in ascending {
+            assert_eq!(Neighbor::of_key(Neighbor::new(7, distance).key()), Neighbor::new(7, distance));
+        }
     }
 }

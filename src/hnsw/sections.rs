@@ -1,0 +1,89 @@
+//! The graph as tensors, and back. Every invariant that searching relies on is checked when it is read.
+//!
+//! | section | tensor | type and shape | content |
+//! |---|---|---|---|
+//! | `graph` | `links` | u32 [rows, 2m] | base layer, `u32::MAX` pads at the end of a row |
+//! | `graph` | `levels` | u8 [rows] | the highest level of each row |
+//! | `graph` | `upper_links` | u32 [Σ levels, m] | levels 1.. of each row, row by row |
+//! | `vectors` | `vectors` | f32 [rows, dim] | unit length for cosine |
+//!
+//! `graph` carries `metric` and `entry_point` as metadata.
+
+use super::Hnsw;
+use crate::artifact::{Section, TensorError};
+use crate::index::SearchIndex;
+use crate::vectors::Metric;
+
+pub(super) fn write(index: &Hnsw) -> Vec<Section> {
+    let rows = index.rows();
+    let upper = index.upper_links.len() / index.m;
+    vec![
+        Section::new("graph")
+            .with("links", &index.links, &[rows, index.degree])
+            .with("levels", &index.levels, &[rows])
+            .with("upper_links", &index.upper_links, &[upper, index.m])
+            .with_metadata("metric", index.metric)
+            .with_metadata("entry_point", index.entry_point),
+        Section::new("vectors").with("vectors", &index.vectors, &[rows, index.dim]),
+    ]
+}
+
+impl Hnsw {
+    /// The names of the sections that [`read`](Self::read) needs.
+    pub const SECTIONS: [&'static str; 2] = ["graph", "vectors"];
+
+    /// The index that `write` took apart.
+    ///
+    /// # Errors
+    /// The first tensor that is missing, has another type or shape, or breaks an invariant.
+    pub fn read(graph: &Section, vectors: &Section) -> Result<Self, TensorError> {
+        let broken = |tensor: &str, what: String| TensorError::Content { tensor: tensor.into(), what };
+        let (links, shape) = graph.array_of_rank::<u32>("links", 2)?;
+        let (rows, degree) = (shape[0], shape[1]);
+        let (vectors, shape) = vectors.array_of_rank::<f32>("vectors", 2)?;
+        let dim = shape[1];
+        if shape[0] != rows || rows == 0 || rows >= u32::MAX as usize || dim == 0 || degree == 0 {
+            return Err(broken("vectors", format!("shape {shape:?} does not go with {rows} rows of links")));
+        }
+        let levels = graph.array::<u8>("levels", &[rows])?;
+        let upper_rows: usize = levels.iter().map(|&level| usize::from(level)).sum();
+        let (upper_links, shape) = graph.array_of_rank::<u32>("upper_links", 2)?;
+        if shape[0] != upper_rows || shape[1] == 0 {
+            return Err(broken(
+                "upper_links",
+                format!("shape {shape:?}, but the levels add up to {upper_rows}"),
+            ));
+        }
+        let metric: Metric = graph.metadata("metric")?;
+        let entry_point: u32 = graph.metadata("entry_point")?;
+        let highest = levels.iter().copied().max().unwrap_or(0);
+        if levels.get(entry_point as usize) != Some(&highest) {
+            return Err(broken("levels", format!("the entry point {entry_point} is not on level {highest}")));
+        }
+        if let Some(place) = links.iter().position(|&to| to != u32::MAX && to as usize >= rows) {
+            return Err(broken("links", format!("entry {place}: {} is no row of {rows}", links[place])));
+        }
+        let index =
+            Self::assemble(metric, dim, vectors, links, degree, levels, upper_links, shape[1], entry_point);
+        index.check_upper_links()?;
+        if let Some(place) = index.vectors.iter().position(|value| !value.is_finite()) {
+            return Err(broken("vectors", format!("entry {place} is not finite")));
+        }
+        Ok(index)
+    }
+
+    /// A link on level l must lead to a row that has a level l.
+    fn check_upper_links(&self) -> Result<(), TensorError> {
+        for row in 0..self.levels.len() as u32 {
+            for level in 1..=usize::from(self.levels[row as usize]) {
+                for to in self.upper_links(row, level) {
+                    if self.levels.get(to as usize).is_none_or(|&reach| usize::from(reach) < level) {
+                        let what = format!("row {row} links to {to} on level {level}, where that row is not");
+                        return Err(TensorError::Content { tensor: "upper_links".into(), what });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
