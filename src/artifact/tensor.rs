@@ -97,6 +97,23 @@ impl<T: Element> Array<T> {
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
+
+    /// The same values starting on a cache line, copied once if they do not: for rows that are a power of two or whole
+    /// lines long, so that none straddles one more than it must.
+    #[must_use]
+    pub fn aligned_to_lines(self) -> Self {
+        #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+        #[repr(C, align(64))]
+        struct Line([u8; 64]);
+
+        if self.bytes.as_ptr().align_offset(align_of::<Line>()) == 0 {
+            return self;
+        }
+        let mut lines: Vec<Line> = bytemuck::zeroed_vec(self.bytes.len().div_ceil(size_of::<Line>()));
+        bytemuck::cast_slice_mut(&mut lines)[..self.bytes.len()].copy_from_slice(&self.bytes);
+        let bytes = Bytes::from_owner(PodVec(lines)).slice(..self.bytes.len());
+        Self { bytes, element: PhantomData }
+    }
 }
 
 impl<T: Element> Deref for Array<T> {

@@ -4,11 +4,11 @@
 use rayon::prelude::*;
 
 use super::candidates::Candidates;
+use super::codes::{Code, ScalarCodes};
 use super::params::HnswParams;
 use super::partition::{Carving, carve};
 use super::prune::Prune;
-use super::{Hnsw, connect};
-use crate::artifact::Array;
+use super::{Hnsw, connect, upper_offsets};
 use crate::compute::cpu::kernels;
 use crate::compute::{Compute, Leaves, Result};
 use crate::vectors::{Metric, Random, VectorBuf, VectorView};
@@ -84,8 +84,17 @@ pub fn build(
         repaired_rows: repaired as u64,
     };
     let order = base.order;
-    let index = Renumbered::new(&order)
-        .assemble(rows, metric, base.links, degree, &levels, &upper, params.m, entry_row);
+    let index = Renumbered::new(&order).assemble(
+        rows,
+        metric,
+        base.links,
+        degree,
+        &levels,
+        &upper,
+        params.m,
+        entry_row,
+        params.code,
+    );
     Ok(Built { index, order, stats })
 }
 
@@ -224,6 +233,7 @@ impl<'a> Renumbered<'a> {
         upper: &[(Vec<u32>, Vec<u32>)],
         m: usize,
         entry_row: u32,
+        code: Code,
     ) -> Hnsw {
         let mut links = Vec::with_capacity(base.len());
         let mut upper_links = Vec::new();
@@ -238,16 +248,23 @@ impl<'a> Renumbered<'a> {
                 }));
             }
         }
-        Hnsw::assemble(
+        let vectors = rows.gather(self.order);
+        let levels: Vec<u8> = self.order.iter().map(|&row| levels[row as usize]).collect();
+        Hnsw {
             metric,
-            rows.dim(),
-            Array::from_vec(rows.gather(self.order).into_vec()),
-            Array::from_vec(links),
+            dim: rows.dim(),
+            codes: match code {
+                Code::F32 => None,
+                Code::Sq8 => Some(ScalarCodes::encode(vectors.view(), metric)),
+            },
+            vectors: vectors.into_vec().into(),
+            links: links.into(),
             degree,
-            Array::from_vec(self.order.iter().map(|&row| levels[row as usize]).collect()),
-            Array::from_vec(upper_links),
+            upper_offsets: upper_offsets(&levels),
+            levels: levels.into(),
+            upper_links: upper_links.into(),
             m,
-            self.ordinals[entry_row as usize],
-        )
+            entry_point: self.ordinals[entry_row as usize],
+        }
     }
 }

@@ -10,6 +10,7 @@
 
 mod build;
 mod candidates;
+mod codes;
 mod connect;
 mod params;
 mod partition;
@@ -18,7 +19,10 @@ mod search;
 mod sections;
 
 pub use build::{Built, build};
+pub use codes::Code;
 pub use params::HnswParams;
+
+use codes::ScalarCodes;
 
 use crate::artifact::Array;
 use crate::vectors::Metric;
@@ -30,6 +34,8 @@ pub struct Hnsw {
     dim: usize,
     /// `rows × dim`; unit length for cosine.
     vectors: Array<f32>,
+    /// What the walk reads in place of the vectors.
+    codes: Option<ScalarCodes>,
     /// `rows × degree`, padded with `u32::MAX` at the end.
     links: Array<u32>,
     /// Links per row on the base layer, usually `2m`.
@@ -44,31 +50,19 @@ pub struct Hnsw {
 }
 
 impl Hnsw {
-    #[expect(clippy::too_many_arguments, reason = "one per part; called by the builder and the reader only")]
-    fn assemble(
-        metric: Metric,
-        dim: usize,
-        vectors: Array<f32>,
-        links: Array<u32>,
-        degree: usize,
-        levels: Array<u8>,
-        upper_links: Array<u32>,
-        m: usize,
-        entry_point: u32,
-    ) -> Self {
-        let mut upper_offsets = Vec::with_capacity(levels.len());
-        let mut next = 0;
-        for &level in levels.iter() {
-            upper_offsets.push(next);
-            next += u32::from(level);
-        }
-        Self { metric, dim, vectors, links, degree, levels, upper_links, m, upper_offsets, entry_point }
+    /// A search marks rows in the top bit of their ordinals.
+    pub const MAX_ROWS: usize = 1 << 31;
+
+    /// What a walk compares queries with.
+    pub fn code(&self) -> Code {
+        if self.codes.is_some() { Code::Sq8 } else { Code::F32 }
     }
 
     fn max_level(&self) -> usize {
         usize::from(self.levels[self.entry_point as usize])
     }
 
+    #[inline]
     fn base_links(&self, row: u32) -> &[u32] {
         &self.links[row as usize * self.degree..(row as usize + 1) * self.degree]
     }
@@ -78,4 +72,15 @@ impl Hnsw {
         let start = (self.upper_offsets[row as usize] as usize + level - 1) * self.m;
         self.upper_links[start..start + self.m].iter().copied().take_while(|&to| to != u32::MAX)
     }
+}
+
+/// Where each row's upper links start: the running sum of the levels.
+fn upper_offsets(levels: &[u8]) -> Vec<u32> {
+    let mut next = 0;
+    let mut offsets = Vec::with_capacity(levels.len());
+    for &level in levels {
+        offsets.push(next);
+        next += u32::from(level);
+    }
+    offsets
 }

@@ -11,4 +11,5 @@ pub struct HnswParams {
     pub leaf_k: usize,
     pub l_max: usize,
     pub alpha: f32,
+    pub code: super::Code,
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::Hnsw;
-use crate::compute::cpu::{Kernels, kernels};
+use super::codes::ScalarQuery;
+use crate::compute::cpu::{Kernels, kernels, prefetch};
 use crate::index::{SearchIndex, SearchParams, Searcher};
 use crate::vectors::{Metric, Neighbor};
 
@@ -13,7 +14,8 @@ pub(super) struct GraphSearcher {
     kernels: &'static Kernels,
     visited: Visited,
     beam: Beam,
-    /// Unvisited links of the row being expanded, and their distances.
+    code_query: ScalarQuery,
+    /// Rows to compare with the query, and their distances.
     fresh: Vec<u32>,
     distances: Vec<f32>,
 }
@@ -25,24 +27,39 @@ impl GraphSearcher {
             kernels: kernels(),
             visited: Visited::new(index.rows()),
             beam: Beam::default(),
+            code_query: ScalarQuery::default(),
             fresh: Vec::with_capacity(widest),
             distances: Vec::with_capacity(widest),
             index,
         }
     }
 
+    /// Distances, as the walk sees them, of `query` to the rows in `fresh`.
+    #[inline]
+    fn measure(&mut self, query: &[f32]) {
+        let index = &*self.index;
+        self.distances.resize(self.fresh.len(), 0.0);
+        match &index.codes {
+            Some(codes) => self.code_query.distances(codes, self.kernels, &self.fresh, &mut self.distances),
+            None => {
+                let (fresh, distances) = (&self.fresh, &mut self.distances);
+                self.kernels.distance_gather(index.metric, query, &index.vectors, fresh, distances);
+            }
+        }
+    }
+
     /// Where the walk on the base layer starts: the nearest row that a greedy descent finds.
     fn descend(&mut self, query: &[f32]) -> Neighbor {
-        let index = &*self.index;
-        let mut at = Neighbor::new(index.entry_point, 0.0);
-        distances(index, self.kernels, query, &[at.ordinal], std::slice::from_mut(&mut at.distance));
-        for level in (1..=index.max_level()).rev() {
+        self.fresh.clear();
+        self.fresh.push(self.index.entry_point);
+        self.measure(query);
+        let mut at = Neighbor::new(self.index.entry_point, self.distances[0]);
+        for level in (1..=self.index.max_level()).rev() {
             loop {
                 let from = at;
                 self.fresh.clear();
-                self.fresh.extend(index.upper_links(from.ordinal, level));
-                self.distances.resize(self.fresh.len(), 0.0);
-                distances(index, self.kernels, query, &self.fresh, &mut self.distances);
+                self.fresh.extend(self.index.upper_links(from.ordinal, level));
+                self.measure(query);
                 for (&ordinal, &distance) in self.fresh.iter().zip(&self.distances) {
                     at = at.min(Neighbor::new(ordinal, distance));
                 }
@@ -53,22 +70,16 @@ impl GraphSearcher {
         }
         at
     }
-}
 
-impl Searcher for GraphSearcher {
-    fn search(&mut self, query: &[f32], params: &SearchParams, found: &mut Vec<Neighbor>) {
-        found.clear();
-        // A beam narrower than k could not return k rows.
-        let ef = params.effort.max(params.k).min(self.index.rows());
-        let start = self.descend(query);
-        let index = &*self.index;
+    /// Fills the beam with the nearest rows that a walk from `start` meets.
+    fn walk(&mut self, query: &[f32], start: Neighbor, ef: usize) {
         self.visited.next_query();
         self.visited.insert(start.ordinal);
         self.beam.reset(ef);
         self.beam.push(start);
         while let Some(row) = self.beam.expand_next() {
             self.fresh.clear();
-            for &to in index.base_links(row) {
+            for &to in self.index.base_links(row) {
                 if to == u32::MAX {
                     break;
                 }
@@ -76,25 +87,50 @@ impl Searcher for GraphSearcher {
                     self.fresh.push(to);
                 }
             }
-            self.distances.resize(self.fresh.len(), 0.0);
-            distances(index, self.kernels, query, &self.fresh, &mut self.distances);
+            self.measure(query);
             for (&ordinal, &distance) in self.fresh.iter().zip(&self.distances) {
                 self.beam.push(Neighbor::new(ordinal, distance));
             }
+            if let Some(row) = self.beam.peek() {
+                // Likely the next to be expanded; if a nearer one turns up, little is lost.
+                prefetch(self.index.base_links(row));
+            }
         }
-        found.extend(self.beam.nearest().take(params.k));
     }
 }
 
-#[inline]
-fn distances(index: &Hnsw, kernels: &Kernels, query: &[f32], ordinals: &[u32], out: &mut [f32]) {
-    match index.metric {
-        Metric::L2 => (kernels.l2_gather)(query, &index.vectors, ordinals, out),
-        metric => {
-            (kernels.dot_gather)(query, &index.vectors, ordinals, out);
-            out.iter_mut().for_each(|value| *value = metric.distance_of_dot(*value));
+impl Searcher for GraphSearcher {
+    fn search(&mut self, query: &[f32], params: &SearchParams, found: &mut Vec<Neighbor>) {
+        found.clear();
+        // A beam narrower than k could not return k rows.
+        let ef = params.effort.max(params.k).min(self.index.rows());
+        if let Some(codes) = &self.index.codes {
+            self.code_query.prepare(codes, query);
         }
+        let start = self.descend(query);
+        self.walk(query, start, ef);
+        if self.index.codes.is_none() {
+            found.extend(self.beam.nearest().take(params.k));
+            return;
+        }
+        let refine = if params.refine == 0 { default_refine(params.k) } else { params.refine.max(params.k) };
+        self.fresh.clear();
+        self.fresh.extend(self.beam.nearest().take(refine).map(|neighbor| neighbor.ordinal));
+        self.distances.resize(self.fresh.len(), 0.0);
+        let index = &*self.index;
+        self.kernels.distance_gather(index.metric, query, &index.vectors, &self.fresh, &mut self.distances);
+        found.extend(
+            self.fresh.iter().zip(&self.distances).map(|(&row, &distance)| Neighbor::new(row, distance)),
+        );
+        found.sort_unstable();
+        found.truncate(params.k);
     }
+}
+
+/// How many rows of the beam are ranked by their vectors when 8-bit codes led the walk. Codes swap rows that are
+/// within a few thousandths of each other: twice as many as asked, and 16, catch all that matter.
+fn default_refine(k: usize) -> usize {
+    (2 * k).max(k + 16)
 }
 
 /// The set of rows seen by the current query: a stamp per row, so that starting a query costs nothing.
@@ -126,59 +162,82 @@ impl Visited {
 }
 
 /// The `ef` nearest rows seen so far, ascending, each expanded or not: one sorted array serves as candidate queue and
-/// result (NSG's pool, VLDB 2019). Insertion moves memory, which for the usual `ef` of a few hundred is cheaper than
-/// two heaps.
+/// result (NSG's pool, VLDB 2019). Insertion moves memory, but most candidates that enter at all enter near the end.
 #[derive(Default)]
 struct Beam {
     ef: usize,
-    /// [`Neighbor::key`]s, ascending.
-    keys: Vec<u64>,
-    expanded: Vec<bool>,
+    /// A [`Neighbor::key`] with its ordinal moved up one bit, and in the lowest whether the row was expanded.
+    /// Ascending. (An index has at most 2³¹ rows.)
+    slots: Vec<u64>,
+    /// A candidate that is not below this cannot enter.
+    bound: u64,
     /// No row before this place is unexpanded.
     cursor: usize,
 }
 
+const EXPANDED: u64 = 1;
+
 impl Beam {
     fn reset(&mut self, ef: usize) {
         self.ef = ef;
-        self.keys.clear();
-        self.expanded.clear();
-        self.keys.reserve(ef + 1);
-        self.expanded.reserve(ef + 1);
+        self.slots.clear();
+        self.slots.reserve(ef);
+        self.bound = u64::MAX;
         self.cursor = 0;
     }
 
     #[inline]
     fn push(&mut self, candidate: Neighbor) {
         let key = candidate.key();
-        if self.keys.len() == self.ef {
-            if key >= self.keys[self.ef - 1] {
-                return;
-            }
-            self.keys.pop();
-            self.expanded.pop();
+        let slot = key & !u64::from(u32::MAX) | u64::from(candidate.ordinal) << 1;
+        if slot >= self.bound {
+            return;
         }
-        let place = self.keys.partition_point(|&kept| kept < key);
-        self.keys.insert(place, key);
-        self.expanded.insert(place, false);
+        let place = self.slots.partition_point(|&kept| kept < slot);
+        if self.slots.len() == self.ef {
+            self.slots.copy_within(place..self.ef - 1, place + 1);
+            self.slots[place] = slot;
+        } else {
+            self.slots.insert(place, slot);
+        }
+        if self.slots.len() == self.ef {
+            self.bound = self.slots[self.ef - 1];
+        }
         self.cursor = self.cursor.min(place);
     }
 
     /// Marks the nearest unexpanded row as expanded.
+    #[inline]
     fn expand_next(&mut self) -> Option<u32> {
-        while self.cursor < self.keys.len() {
-            let place = self.cursor;
+        self.skip_expanded();
+        let slot = self.slots.get_mut(self.cursor)?;
+        *slot |= EXPANDED;
+        self.cursor += 1;
+        Some(row_of(*slot))
+    }
+
+    /// The nearest unexpanded row.
+    #[inline]
+    fn peek(&mut self) -> Option<u32> {
+        self.skip_expanded();
+        self.slots.get(self.cursor).map(|&slot| row_of(slot))
+    }
+
+    #[inline]
+    fn skip_expanded(&mut self) {
+        while self.slots.get(self.cursor).is_some_and(|slot| slot & EXPANDED != 0) {
             self.cursor += 1;
-            if !std::mem::replace(&mut self.expanded[place], true) {
-                return Some(Neighbor::of_key(self.keys[place]).ordinal);
-            }
         }
-        None
     }
 
     fn nearest(&self) -> impl Iterator<Item = Neighbor> + '_ {
-        self.keys.iter().map(|&key| Neighbor::of_key(key))
+        self.slots.iter().map(|&slot| Neighbor::of_key(slot & !u64::from(u32::MAX) | u64::from(row_of(slot))))
     }
+}
+
+#[inline]
+fn row_of(slot: u64) -> u32 {
+    slot as u32 >> 1
 }
 
 impl SearchIndex for Hnsw {
@@ -199,10 +258,13 @@ impl SearchIndex for Hnsw {
     }
 
     /// k, then steps of about √2 up to 2,048: where a beam of that many rows still misses, the graph is at fault.
-    fn effort_ladder(&self, k: usize) -> Vec<usize> {
+    fn ladder(&self, k: usize) -> Vec<SearchParams> {
         let steps = [10, 14, 20, 28, 40, 56, 80, 112, 160, 224, 320, 448, 640, 896, 1280, 2048];
         let floor = k.min(self.rows());
-        std::iter::once(floor).chain(steps.into_iter().filter(|&ef| ef > floor && ef < self.rows())).collect()
+        std::iter::once(floor)
+            .chain(steps.into_iter().filter(|&ef| ef > floor && ef < self.rows()))
+            .map(|effort| SearchParams { k, effort, refine: 0 })
+            .collect()
     }
 
     fn vector(&self, ordinal: u32) -> Option<Vec<f32>> {

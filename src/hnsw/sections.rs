@@ -6,10 +6,13 @@
 //! | `graph` | `levels` | u8 [rows] | the highest level of each row |
 //! | `graph` | `upper_links` | u32 [Σ levels, m] | levels 1.. of each row, row by row |
 //! | `vectors` | `vectors` | f32 [rows, dim] | unit length for cosine |
+//! | `codes` | `codes` | u8 [rows, stride] | with code `sq8`: a byte per dimension, for L2 \|x\|² as f32 in the last 4 |
+//! | `codes` | `offset`, `scale` | f32 [dim] | x ≈ offset + scale · byte |
 //!
-//! `graph` carries `metric` and `entry_point` as metadata.
+//! `graph` carries `metric`, `entry_point` and `code` as metadata.
 
-use super::Hnsw;
+use super::codes::{Code, ScalarCodes};
+use super::{Hnsw, upper_offsets};
 use crate::artifact::{Section, TensorError};
 use crate::index::SearchIndex;
 use crate::vectors::Metric;
@@ -17,32 +20,44 @@ use crate::vectors::Metric;
 pub(super) fn write(index: &Hnsw) -> Vec<Section> {
     let rows = index.rows();
     let upper = index.upper_links.len() / index.m;
-    vec![
+    let mut sections = vec![
         Section::new("graph")
             .with("links", &index.links, &[rows, index.degree])
             .with("levels", &index.levels, &[rows])
             .with("upper_links", &index.upper_links, &[upper, index.m])
             .with_metadata("metric", index.metric)
-            .with_metadata("entry_point", index.entry_point),
+            .with_metadata("entry_point", index.entry_point)
+            .with_metadata("code", index.code().name()),
         Section::new("vectors").with("vectors", &index.vectors, &[rows, index.dim]),
-    ]
+    ];
+    sections.extend(index.codes.as_ref().map(ScalarCodes::section));
+    sections
 }
 
 impl Hnsw {
-    /// The names of the sections that [`read`](Self::read) needs.
-    pub const SECTIONS: [&'static str; 2] = ["graph", "vectors"];
-
-    /// The index that `write` took apart.
+    /// The index that `write` took apart; `section` fetches one by name.
     ///
     /// # Errors
-    /// The first tensor that is missing, has another type or shape, or breaks an invariant.
-    pub fn read(graph: &Section, vectors: &Section) -> Result<Self, TensorError> {
+    /// Those of `section`, and the first tensor that is missing, has another type or shape, or breaks an invariant.
+    pub fn read<E: From<TensorError>>(
+        section: &mut dyn FnMut(&str) -> Result<Section, E>,
+    ) -> Result<Self, E> {
+        let graph = section("graph")?;
+        let code: Code = graph.metadata("code")?;
+        let codes = match code {
+            Code::F32 => None,
+            Code::Sq8 => Some(section("codes")?),
+        };
+        Ok(Self::from_parts(&graph, &section("vectors")?, codes.as_ref())?)
+    }
+
+    fn from_parts(graph: &Section, vectors: &Section, codes: Option<&Section>) -> Result<Self, TensorError> {
         let broken = |tensor: &str, what: String| TensorError::Content { tensor: tensor.into(), what };
         let (links, shape) = graph.array_of_rank::<u32>("links", 2)?;
         let (rows, degree) = (shape[0], shape[1]);
         let (vectors, shape) = vectors.array_of_rank::<f32>("vectors", 2)?;
         let dim = shape[1];
-        if shape[0] != rows || rows == 0 || rows >= u32::MAX as usize || dim == 0 || degree == 0 {
+        if shape[0] != rows || rows == 0 || rows > Self::MAX_ROWS || dim == 0 || degree == 0 {
             return Err(broken("vectors", format!("shape {shape:?} does not go with {rows} rows of links")));
         }
         let levels = graph.array::<u8>("levels", &[rows])?;
@@ -63,8 +78,19 @@ impl Hnsw {
         if let Some(place) = links.iter().position(|&to| to != u32::MAX && to as usize >= rows) {
             return Err(broken("links", format!("entry {place}: {} is no row of {rows}", links[place])));
         }
-        let index =
-            Self::assemble(metric, dim, vectors, links, degree, levels, upper_links, shape[1], entry_point);
+        let index = Self {
+            metric,
+            dim,
+            codes: codes.map(|codes| ScalarCodes::read(codes, metric, rows, dim)).transpose()?,
+            vectors: vectors.aligned_to_lines(),
+            links: links.aligned_to_lines(),
+            degree,
+            upper_offsets: upper_offsets(&levels),
+            levels,
+            upper_links,
+            m: shape[1],
+            entry_point,
+        };
         index.check_upper_links()?;
         if let Some(place) = index.vectors.iter().position(|value| !value.is_finite()) {
             return Err(broken("vectors", format!("entry {place} is not finite")));

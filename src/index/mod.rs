@@ -26,8 +26,9 @@ pub trait SearchIndex: Send + Sync {
     /// What `effort` is called here: `nprobe`, `ef_search`; `None` where there is no such knob.
     fn effort_name(&self) -> Option<&'static str>;
 
-    /// Settings worth measuring for a certificate, cheapest first, none below what finding `k` rows needs.
-    fn effort_ladder(&self, k: usize) -> Vec<usize>;
+    /// Settings worth measuring for a certificate, cheapest first, at least one, none below what finding `k` rows
+    /// needs.
+    fn ladder(&self, k: usize) -> Vec<SearchParams>;
 
     /// The vector of a row as the index holds it (for cosine normalised), where it kept it.
     fn vector(&self, ordinal: u32) -> Option<Vec<f32>>;

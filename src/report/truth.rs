@@ -1,0 +1,64 @@
+//! Exact neighbours, by the compute backend.
+
+use crate::compute::{Compute, Result};
+use crate::vectors::{Metric, Neighbor, Neighbors, VectorView};
+
+/// The exact nearest rows of a query set.
+#[derive(Debug, Clone)]
+pub struct GroundTruth {
+    neighbors: Neighbors,
+}
+
+/// Two rows whose distances differ by less than this, relative to the larger, are a tie: it is what f32 sums in
+/// different orders differ by.
+const TIE: f32 = 1e-5;
+
+impl GroundTruth {
+    /// The `k` nearest of `rows` for each query; `k` is cut to the number of rows.
+    pub fn compute(
+        compute: &dyn Compute,
+        queries: VectorView<'_>,
+        rows: VectorView<'_>,
+        metric: Metric,
+        k: usize,
+    ) -> Result<Self> {
+        let uploaded = compute.upload(rows)?;
+        Ok(Self { neighbors: compute.top_k(queries, &uploaded, metric, k.min(rows.rows()))? })
+    }
+
+    pub fn k(&self) -> usize {
+        self.neighbors.k()
+    }
+
+    pub fn queries(&self) -> usize {
+        self.neighbors.queries()
+    }
+
+    pub fn row(&self, query: usize) -> &[Neighbor] {
+        self.neighbors.row(query)
+    }
+
+    /// |found ∩ true| / k for one query, where `found` holds rows as the truth numbers them, nearest first, and
+    /// `distance` is the exact distance of one. A row as near as the k-th true one counts, in the list or not.
+    /// With fewer than `k` rows there are, all of them are what is to be found.
+    pub fn recall(&self, query: usize, found: &[u32], k: usize, distance: impl Fn(u32) -> f32) -> f64 {
+        let truth = &self.row(query)[..k.min(self.k())];
+        let Some(farthest) = truth.last() else { return 1.0 };
+        let limit = farthest.distance + TIE * farthest.distance.abs().max(f32::MIN_POSITIVE);
+        let hits = found
+            .iter()
+            .take(truth.len())
+            .filter(|&&row| truth.iter().any(|true_row| true_row.ordinal == row) || distance(row) <= limit)
+            .count();
+        hits as f64 / truth.len() as f64
+    }
+
+    /// BLAKE3 of the neighbours' ordinals after `renumber`, query by query, u32 little-endian.
+    pub fn digest(&self, renumber: impl Fn(u32) -> u32) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        for neighbor in self.neighbors.as_slice() {
+            hasher.update(&renumber(neighbor.ordinal).to_le_bytes());
+        }
+        hasher.finalize()
+    }
+}
