@@ -9,6 +9,7 @@
 
 pub mod contract;
 pub mod cpu;
+pub mod fallback;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 pub mod reference;

@@ -10,7 +10,8 @@ use super::partition::{Carving, carve};
 use super::prune::Prune;
 use super::{Hnsw, connect, upper_offsets};
 use crate::compute::cpu::kernels;
-use crate::compute::{Compute, Leaves, Result};
+use crate::compute::{Compute, ComputeError, Leaves};
+use crate::train::{Observer, Progress};
 use crate::vectors::{Metric, Random, VectorBuf, VectorView};
 
 /// Leaf slots whose neighbours are looked up in one call: 2¹⁹ slots of 3 neighbours are 12 MiB.
@@ -45,15 +46,32 @@ pub struct BuildStats {
     pub repaired_rows: u64,
 }
 
-/// Builds a graph over `rows` (for cosine of unit length), at least one.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("{rows} rows: expected 1 to {max}", max = Hnsw::MAX_ROWS)]
+    Rows { rows: usize },
+    #[error("stopped on request")]
+    Cancelled,
+    #[error(transparent)]
+    Compute(#[from] ComputeError),
+}
+
+type Result<T, E = BuildError> = std::result::Result<T, E>;
+
+/// Builds a graph over `rows` (for cosine of unit length). The same rows, parameters, seed and backend give the same
+/// bytes at any number of threads.
 pub fn build(
     compute: &dyn Compute,
     rows: VectorView<'_>,
     metric: Metric,
     params: &HnswParams,
     seed: u64,
+    observer: Observer<'_>,
 ) -> Result<Built> {
-    assert!(!rows.is_empty());
+    if rows.is_empty() || rows.rows() > Hnsw::MAX_ROWS {
+        return Err(BuildError::Rows { rows: rows.rows() });
+    }
+    let builder = Builder { compute, params, observer };
     let augmented = (metric == Metric::InnerProduct).then(|| augment(rows));
     let near = augmented.as_ref().map_or(rows, VectorBuf::view);
 
@@ -62,7 +80,7 @@ pub fn build(
     let entry_row = levels.iter().position(|&level| level == top).expect("at least one row") as u32;
     let degree = 2 * params.m;
 
-    let base = build_layer(compute, near, degree, entry_row, params, seed)?;
+    let base = builder.layer(near, degree, entry_row, seed)?;
     let mut repaired = base.repaired;
     let mut level_rows = vec![rows.rows() as u64];
     let mut upper = Vec::new();
@@ -71,7 +89,7 @@ pub fn build(
             (0..rows.rows() as u32).filter(|&row| levels[row as usize] >= level).collect();
         let entry = members.binary_search(&entry_row).expect("the entry row is on every level") as u32;
         let gathered = near.gather(&members);
-        let layer = build_layer(compute, gathered.view(), params.m, entry, params, seed ^ u64::from(level))?;
+        let layer = builder.layer(gathered.view(), params.m, entry, seed ^ u64::from(level))?;
         repaired += layer.repaired;
         level_rows.push(members.len() as u64);
         upper.push((members, layer.links));
@@ -127,48 +145,58 @@ struct Layer {
     repaired: usize,
 }
 
-fn build_layer(
-    compute: &dyn Compute,
-    rows: VectorView<'_>,
-    degree: usize,
-    entry: u32,
-    params: &HnswParams,
-    seed: u64,
-) -> Result<Layer> {
-    let carving = Carving { c_max: params.c_max, fanout: params.fanout.clone(), seed };
-    let leaves = carve(compute, rows, &carving)?;
-    let order = order_of_first_appearance(&leaves, rows.rows());
-    let candidates = gather_candidates(compute, rows, leaves, params)?;
-    let mut links = prune_all(rows, &candidates, degree, params.alpha);
-    drop(candidates);
-    reciprocate(&mut links, degree);
-    let repaired = connect::repair(&mut links, degree, entry);
-    Ok(Layer { links, order, repaired })
+struct Builder<'a> {
+    compute: &'a dyn Compute,
+    params: &'a HnswParams,
+    observer: Observer<'a>,
+}
+
+impl Builder<'_> {
+    /// One level over its own rows.
+    fn layer(&self, rows: VectorView<'_>, degree: usize, entry: u32, seed: u64) -> Result<Layer> {
+        let carving = Carving { c_max: self.params.c_max, fanout: self.params.fanout.clone(), seed };
+        self.report("partition", 0, rows.rows())?;
+        let leaves = carve(self.compute, rows, &carving)?;
+        let order = order_of_first_appearance(&leaves, rows.rows());
+        let candidates = self.candidates(rows, leaves)?;
+        self.report("prune", 0, rows.rows())?;
+        let mut links = prune_all(rows, &candidates, degree, self.params.alpha);
+        drop(candidates);
+        self.report("link", 0, rows.rows())?;
+        reciprocate(&mut links, degree);
+        let repaired = connect::repair(&mut links, degree, entry);
+        self.report("link", rows.rows(), rows.rows())?;
+        Ok(Layer { links, order, repaired })
+    }
+
+    fn candidates<'r>(&self, rows: VectorView<'r>, leaves: Leaves) -> Result<Candidates<'r>> {
+        let uploaded = self.compute.upload(rows)?;
+        let mut candidates = Candidates::new(rows, kernels(), self.params.l_max);
+        let mut start = 0;
+        while start < leaves.len() {
+            self.report("leaves", start, leaves.len())?;
+            let fits = |end: usize| (leaves.offsets[end] - leaves.offsets[start]) as usize <= LEAF_BATCH_SLOTS;
+            let end = (start + 2..=leaves.len()).take_while(|&end| fits(end)).last().unwrap_or(start + 1);
+            let batch = leaves.range(start, end);
+            let found = self.compute.leaf_top_k(&uploaded, &batch, Metric::L2, self.params.leaf_k)?;
+            candidates.absorb(&batch, &found);
+            start = end;
+        }
+        self.report("leaves", leaves.len(), leaves.len())?;
+        Ok(candidates)
+    }
+
+    fn report(&self, stage: &'static str, done: usize, total: usize) -> Result<()> {
+        match (self.observer)(Progress { stage, done: done as u64, total: total as u64, inertia: None }) {
+            std::ops::ControlFlow::Continue(()) => Ok(()),
+            std::ops::ControlFlow::Break(()) => Err(BuildError::Cancelled),
+        }
+    }
 }
 
 fn order_of_first_appearance(leaves: &Leaves, rows: usize) -> Vec<u32> {
     let mut seen = vec![false; rows];
     leaves.members.iter().copied().filter(|&row| !std::mem::replace(&mut seen[row as usize], true)).collect()
-}
-
-fn gather_candidates<'a>(
-    compute: &dyn Compute,
-    rows: VectorView<'a>,
-    leaves: Leaves,
-    params: &HnswParams,
-) -> Result<Candidates<'a>> {
-    let uploaded = compute.upload(rows)?;
-    let mut candidates = Candidates::new(rows, kernels(), params.l_max);
-    let mut start = 0;
-    while start < leaves.len() {
-        let fits = |end: usize| (leaves.offsets[end] - leaves.offsets[start]) as usize <= LEAF_BATCH_SLOTS;
-        let end = (start + 2..=leaves.len()).take_while(|&end| fits(end)).last().unwrap_or(start + 1);
-        let batch = leaves.range(start, end);
-        let found = compute.leaf_top_k(&uploaded, &batch, Metric::L2, params.leaf_k)?;
-        candidates.absorb(&batch, &found);
-        start = end;
-    }
-    Ok(candidates)
 }
 
 fn prune_all(rows: VectorView<'_>, candidates: &Candidates<'_>, degree: usize, alpha: f32) -> Vec<u32> {

@@ -18,7 +18,7 @@ mod prune;
 mod search;
 mod sections;
 
-pub use build::{Built, build};
+pub use build::{BuildError, BuildStats, Built, build};
 pub use codes::Code;
 pub use params::HnswParams;
 
