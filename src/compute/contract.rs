@@ -46,7 +46,14 @@ pub fn assign(backend: &dyn Compute) {
     }
     // More centroids than any tile has columns.
     let (points, centroids) = (Data::Lattice.rows(3, 40, 5), Data::Lattice.rows(4, 3000, 5));
-    assign_case(backend, "assign: 3000 centroids", Data::Lattice, points.view(), centroids.view(), Metric::L2);
+    assign_case(
+        backend,
+        "assign: 3000 centroids",
+        Data::Lattice,
+        points.view(),
+        centroids.view(),
+        Metric::L2,
+    );
 }
 
 fn assign_case(
@@ -66,7 +73,12 @@ fn assign_case(
     }
     let universe = Universe::of(centroids, (0..centroids.rows() as u32).collect());
     for (index, nearest) in got.iter().enumerate() {
-        universe.check(&format!("{case}, row {index}"), metric, points.row(index), std::slice::from_ref(nearest));
+        universe.check(
+            &format!("{case}, row {index}"),
+            metric,
+            points.row(index),
+            std::slice::from_ref(nearest),
+        );
     }
 }
 
@@ -120,7 +132,8 @@ fn magnitudes(rows: VectorView<'_>, labels: &[u32], nlist: usize) -> Vec<f64> {
 
 pub fn pq_encode(backend: &dyn Compute) {
     // (dim, pq_m, dsub): whole, overhanging (16 × 7 > 100, 1 × 4 > 3), one dimension each, one sub-vector.
-    let shapes = [(1, 1, 1), (3, 1, 4), (5, 5, 1), (16, 4, 4), (17, 3, 6), (100, 25, 4), (100, 15, 7), (96, 6, 16)];
+    let shapes =
+        [(1, 1, 1), (3, 1, 4), (5, 5, 1), (16, 4, 4), (17, 3, 6), (100, 25, 4), (100, 15, 7), (96, 6, 16)];
     for (dim, pq_m, dsub) in shapes {
         for ksub in [1, 5, 16, 256] {
             for rows in [0, 1, 6, 150] {

@@ -108,7 +108,12 @@ mod tests {
         fn upload<'a>(&self, rows: VectorView<'a>) -> Result<Rows<'a>> {
             self.attempt(|| Ok(Rows::with_device(rows, "its own copy")))
         }
-        fn assign(&self, rows: &Rows<'_>, centroids: VectorView<'_>, metric: Metric) -> Result<Vec<Neighbor>> {
+        fn assign(
+            &self,
+            rows: &Rows<'_>,
+            centroids: VectorView<'_>,
+            metric: Metric,
+        ) -> Result<Vec<Neighbor>> {
             self.attempt(|| Reference.assign(rows, centroids, metric))
         }
         fn centroid_sums(&self, rows: &Rows<'_>, labels: &[u32], nlist: usize) -> Result<CentroidSums> {
@@ -122,10 +127,22 @@ mod tests {
         ) -> Result<Vec<u8>> {
             self.attempt(|| Reference.pq_encode(rows, residual_of, codebook))
         }
-        fn top_k(&self, queries: VectorView<'_>, rows: &Rows<'_>, metric: Metric, k: usize) -> Result<Neighbors> {
+        fn top_k(
+            &self,
+            queries: VectorView<'_>,
+            rows: &Rows<'_>,
+            metric: Metric,
+            k: usize,
+        ) -> Result<Neighbors> {
             self.attempt(|| Reference.top_k(queries, rows, metric, k))
         }
-        fn leaf_top_k(&self, rows: &Rows<'_>, leaves: &Leaves, metric: Metric, k: usize) -> Result<Neighbors> {
+        fn leaf_top_k(
+            &self,
+            rows: &Rows<'_>,
+            leaves: &Leaves,
+            metric: Metric,
+            k: usize,
+        ) -> Result<Neighbors> {
             self.attempt(|| Reference.leaf_top_k(rows, leaves, metric, k))
         }
     }

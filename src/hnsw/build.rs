@@ -175,7 +175,8 @@ impl Builder<'_> {
         let mut start = 0;
         while start < leaves.len() {
             self.report("leaves", start, leaves.len())?;
-            let fits = |end: usize| (leaves.offsets[end] - leaves.offsets[start]) as usize <= LEAF_BATCH_SLOTS;
+            let fits =
+                |end: usize| (leaves.offsets[end] - leaves.offsets[start]) as usize <= LEAF_BATCH_SLOTS;
             let end = (start + 2..=leaves.len()).take_while(|&end| fits(end)).last().unwrap_or(start + 1);
             let batch = leaves.range(start, end);
             let found = self.compute.leaf_top_k(&uploaded, &batch, Metric::L2, self.params.leaf_k)?;

@@ -59,6 +59,9 @@ pub struct Kernels {
     /// `out[i] = Σ_m tables[m][codes[i][m]]`: `tables` is `pq_m × ksub`, `codes` `out.len() × pq_m`, each code below
     /// `ksub`.
     pub pq_scan: fn(tables: &[f32], ksub: usize, codes: &[u8], out: &mut [f32]),
+    /// `out[i]` is the integer product of `query` and row `ordinals[i]` of `base` (8-bit codes); rows are as long as the
+    /// query, at most 65,536.
+    pub sq8_gather: fn(query: &[i8], base: &[u8], ordinals: &[u32], out: &mut [i32]),
 
     /// Rows of a strip: what [`Kernels::product`] takes at once.
     pub(super) strip: usize,
@@ -72,8 +75,12 @@ pub struct Kernels {
     pub(super) offer: fn(strip: super::kernels::Strip<'_>, bounds: &mut [f32], tops: &mut [TopK]),
     pub(super) minima: fn(row: super::kernels::LeafRow<'_>, groups: &mut [f32], lanes: &mut [f32]),
     pub(super) bounds: fn(minima: super::kernels::Minima<'_>, k: usize, bounds: &mut [f32]),
-    pub(super) pick:
-        fn(row: super::kernels::LeafRow<'_>, members: &[u32], bounds: &mut [f32], kept: &mut super::kernels::Kept),
+    pub(super) pick: fn(
+        row: super::kernels::LeafRow<'_>,
+        members: &[u32],
+        bounds: &mut [f32],
+        kept: &mut super::kernels::Kept,
+    ),
     pub(super) encode: fn(book: super::kernels::Book<'_>, rows: &[f32], codes: &mut [u8]),
     pub(super) sum_gather: fn(base: &[f32], ordinals: &[u32], sum: &mut [f32]),
 }
@@ -199,7 +206,8 @@ macro_rules! entry {
 /// `strip` is how many rows a product takes at once (two registers each must stay resident), `rows` how many rows a
 /// scan takes at once (four registers each).
 macro_rules! kernel_table {
-    ($isa:expr, $lanes:ty, strip: $strip:literal, rows: $rows:literal, features: $($feature:literal)?) => {
+    ($isa:expr, $lanes:ty, strip: $strip:literal, rows: $rows:literal, features: $($feature:literal)?,
+     sq8_gather: $bytes:expr) => {
         pub(super) static KERNELS: crate::compute::cpu::dispatch::Kernels = {
             use crate::compute::cpu::kernels::{codes, leaf, pairs, product, scan, sums, Book, Kept, LeafRow, Minima, Strip};
             use crate::vectors::{Neighbor, TopK};
@@ -221,6 +229,7 @@ macro_rules! kernel_table {
                 l2_gather_f16: entry!([$($feature)?] pairs::gather::<$lanes, pairs::L2, f16, $rows>,
                     (query: &[f32], base: &[f16], ordinals: &[u32], out: &mut [f32])),
                 pq_scan: codes::pq_scan,
+                sq8_gather: $bytes,
                 strip: $strip,
                 panel: product::panel::<$lanes>(),
                 pack: entry!([$($feature)?] product::pack::<$lanes>,

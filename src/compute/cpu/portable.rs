@@ -4,6 +4,7 @@
 
 use half::f16;
 
+use super::kernels::bytes::{Plain, gather};
 use super::lanes::Lanes;
 
 #[derive(Clone, Copy)]
@@ -128,4 +129,6 @@ impl Lanes for Portable {
     unsafe fn prefetch(_at: *const u8) {}
 }
 
-kernel_table!(super::dispatch::Isa::Portable, Portable, strip: 4, rows: 2, features: );
+kernel_table!(super::dispatch::Isa::Portable, Portable, strip: 4, rows: 2, features: ,
+    sq8_gather: entry!([] gather::<Portable, Plain>,
+        (query: &[i8], base: &[u8], ordinals: &[u32], out: &mut [i32])));

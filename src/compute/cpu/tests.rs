@@ -97,7 +97,11 @@ fn half_precision_rows_are_widened_exactly() {
                 query[axis] = 1.0;
                 let mut out = vec![0.0; rows];
                 (kernels.dot_gather_f16)(&query, &finite[..rows * dim], &ordinals, &mut out);
-                assert!((0..rows).all(|row| out[row] == finite[row * dim + axis].to_f32()), "{}", kernels.isa);
+                assert!(
+                    (0..rows).all(|row| out[row] == finite[row * dim + axis].to_f32()),
+                    "{}",
+                    kernels.isa
+                );
             }
         }
     }
@@ -242,7 +246,8 @@ fn the_number_of_threads_changes_no_bit() {
 
 #[test]
 fn few_queries_and_many_get_the_same_bits() {
-    let (rows, queries) = (VectorBuf::new(normal(12, 3000 * 33), 33), VectorBuf::new(normal(13, 40 * 33), 33));
+    let (rows, queries) =
+        (VectorBuf::new(normal(12, 3000 * 33), 33), VectorBuf::new(normal(13, 40 * 33), 33));
     for kernels in available() {
         let cpu = Cpu::with_kernels(kernels);
         let rows = cpu.upload(rows.view()).unwrap();
@@ -284,5 +289,27 @@ fn values_that_overflow_answer_something_and_do_not_panic() {
         }
         let codebook = CodebookView { centroids: huge.view().as_slice(), pq_m: 1, ksub: 40, dsub: 4 };
         assert!(cpu.pq_encode(&rows, None, codebook).unwrap().iter().all(|&code| code < 40));
+    }
+}
+
+#[test]
+fn byte_products_are_exact_on_every_instruction_set() {
+    for kernels in available() {
+        for len in (1..=70).chain([96, 100, 127, 128, 129, 384, 832, 4096, 65_536]) {
+            let mut random = Random::new(len as u64);
+            let mut query: Vec<i8> = (0..len).map(|_| random.next_u64() as i8).collect();
+            let mut base: Vec<u8> = (0..7 * len).map(|_| random.next_u64() as u8).collect();
+            // The extremes, where a saturating instruction would show.
+            query.iter_mut().step_by(2).for_each(|value| *value = -128);
+            base[..len].fill(255);
+            let ordinals = [6, 0, 3, 3];
+            let mut products = [0; 4];
+            (kernels.sq8_gather)(&query, &base, &ordinals, &mut products);
+            for (&ordinal, &product) in ordinals.iter().zip(&products) {
+                let row = &base[ordinal as usize * len..][..len];
+                let defined: i64 = query.iter().zip(row).map(|(&q, &x)| i64::from(q) * i64::from(x)).sum();
+                assert_eq!(i64::from(product), defined, "{} {len}", kernels.isa);
+            }
+        }
     }
 }

@@ -151,8 +151,10 @@ fn by_products(scan: &Scan<'_>, k: usize) -> Neighbors {
             (0..count).step_by(split).map(move |row| (queries.clone(), row..(row + split).min(count)))
         })
         .collect();
-    let candidates: Vec<Neighbors> =
-        tasks.par_iter().map(|(queries, rows)| scan.candidates(queries.clone(), rows.clone(), kept)).collect();
+    let candidates: Vec<Neighbors> = tasks
+        .par_iter()
+        .map(|(queries, rows)| scan.candidates(queries.clone(), rows.clone(), kept))
+        .collect();
 
     let per_block = count.div_ceil(split);
     let mut found = Neighbors::new(scan.queries.rows(), k);
@@ -174,8 +176,11 @@ impl Scan<'_> {
         let panels = Panels::pack(kernels, self.queries.slice(queries.start, queries.end), self.metric);
         let mut tops: Vec<TopK> = queries.clone().map(|_| TopK::new(kept)).collect();
         // The offset of a column is its query's, which orders nothing; only the padding's infinity is of use.
-        let mut bounds: Vec<f32> =
-            panels.offsets.iter().map(|o| if o.is_finite() { f32::INFINITY } else { f32::NEG_INFINITY }).collect();
+        let mut bounds: Vec<f32> = panels
+            .offsets
+            .iter()
+            .map(|o| if o.is_finite() { f32::INFINITY } else { f32::NEG_INFINITY })
+            .collect();
         let mut scratch = Aligned::default();
         let stride = panels.columns();
         let products = scratch.resized(kernels.strip * stride);

@@ -171,23 +171,15 @@ impl Kept {
             *slot = held.min(key);
             key = held.max(key);
         }
-        neighbor_of(slots[self.k - 1]).distance
+        Neighbor::of_key(slots[self.k - 1]).distance
     }
 
     /// Copies a row's neighbours out, padded with [`Neighbor::NONE`].
     pub fn copy_row(&self, row: usize, out: &mut [Neighbor]) {
         for (out, &key) in out.iter_mut().zip(&self.keys[row * self.k..][..self.k]) {
-            *out = neighbor_of(key);
+            *out = Neighbor::of_key(key);
         }
     }
-}
-
-/// The inverse of [`Neighbor::key`].
-#[inline(always)]
-fn neighbor_of(key: u64) -> Neighbor {
-    let ordered = (key >> 32) as u32;
-    let bits = if ordered >> 31 == 1 { ordered ^ 0x8000_0000 } else { !ordered };
-    Neighbor::new(key as u32, f32::from_bits(bits))
 }
 
 /// Offers each column of the row to the row and the row to each column, where the distance is *less than* the bound
@@ -226,19 +218,5 @@ pub unsafe fn pick<L: Lanes>(row: LeafRow<'_>, members: &[u32], bounds: &mut [f3
                 hits &= hits - 1;
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_key_gives_back_its_neighbor() {
-        for distance in [f32::NEG_INFINITY, -1.5, 0.0, 1e-30, 3.0, f32::INFINITY] {
-            let neighbor = Neighbor::new(7, distance);
-            assert_eq!(neighbor_of(neighbor.key()), neighbor);
-        }
-        assert!(neighbor_of(Neighbor::NONE.key()).is_none());
     }
 }

@@ -8,6 +8,7 @@
 // index disappears when the loop is unrolled.
 #![allow(clippy::needless_range_loop)]
 
+pub mod bytes;
 pub mod codes;
 pub mod leaf;
 pub mod pairs;
