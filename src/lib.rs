@@ -2,5 +2,10 @@
 
 pub mod artifact;
 pub mod compute;
+pub mod error;
 pub mod index;
+#[cfg(feature = "build")]
+pub mod job;
 pub mod vectors;
+
+pub use error::Error;
