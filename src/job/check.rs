@@ -80,7 +80,11 @@ impl JobSpec {
         }
         if let (Auto::Given(pq_m), Some(dim)) = (params.pq_m, dim) {
             let padded = dim.next_multiple_of(4);
-            if dim > 0 && (pq_m > dim || (dim % pq_m != 0 && padded % pq_m != 0)) {
+            if pq_m > dim && dim > 0 {
+                let message =
+                    format!("found {pq_m}, more than the dimension {dim}; allowed: {}", divisors(dim, pq_m));
+                found.push(self.error(&key("pq_m"), message));
+            } else if dim > 0 && dim % pq_m != 0 && padded % pq_m != 0 {
                 let message = format!(
                     "found {pq_m}, which divides neither the dimension {dim} nor {dim} rounded up to a multiple of \
                      4; allowed: {}",

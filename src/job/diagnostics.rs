@@ -20,7 +20,7 @@ pub enum Severity {
 /// One thing to correct. Displays as
 ///
 /// ```text
-/// pipelines/glove.toml:23:9: error: `index[0].nlist`: found 0; allowed: an integer from 1 to 1048576
+/// pipelines/glove.toml:23:9: error: `index[0].nlist`: found 0; allowed: an integer from 1 to 65536
 ///    |
 /// 23 | nlist = 0
 ///    |         ^
@@ -155,6 +155,12 @@ impl SourceText {
             column: start_in_line + 1,
             quote: quote(text, start_in_line..start_in_line + marked_chars),
         }
+    }
+
+    /// The text as a whole, for what is missing from it: no line is quoted.
+    pub fn start(&self) -> Place {
+        let quote = Quote { line: String::new(), marked: 0..0 };
+        Place::File { file: self.file.to_string(), line: 1, column: 1, quote }
     }
 
     fn char_boundary(&self, offset: usize) -> usize {

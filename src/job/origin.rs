@@ -43,7 +43,7 @@ impl Origin {
             }
             match around.rfind(['.', '[']) {
                 Some(end) => around = &around[..end],
-                None => return self.text.place(&(0..0)),
+                None => return self.text.start(),
             }
         }
     }

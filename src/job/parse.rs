@@ -30,7 +30,7 @@ const MAX_SYNTAX_ERRORS: usize = 3;
 const DEFAULT_K: usize = 10;
 const DEFAULT_RECALL: f64 = 0.95;
 
-const NAME_ALLOWED: &str = "1 to 128 characters of `A-Z a-z 0-9 . _ -`, the first one no `.` and no `-`";
+const NAME_ALLOWED: &str = "1 to 128 characters of `A-Z a-z 0-9 . _ -`, the first a letter or digit";
 const COLUMN_ALLOWED: &str = "a column's name";
 const URI_ALLOWED: &str = "a path, a URI, a glob, or a list of them";
 const OUTPUT_ALLOWED: &str = "a folder's path or URI";
@@ -196,7 +196,7 @@ fn name_of_stem(path: &Path) -> String {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let legal = |c: char| if is_name_char(c) { c } else { '-' };
     let name: String = stem.chars().map(legal).take(MAX_NAME_CHARS / 2).collect();
-    let name = name.trim_start_matches(['.', '-']);
+    let name = name.trim_start_matches(['.', '-', '_']);
     if name.is_empty() { "job".into() } else { name.into() }
 }
 
@@ -209,7 +209,7 @@ fn is_name_char(c: char) -> bool {
 fn is_name(name: &str) -> bool {
     name.chars().all(is_name_char)
         && (1..=MAX_NAME_CHARS).contains(&name.len())
-        && !name.starts_with(['.', '-'])
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
 }
 
 fn name(reader: &mut Reader, entry: Option<Entry<'_>>) -> Option<(String, Range<usize>)> {
@@ -332,6 +332,7 @@ fn queries(
             reader.problem(&sample.path, &sample.span, message);
             None
         }
+        (None, None) if table.has_misspelt("uri") || table.has_misspelt("sample") => None,
         (None, None) => {
             let place = reader.origin.place("queries");
             let message = "has neither `uri` nor `sample`; allowed: one of them";
@@ -467,11 +468,11 @@ fn target(reader: &mut Reader, table: &mut Table<'_>, gate: Option<Gate>) -> Tar
 
 fn ivf_pq(reader: &mut Reader, table: &mut Table<'_>) -> IvfPqSpec {
     let nlist = reader.take(table, "nlist");
-    let nlist = reader.auto_integer(nlist, 1..=1 << 20);
+    let nlist = reader.auto_integer(nlist, 1..=1 << 16);
     let pq_m = reader.take(table, "pq_m");
     let pq_m = reader.auto_integer(pq_m, 1..=4096);
     let pq_bits = reader.take(table, "pq_bits");
-    let pq_bits = reader.integer(pq_bits, 8..=8).unwrap_or(8) as u32;
+    let pq_bits = reader.one_of(pq_bits, &[4, 8]).unwrap_or(8) as u32;
     let refine = reader.take(table, "refine");
     let refine = match reader.choice(refine, &["none", "f16", "f32"]) {
         Some("none") => Refine::None,
@@ -479,7 +480,7 @@ fn ivf_pq(reader: &mut Reader, table: &mut Table<'_>) -> IvfPqSpec {
         _ => Refine::F16,
     };
     let kmeans_iterations = reader.take(table, "kmeans_iterations");
-    let kmeans_iterations = reader.integer(kmeans_iterations, 1..=1000).unwrap_or(20) as usize;
+    let kmeans_iterations = reader.integer(kmeans_iterations, 1..=1000).unwrap_or(10) as usize;
     IvfPqSpec { nlist, pq_m, pq_bits, refine, kmeans_iterations }
 }
 

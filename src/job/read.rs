@@ -81,9 +81,7 @@ impl Reader {
         allowed: &str,
     ) -> Option<Entry<'i>> {
         let entry = self.take(table, key);
-        let is_misspelt_key =
-            |written: &str| !table.schema.keys.contains(&written) && schema::meant(written, &[key]).is_some();
-        if entry.is_none() && !table.entries.keys().any(|written| is_misspelt_key(written.get_ref())) {
+        if entry.is_none() && !table.has_misspelt(key) {
             let path = table.key_path(key);
             let place = self.origin.place(&path);
             self.problems.push(Diagnostic::error(&path, place, format!("is missing; allowed: {allowed}")));
@@ -181,6 +179,17 @@ impl Reader {
         value
     }
 
+    /// One of a few integers.
+    pub fn one_of(&mut self, entry: Option<Entry<'_>>, allowed: &[u64]) -> Option<u64> {
+        let entry = entry?;
+        let value = integer_of(&entry.value).filter(|value| allowed.contains(value));
+        if value.is_none() {
+            let allowed: Vec<String> = allowed.iter().map(u64::to_string).collect();
+            self.wrong_type(&entry, &allowed.join(", "));
+        }
+        value
+    }
+
     /// An integer, or `"auto"`, which is also what a missing key means.
     pub fn auto_integer(&mut self, entry: Option<Entry<'_>>, range: RangeInclusive<u64>) -> Auto<usize> {
         let Some(entry) = entry else { return Auto::Auto };
@@ -273,6 +282,13 @@ impl<'i> Table<'i> {
     pub fn take_rest(&mut self) -> Table<'i> {
         let entries = std::mem::take(&mut self.entries);
         Table { path: self.path.clone(), entries, schema: self.schema }
+    }
+
+    /// Whether an unknown key is probably meant to be `key`.
+    pub fn has_misspelt(&self, key: &'static str) -> bool {
+        let unknown = |written: &&str| !self.schema.keys.contains(written);
+        let mut written = self.entries.keys().map(|key| key.get_ref().as_ref()).filter(unknown);
+        written.any(|written| schema::meant(written, &[key]).is_some())
     }
 
     fn key_path(&self, key: &str) -> String {

@@ -82,6 +82,7 @@ const ALIASES: &[(&str, &str)] = &[
     ("filter", "where"),
     ("indexes", "index"),
     ("iterations", "kmeans_iterations"),
+    ("lists", "nlist"),
     ("m", "pq_m"),
     ("maxconnections", "m"),
     ("minrecall", "recall"),

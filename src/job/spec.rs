@@ -112,7 +112,7 @@ pub struct OutputSpec {
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct IndexSpec {
-    /// Folder name under the output: 1 to 128 of `A–Z a–z 0–9 . _ -`, not starting with `.` or `-`.
+    /// Folder name under the output: 1 to 128 of `A–Z a–z 0–9 . _ -`, the first a letter or digit.
     /// Default: `<job name>-<kind>`.
     pub name: String,
     #[serde(flatten)]
@@ -154,17 +154,17 @@ pub struct FlatSpec {}
 /// Inverted lists of product-quantizer codes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct IvfPqSpec {
-    /// Inverted lists. Default `auto`: 4·√rows. 1 to 2^20, at most one per row; 1,000–10,000 rows per list is usual
+    /// Inverted lists. Default `auto`: 4·√rows. 1 to 65,536, at most one per row; 1,000–10,000 rows per list is usual
     /// for large sets.
     pub nlist: Auto<usize>,
-    /// Sub-vectors, one code each. Default `auto`: 4 dimensions per sub-vector. Must divide the dimension, or the
+    /// Sub-vectors, one code each. Default `auto`: about 4 dimensions per sub-vector up to 128-d, 8 above. Must divide the dimension, or the
     /// dimension rounded up to a multiple of 4; more is more exact and larger. 1 to 4,096.
     pub pq_m: Auto<usize>,
-    /// Bits of a code. 8, the default, is what there is.
+    /// Bits of a code, 4 or 8. Default 8. With 4, twice the `pq_m` gives codes of the same size.
     pub pq_bits: u32,
     /// Default `f16`.
     pub refine: Refine,
-    /// Lloyd iterations for centroids and for codebooks, at most; 1 to 1,000. Default 20: more seldom pays.
+    /// Lloyd iterations for centroids and for codebooks, at most; 1 to 1,000. Default 10: more seldom pays.
     pub kmeans_iterations: usize,
 }
 

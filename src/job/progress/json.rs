@@ -44,6 +44,15 @@ struct Line<'a> {
     text: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     result: Option<&'a Value>,
+    #[serde(flatten)]
+    failure: Option<Failure>,
+}
+
+#[derive(Serialize)]
+struct Failure {
+    kind: &'static str,
+    exit_code: u8,
+    message: String,
 }
 
 #[derive(Serialize)]
@@ -102,6 +111,7 @@ impl<W: Write + Send> Renderer for JsonLines<W> {
             Event::StageAbandoned(stage) => ("stage_abandoned", Some(StageFields::ended(stage))),
             Event::Note { .. } => ("note", None),
             Event::Finished { .. } => ("finished", None),
+            Event::Failed { .. } => ("failed", None),
         };
         let (level, text) = match event {
             Event::Note { level, text } => (Some(level), Some(text)),
@@ -111,7 +121,15 @@ impl<W: Write + Send> Renderer for JsonLines<W> {
             Event::Finished { result } => Some(result),
             _ => None,
         };
-        let line = Line { event: name, at_s: milliseconds(since_start), stage, level, text, result };
+        let failure = match event {
+            Event::Failed { error } => {
+                let (kind, exit_code, message) = (error.kind(), error.exit_code(), error.to_string());
+                Some(Failure { kind, exit_code, message })
+            }
+            _ => None,
+        };
+        let at_s = milliseconds(since_start);
+        let line = Line { event: name, at_s, stage, level, text, result, failure };
         let line = serde_json::to_string(&line).expect("strings and numbers");
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = writeln!(out, "{line}").and_then(|()| out.flush());
@@ -172,6 +190,16 @@ mod tests {
             (200, 100, 100)
         );
         assert_eq!(lines.last().unwrap()["result"]["indexes"], serde_json::json!([]));
+    }
+
+    #[test]
+    fn a_failure_tells_its_exit_code() {
+        let out = Shared::default();
+        let progress = Progress::new(JsonLines::new(out.clone()), CancelToken::new());
+        progress.failed(&crate::Error::Store("bucket is gone".into()));
+        let line: Value = serde_json::from_slice(&out.0.lock().unwrap()).unwrap();
+        let told = (&line["event"], &line["kind"], &line["exit_code"], &line["message"]);
+        assert_eq!(told, (&"failed".into(), &"store".into(), &5.into(), &"bucket is gone".into()));
     }
 
     #[test]

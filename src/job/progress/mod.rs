@@ -17,6 +17,8 @@ pub use cancel::{CancelToken, Cancelled};
 pub use json::JsonLines;
 pub use plain::PlainLines;
 
+use crate::error::Error;
+
 /// What a stage counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
@@ -90,6 +92,10 @@ pub enum Event<'a> {
     /// What the job made, for machines: the last event of a job that succeeds.
     Finished {
         result: &'a serde_json::Value,
+    },
+    /// Why it made nothing: the last event of a job that does not. People read it elsewhere, on stderr.
+    Failed {
+        error: &'a Error,
     },
 }
 
@@ -178,6 +184,10 @@ impl Progress {
     /// The job has succeeded and this is what it made.
     pub fn finished(&self, result: &serde_json::Value) {
         self.render(Event::Finished { result });
+    }
+
+    pub fn failed(&self, error: &Error) {
+        self.render(Event::Failed { error });
     }
 
     pub fn cancel_token(&self) -> &CancelToken {
@@ -300,6 +310,7 @@ mod tests {
                 Event::StageAbandoned(stage) => format!("abandon {}", stage.name),
                 Event::Note { level, text } => format!("{level:?} {text}"),
                 Event::Finished { result } => format!("result {result}"),
+                Event::Failed { error } => format!("failed {error}"),
             };
             self.events.lock().unwrap().push(text);
         }
