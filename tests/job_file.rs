@@ -390,8 +390,9 @@ fn data_that_fits_is_accepted() {
 
 #[test]
 fn what_the_data_cannot_give_is_refused_with_its_line_and_key() {
+    type Case = (&'static str, &'static str, SourceFacts, usize, &'static str, &'static [&'static str]);
     #[rustfmt::skip]
-    let cases: &[(&str, &str, SourceFacts, usize, &str, &[&str])] = &[
+    let cases: &[Case] = &[
         ("nlist = 100", "nlist = 5000", facts(100, 4999), 33, "index[1].nlist", &["found 5000", "the 4999 rows"]),
         ("pq_m = 25", "pq_m = 25", facts(96, 10_000), 34, "index[1].pq_m", &["found 25", "the dimension 96", "16, 24, 32, 48"]),
         ("pq_m = 25", "pq_m = 128", facts(100, 10_000), 34, "index[1].pq_m", &["more than the dimension", "allowed: 1, 2, 4, 5, 10, 20, 25, 50, 100"]),

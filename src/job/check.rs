@@ -1,7 +1,7 @@
 //! What can only be judged beside the data, once its schema and row counts are known and before any row is read.
 
 use super::diagnostics::{Diagnostic, Diagnostics};
-use super::parse::SpecError;
+use super::parse::{MAX_PQ_M, SpecError};
 use super::spec::{Auto, IndexParams, IvfPqSpec, JobSpec, QueriesSpec};
 
 /// Beyond this many divisors a message names the closest only.
@@ -79,12 +79,11 @@ impl JobSpec {
             found.push(self.error(&key("pq_bits"), message).help(help).warning());
         }
         if let (Auto::Given(pq_m), Some(dim)) = (params.pq_m, dim) {
-            let padded = dim.next_multiple_of(4);
             if pq_m > dim && dim > 0 {
                 let message =
                     format!("found {pq_m}, more than the dimension {dim}; allowed: {}", divisors(dim, pq_m));
                 found.push(self.error(&key("pq_m"), message));
-            } else if dim > 0 && dim % pq_m != 0 && padded % pq_m != 0 {
+            } else if dim > 0 && !fits(dim, pq_m) {
                 let message = format!(
                     "found {pq_m}, which divides neither the dimension {dim} nor {dim} rounded up to a multiple of \
                      4; allowed: {}",
@@ -96,10 +95,14 @@ impl JobSpec {
     }
 }
 
+/// Whether vectors, or vectors padded with zeros to a multiple of 4, can be cut into `pq_m` equal pieces.
+fn fits(dim: usize, pq_m: usize) -> bool {
+    dim.is_multiple_of(pq_m) || dim.next_multiple_of(4).is_multiple_of(pq_m)
+}
+
 /// The sub-vector counts that fit `dim`, all of them or those around `near`.
 fn divisors(dim: usize, near: usize) -> String {
-    let padded = dim.next_multiple_of(4);
-    let mut allowed: Vec<usize> = (1..=dim).filter(|pq_m| dim % pq_m == 0 || padded % pq_m == 0).collect();
+    let mut allowed: Vec<usize> = (1..=dim.min(MAX_PQ_M)).filter(|&pq_m| fits(dim, pq_m)).collect();
     if allowed.len() > DIVISORS_NAMED {
         let middle = allowed.partition_point(|&pq_m| pq_m < near);
         let first = middle.saturating_sub(DIVISORS_NAMED / 2).min(allowed.len() - DIVISORS_NAMED);

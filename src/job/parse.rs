@@ -23,6 +23,7 @@ const MAX_SEED: u64 = i64::MAX as u64;
 const MAX_THREADS: u64 = 1024;
 const MAX_INDEXES: usize = 64;
 const MAX_K: u64 = 1000;
+pub(super) const MAX_PQ_M: usize = 4096;
 const MAX_NAME_CHARS: usize = 128;
 /// A syntax error leads to others: beyond the first few they confuse.
 const MAX_SYNTAX_ERRORS: usize = 3;
@@ -470,7 +471,7 @@ fn ivf_pq(reader: &mut Reader, table: &mut Table<'_>) -> IvfPqSpec {
     let nlist = reader.take(table, "nlist");
     let nlist = reader.auto_integer(nlist, 1..=1 << 16);
     let pq_m = reader.take(table, "pq_m");
-    let pq_m = reader.auto_integer(pq_m, 1..=4096);
+    let pq_m = reader.auto_integer(pq_m, 1..=MAX_PQ_M as u64);
     let pq_bits = reader.take(table, "pq_bits");
     let pq_bits = reader.one_of(pq_bits, &[4, 8]).unwrap_or(8) as u32;
     let refine = reader.take(table, "refine");

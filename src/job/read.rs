@@ -360,10 +360,8 @@ fn list_strings(names: &[&str]) -> String {
     names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")
 }
 
-/// Whether a string occurs twice in a list; `None` if not.
-pub(super) fn first_repeated<'s>(
-    strings: &'s [(String, Range<usize>)],
-) -> Option<&'s (String, Range<usize>)> {
+/// The first string of a list that stood there before.
+pub(super) fn first_repeated(strings: &[(String, Range<usize>)]) -> Option<&(String, Range<usize>)> {
     let mut seen = BTreeSet::new();
     strings.iter().find(|(text, _)| !seen.insert(text))
 }
