@@ -132,9 +132,9 @@ mod tests {
         run(&VersionsArgs { index: "out/words".into(), json: false }, &mut out, |_| Ok(found)).unwrap();
         let expected = "\
 version  published                kind    rows      size  default       recall
-     10  2026-11-20 07:31:40 UTC  hnsw  10,000  12.0 MiB  ef_search 64  @10 0.953 ±0.004  latest, restores 8
+     10  2026-11-20 07:31:40 UTC  hnsw  10,000  12.0 MiB  ef_search 64  @10 0.953 ±0.003  latest, restores 8
       9                                                                                   DAMAGED manifest
-      8  2026-11-20 07:31:40 UTC  hnsw  10,000  12.0 MiB  ef_search 64  @10 0.953 ±0.004
+      8  2026-11-20 07:31:40 UTC  hnsw  10,000  12.0 MiB  ef_search 64  @10 0.953 ±0.003
 ";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
