@@ -1,3 +1,5 @@
+//! Ctrl-C. Asks the job to stop and leaves the stopping to it.
+
 use std::io::Write;
 
 use crate::error::Error;

@@ -1,3 +1,5 @@
+//! The wish to stop, and the error of those who notice it. Knows nothing of signals: whoever handles one sets the token.
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
