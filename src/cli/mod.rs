@@ -1,0 +1,152 @@
+//! The `annvil` command: arguments in, a library call, text out. Decides nothing about indexes: what a subcommand
+//! prints is what the library answered.
+//!
+//! What was asked for goes to stdout, what happens on the way to stderr. With `--json` stdout is JSON and nothing
+//! else. The exit code is [`Error::exit_code`]'s.
+
+pub mod build;
+mod check;
+pub mod curve;
+pub mod inspect;
+mod interrupt;
+mod query_file;
+pub mod rollback;
+pub mod search;
+mod table;
+pub mod verify;
+pub mod versions;
+
+use std::error::Error as _;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use serde::Serialize;
+
+pub use interrupt::cancel_on_ctrl_c;
+pub use query_file::{QueryFile, QueryFileError};
+
+use crate::error::Error;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+    0  done
+    1  a fault of annvil itself
+    2  wrong arguments, job file or data
+    3  an index is below its recall gate, and was not published
+    4  a published index is damaged
+    5  the store refused or failed
+    6  the GPU or its driver failed
+  130  cancelled by Ctrl-C; nothing was published";
+
+/// Forges vector indexes: embeddings in Parquet become certified IVF-PQ and HNSW artifacts.
+#[derive(Debug, Parser)]
+#[command(name = "annvil", version, after_help = EXIT_CODES, subcommand_required = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Check(check::CheckArgs),
+}
+
+/// Parses the process's arguments and does what they ask.
+pub fn main() -> ExitCode {
+    let Cli { command } = Cli::parse();
+    // Not locked: `build --json` writes its events from other threads.
+    let out = &mut io::stdout();
+    let outcome = match &command {
+        Command::Check(args) => check::run(args, out),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = write_error(&mut io::stderr().lock(), &error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// The error and, one per line, what it came from.
+fn write_error(out: &mut dyn Write, error: &Error) -> io::Result<()> {
+    let message = error.to_string();
+    // A diagnostic opens with its place, as editors and `grep -n` like it.
+    let has_place =
+        error.cause().is_some_and(|cause| cause.is::<crate::job::SpecError>() && message.contains('\n'));
+    writeln!(out, "{}{message}", if has_place { "" } else { "error: " })?;
+    let mut source = error.source();
+    while let Some(cause) = source {
+        writeln!(out, "  because: {cause}")?;
+        source = cause.source();
+    }
+    Ok(())
+}
+
+/// Writes an answer. A reader that has seen enough (`annvil versions x | head -1`) is no error.
+fn answer(out: &mut dyn Write, text: &str) -> Result<(), Error> {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Error::Internal(format!("cannot write to stdout: {error}").into()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// One line of JSON.
+fn json_line(value: &impl Serialize) -> Result<String, Error> {
+    let json = serde_json::to_string(value).map_err(|error| Error::Internal(Box::new(error)))?;
+    Ok(json + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    /// The subcommands' own arguments, whether or not they are registered.
+    #[test]
+    fn every_argument_is_well_formed() {
+        use clap::Args;
+        build::BuildArgs::augment_args(clap::Command::new("build")).debug_assert();
+        search::SearchArgs::augment_args(clap::Command::new("search")).debug_assert();
+        inspect::InspectArgs::augment_args(clap::Command::new("inspect")).debug_assert();
+        verify::VerifyArgs::augment_args(clap::Command::new("verify")).debug_assert();
+        versions::VersionsArgs::augment_args(clap::Command::new("versions")).debug_assert();
+        rollback::RollbackArgs::augment_args(clap::Command::new("rollback")).debug_assert();
+    }
+
+    #[test]
+    fn a_reader_that_leaves_is_no_error_and_a_full_disk_is() {
+        struct Refusing(io::ErrorKind);
+        impl Write for Refusing {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(self.0.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        answer(&mut Refusing(io::ErrorKind::BrokenPipe), "x").unwrap();
+        answer(&mut Refusing(io::ErrorKind::StorageFull), "x").unwrap_err();
+    }
+
+    #[test]
+    fn an_error_is_told_with_its_causes() {
+        let inner = std::fs::read("/nonexistent/x").unwrap_err();
+        let error = crate::job::SpecError::Read { path: "job.toml".into(), source: inner };
+        let mut text = Vec::new();
+        write_error(&mut text, &Error::BadInput(Box::new(error))).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        assert!(
+            text.starts_with("error: cannot read job file `job.toml`\n  because: No such file"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,119 @@
+//! The public error: few variants, one for each thing that a caller can do about it. What exactly went wrong is in
+//! the module's own error, which a variant carries: match on the variant to decide, downcast [`Error::cause`] to
+//! look closer.
+
+use std::error::Error as StdError;
+
+/// The error of the module that failed.
+pub type Cause = Box<dyn StdError + Send + Sync + 'static>;
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A variant displays as its cause does, and its `source()` is the cause's: a chain names everything once.
+///
+/// | variant | exit code | what to do |
+/// |---|---|---|
+/// | `Internal` | 1 | report it: this is ours |
+/// | `BadInput` | 2 | correct the job file, the arguments or the data |
+/// | `BelowGate` | 3 | raise the index's parameters, or lower its gate; nothing was published |
+/// | `BadArtifact` | 4 | the published files are damaged or not ours: publish again, or roll back |
+/// | `Store` | 5 | look at the store: address, permission, network, space; then run again |
+/// | `Device` | 6 | look at the GPU or its driver, or use `--backend cpu` |
+/// | `Cancelled` | 130 | nothing: someone asked for it; nothing was published |
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    BadInput(Cause),
+    #[error(transparent)]
+    BadArtifact(Cause),
+    #[error(transparent)]
+    Store(Cause),
+    #[error(transparent)]
+    Device(Cause),
+    #[error(transparent)]
+    BelowGate(Cause),
+    #[error("cancelled")]
+    Cancelled,
+    #[error(transparent)]
+    Internal(Cause),
+}
+
+impl Error {
+    /// The process's exit code for this error: see the table above. 0 is success.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Internal(_) => 1,
+            Error::BadInput(_) => 2,
+            Error::BelowGate(_) => 3,
+            Error::BadArtifact(_) => 4,
+            Error::Store(_) => 5,
+            Error::Device(_) => 6,
+            // 128 + SIGINT, as shells report a program that Ctrl-C ended.
+            Error::Cancelled => 130,
+        }
+    }
+
+    /// The variant's name as `--json` prints it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Error::Internal(_) => "internal",
+            Error::BadInput(_) => "bad_input",
+            Error::BelowGate(_) => "below_gate",
+            Error::BadArtifact(_) => "bad_artifact",
+            Error::Store(_) => "store",
+            Error::Device(_) => "device",
+            Error::Cancelled => "cancelled",
+        }
+    }
+
+    /// The error of the module that failed; none for `Cancelled`.
+    pub fn cause(&self) -> Option<&(dyn StdError + Send + Sync + 'static)> {
+        match self {
+            Error::Internal(cause)
+            | Error::BadInput(cause)
+            | Error::BelowGate(cause)
+            | Error::BadArtifact(cause)
+            | Error::Store(cause)
+            | Error::Device(cause) => Some(cause.as_ref()),
+            Error::Cancelled => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("list 3 has {got} rows, expected {expected}")]
+    struct Rows {
+        got: u64,
+        expected: u64,
+        source: std::io::Error,
+    }
+
+    #[test]
+    fn a_chain_names_every_cause_once() {
+        let inner = std::io::Error::other("short read");
+        let error = Error::BadArtifact(Box::new(Rows { got: 1, expected: 2, source: inner }));
+        assert_eq!(error.to_string(), "list 3 has 1 rows, expected 2");
+        assert_eq!(StdError::source(&error).unwrap().to_string(), "short read");
+        assert!(error.cause().unwrap().is::<Rows>());
+    }
+
+    #[test]
+    fn exit_codes_differ_and_are_none_that_means_success() {
+        let cause = || Cause::from("x");
+        let errors = [
+            Error::Internal(cause()),
+            Error::BadInput(cause()),
+            Error::BelowGate(cause()),
+            Error::BadArtifact(cause()),
+            Error::Store(cause()),
+            Error::Device(cause()),
+            Error::Cancelled,
+        ];
+        let codes: Vec<u8> = errors.iter().map(Error::exit_code).collect();
+        assert_eq!(codes, [1, 2, 3, 4, 5, 6, 130]);
+    }
+}

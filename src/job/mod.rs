@@ -1,0 +1,26 @@
+//! A build job: what a job file may say ([`JobSpec`]), what is wrong with one ([`SpecError`]), and how a running job
+//! tells about itself ([`Progress`]) and is stopped ([`CancelToken`]).
+
+mod check;
+mod diagnostics;
+mod origin;
+mod parse;
+mod progress;
+pub mod quantity;
+mod read;
+mod schema;
+mod spec;
+mod uri;
+
+pub use check::SourceFacts;
+pub use diagnostics::{Diagnostic, Diagnostics, Place, Quote, Severity};
+pub use parse::{MAX_JOB_FILE_BYTES, SpecError, documented_keys};
+#[cfg(feature = "cli")]
+pub use progress::Bars;
+pub use progress::{CancelToken, Cancelled, Event, Level, Progress, Renderer, Stage, StageState, Unit};
+pub use progress::{JsonLines, PlainLines, Silent};
+pub use spec::{
+    Auto, Backend, FlatSpec, Gate, HnswExpert, HnswSpec, IndexParams, IndexSpec, IvfPqSpec, JobSpec,
+    OnBadRow, OutputSpec, Overrides, QueriesSpec, Refine, SourceSpec, Target,
+};
+pub use uri::Uri;

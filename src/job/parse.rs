@@ -1,0 +1,546 @@
+//! Text → [`JobSpec`], or everything that is wrong with the text. Asks neither the file system nor a store: what can
+//! only be judged beside the data is [`JobSpec::check_against`]'s.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+
+use toml::de::{DeTable, DeValue};
+
+use super::diagnostics::{Diagnostic, Diagnostics, SourceText};
+use super::read::{Entry, Reader, Table, first_repeated, found, item_of, printable};
+use super::schema;
+use super::spec::{
+    Backend, FlatSpec, Gate, HnswExpert, HnswSpec, IndexParams, IndexSpec, IvfPqSpec, JobSpec, OnBadRow,
+    OutputSpec, Overrides, QueriesSpec, Refine, SourceSpec, Target,
+};
+use super::uri::{self, Uri};
+use crate::vectors::Metric;
+
+/// A job file is read whole; one longer than this is something else.
+pub const MAX_JOB_FILE_BYTES: u64 = 1 << 20;
+const MAX_SEED: u64 = i64::MAX as u64;
+const MAX_THREADS: u64 = 1024;
+const MAX_INDEXES: usize = 64;
+const MAX_K: u64 = 1000;
+pub(super) const MAX_PQ_M: usize = 4096;
+const MAX_NAME_CHARS: usize = 128;
+/// A syntax error leads to others: beyond the first few they confuse.
+const MAX_SYNTAX_ERRORS: usize = 3;
+
+const DEFAULT_K: usize = 10;
+const DEFAULT_RECALL: f64 = 0.95;
+
+const NAME_ALLOWED: &str = "1 to 128 characters of `A-Z a-z 0-9 . _ -`, the first a letter or digit";
+const COLUMN_ALLOWED: &str = "a column's name";
+const URI_ALLOWED: &str = "a path, a URI, a glob, or a list of them";
+const OUTPUT_ALLOWED: &str = "a folder's path or URI";
+
+/// Why there is no job.
+#[derive(Debug, thiserror::Error)]
+pub enum SpecError {
+    #[error("cannot read job file `{path}`")]
+    Read { path: String, source: std::io::Error },
+    #[error("`{path}` has {size_bytes} bytes: a job file has at most {MAX_JOB_FILE_BYTES}")]
+    TooLong { path: String, size_bytes: u64 },
+    #[error("`{path}` is no text (byte {offset} is not UTF-8): a job file is TOML")]
+    NotText { path: String, offset: usize },
+    /// What the file or an override says cannot be.
+    #[error("{0}")]
+    Invalid(Diagnostics),
+}
+
+impl SpecError {
+    /// What to correct; empty where the file could not be read at all.
+    pub fn diagnostics(&self) -> &[Diagnostic] {
+        match self {
+            SpecError::Invalid(Diagnostics(diagnostics)) => diagnostics,
+            _ => &[],
+        }
+    }
+}
+
+impl JobSpec {
+    /// Reads and checks a job file.
+    pub fn from_path(path: impl AsRef<Path>) -> Result<Self, SpecError> {
+        let path = path.as_ref();
+        let name = || path.display().to_string();
+        let unreadable = |source| SpecError::Read { path: name(), source };
+        let size_bytes = std::fs::metadata(path).map_err(unreadable)?.len();
+        if size_bytes > MAX_JOB_FILE_BYTES {
+            return Err(SpecError::TooLong { path: name(), size_bytes });
+        }
+        let bytes = std::fs::read(path).map_err(unreadable)?;
+        match std::str::from_utf8(&bytes) {
+            Ok(text) => Self::parse(text, path),
+            Err(error) => Err(SpecError::NotText { path: name(), offset: error.valid_up_to() }),
+        }
+    }
+
+    /// Checks a job file's text. `path` is where it stands: for messages, for the job's default name, and its folder
+    /// for relative paths. No file is read.
+    pub fn parse(text: &str, path: impl AsRef<Path>) -> Result<Self, SpecError> {
+        let path = path.as_ref();
+        let file = path.display().to_string();
+        if text.len() as u64 > MAX_JOB_FILE_BYTES {
+            return Err(SpecError::TooLong { path: file, size_bytes: text.len() as u64 });
+        }
+        let source_text = SourceText::new(&file, text);
+        let (document, syntax_errors) = DeTable::parse_recoverable(text);
+        if !syntax_errors.is_empty() {
+            let diagnostic = |error: &toml::de::Error| {
+                let place = source_text.place(&error.span().unwrap_or(text.len()..text.len()));
+                Diagnostic::error("", place, format!("not TOML: {}", error.message()))
+            };
+            let diagnostics = syntax_errors.iter().take(MAX_SYNTAX_ERRORS).map(diagnostic).collect();
+            return Err(SpecError::Invalid(Diagnostics(diagnostics)));
+        }
+        let mut reader = Reader::new(source_text);
+        let job = job(&mut reader, document.into_inner(), path);
+        reader.problems.sort_by_key(|problem| match &problem.place {
+            super::Place::File { line, column, .. } => (*line, *column),
+            super::Place::Flag { .. } => (0, 0),
+        });
+        match job {
+            Some(job) if reader.problems.is_empty() => Ok(job),
+            _ => {
+                assert!(!reader.problems.is_empty(), "a job is refused for a reason");
+                Err(SpecError::Invalid(Diagnostics(reader.problems)))
+            }
+        }
+    }
+
+    /// Sets values from the command line over the file's, under the same rules. `output` is relative to the current
+    /// folder.
+    pub fn override_with(mut self, overrides: &Overrides) -> Result<Self, SpecError> {
+        let mut problems = Vec::new();
+        let mut flag = |key: &'static str, flag: &'static str, problem: Option<String>| {
+            self.origin.record_flag(key, flag);
+            if let Some(message) = problem {
+                problems.push(Diagnostic::error(key, self.origin.place(key), message));
+            }
+        };
+        let beyond = |value: u64, max: u64| {
+            (value > max).then(|| format!("found {value}; allowed: an integer from 0 to {max}"))
+        };
+        if let Some(backend) = overrides.backend {
+            flag("backend", "--backend", None);
+            self.backend = backend;
+        }
+        if let Some(threads) = overrides.threads {
+            flag("threads", "--threads", beyond(threads, MAX_THREADS));
+            self.threads = threads as usize;
+        }
+        if let Some(seed) = overrides.seed {
+            flag("seed", "--seed", beyond(seed, MAX_SEED));
+            self.seed = seed;
+        }
+        if let Some(output) = &overrides.output {
+            flag("output.uri", "--output", output_problem(output));
+            self.output.uri = Uri::new(output, Path::new(""));
+        }
+        if problems.is_empty() { Ok(self) } else { Err(SpecError::Invalid(Diagnostics(problems))) }
+    }
+}
+
+/// Every key that a job file may hold, by table: what documentation must cover.
+pub fn documented_keys() -> Vec<(&'static str, &'static [&'static str])> {
+    schema::ALL.iter().map(|schema| (schema.table, schema.keys)).collect()
+}
+
+fn job(reader: &mut Reader, document: DeTable<'_>, path: &Path) -> Option<JobSpec> {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let root = &mut reader.table(String::new(), document, &schema::JOB);
+
+    let name = reader.take(root, "name");
+    let name = match name {
+        Some(entry) => self::name(reader, Some(entry)).map(|(name, _)| name),
+        None => Some(name_of_stem(path)),
+    };
+    let seed = reader.take(root, "seed");
+    let seed = reader.integer(seed, 0..=MAX_SEED).unwrap_or(42);
+    let threads = reader.take(root, "threads");
+    let threads = reader.integer(threads, 0..=MAX_THREADS).unwrap_or(0) as usize;
+    let backend = reader.take(root, "backend");
+    let backend = reader.choice(backend, Backend::NAMES).and_then(Backend::from_name).unwrap_or_default();
+
+    let entry = reader.require(root, "source", "a table `[source]` with at least `uri` and `vector`");
+    let table = reader.subtable(entry, &schema::SOURCE);
+    let source = table.and_then(|table| source(reader, table, folder));
+    let entry = reader.require(root, "queries", "a table `[queries]` with `uri` or `sample`");
+    let table = reader.subtable(entry, &schema::QUERIES);
+    let source_vector = source.as_ref().map(|source| source.vector.as_str());
+    let queries = table.and_then(|table| queries(reader, table, folder, source_vector));
+    let entry = reader.require(root, "output", "a table `[output]` with `uri`");
+    let table = reader.subtable(entry, &schema::OUTPUT);
+    let output = table.and_then(|table| output(reader, table, folder));
+    let entry = reader.require(root, "index", "one or more tables `[[index]]`");
+    let indexes = indexes(reader, entry, name.as_deref().unwrap_or("job"));
+    reader.finish(root.take_rest());
+
+    let origin = reader.origin.clone();
+    Some(JobSpec {
+        name: name?,
+        seed,
+        threads,
+        backend,
+        source: source?,
+        queries: queries?,
+        output: output?,
+        indexes: indexes?,
+        origin,
+    })
+}
+
+/// The file's stem, with characters that a name may not have replaced.
+fn name_of_stem(path: &Path) -> String {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let legal = |c: char| if is_name_char(c) { c } else { '-' };
+    let name: String = stem.chars().map(legal).take(MAX_NAME_CHARS / 2).collect();
+    let name = name.trim_start_matches(['.', '-', '_']);
+    if name.is_empty() { "job".into() } else { name.into() }
+}
+
+fn is_name_char(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
+}
+
+/// Names become folders of stores and file systems: nothing that could climb out of one, hide, look like a flag, or
+/// need escaping.
+fn is_name(name: &str) -> bool {
+    name.chars().all(is_name_char)
+        && (1..=MAX_NAME_CHARS).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+}
+
+fn name(reader: &mut Reader, entry: Option<Entry<'_>>) -> Option<(String, Range<usize>)> {
+    let entry = entry?;
+    let (path, span) = (entry.path.clone(), entry.span.clone());
+    let name = reader.string(Some(entry), NAME_ALLOWED)?;
+    if !is_name(&name) {
+        let message = format!("found \"{}\"; allowed: {NAME_ALLOWED}", printable(&name));
+        reader.problem(&path, &span, message);
+        return None;
+    }
+    Some((name, span))
+}
+
+fn source(reader: &mut Reader, mut table: Table<'_>, folder: &Path) -> Option<SourceSpec> {
+    let table_ref = &mut table;
+    let uri = reader.require(table_ref, "uri", URI_ALLOWED);
+    let uri = uris(reader, uri, folder);
+    let vector = reader.require(table_ref, "vector", COLUMN_ALLOWED);
+    let vector = reader.string(vector, COLUMN_ALLOWED);
+    let id = reader.take(table_ref, "id");
+    let id = reader.string(id, COLUMN_ALLOWED);
+    let attributes = reader.take(table_ref, "attributes");
+    let attributes = reader.strings(attributes, false, "a list of columns' names");
+    if let Some((text, span)) = first_repeated(&attributes) {
+        let message = format!("found \"{}\" twice; allowed: each column once", printable(text));
+        reader.problem("source.attributes", span, message);
+    }
+    for (role, column) in [("vector", &vector), ("id", &id)] {
+        if let Some((text, span)) = attributes.iter().find(|(text, _)| Some(text) == column.as_ref()) {
+            let message = format!(
+                "found \"{}\", which is the {role} column; allowed: columns kept beside it",
+                printable(text)
+            );
+            reader.problem("source.attributes", span, message);
+        }
+    }
+    if vector.is_some() && vector == id {
+        let place = reader.origin.place("source.id");
+        let message = "is the vector column; allowed: another column, or none for row numbers";
+        reader.problems.push(Diagnostic::error("source.id", place, message));
+    }
+    let predicate = reader.take(table_ref, "where");
+    let predicate = reader.string(predicate, "an SQL predicate, as \"rank < 50000\"");
+    let on_bad_row = reader.take(table_ref, "on_bad_row");
+    let on_bad_row = match reader.choice(on_bad_row, &["fail", "skip"]) {
+        Some("skip") => OnBadRow::Skip,
+        _ => OnBadRow::Fail,
+    };
+    reader.finish(table);
+    let attributes = attributes.into_iter().map(|(text, _)| text).collect();
+    Some(SourceSpec { uri, vector: vector?, id, attributes, predicate, on_bad_row })
+}
+
+/// One or more inputs.
+fn uris(reader: &mut Reader, entry: Option<Entry<'_>>, folder: &Path) -> Vec<Uri> {
+    let Some(entry) = entry else { return Vec::new() };
+    let (path, span) = (entry.path.clone(), entry.span.clone());
+    if matches!(&entry.value, DeValue::Array(items) if items.is_empty()) {
+        reader.problem(&path, &span, format!("found an empty list; allowed: {URI_ALLOWED}"));
+        return Vec::new();
+    }
+    let written = reader.strings(Some(entry), true, URI_ALLOWED);
+    if let Some((text, span)) = first_repeated(&written) {
+        let message = format!("found \"{}\" twice; allowed: each file once", printable(text));
+        reader.problem(&path, span, message);
+    }
+    for (text, span) in &written {
+        if let Some(message) = scheme_problem(text) {
+            reader.problem(&path, span, message);
+        }
+    }
+    written.iter().map(|(text, _)| Uri::new(text, folder)).collect()
+}
+
+fn scheme_problem(text: &str) -> Option<String> {
+    let scheme = uri::scheme(text).filter(|scheme| !uri::SCHEMES.contains(scheme))?;
+    let schemes: Vec<String> = uri::SCHEMES.iter().map(|scheme| format!("`{scheme}://`")).collect();
+    Some(format!("found the scheme `{}://`; allowed: a path, {}", printable(scheme), schemes.join(", ")))
+}
+
+fn output_problem(text: &str) -> Option<String> {
+    if text.trim().is_empty() {
+        return Some(format!("found an empty string; allowed: {OUTPUT_ALLOWED}"));
+    }
+    if text.contains(['*', '?']) {
+        return Some(format!("found the glob \"{}\"; allowed: {OUTPUT_ALLOWED}", printable(text)));
+    }
+    scheme_problem(text)
+}
+
+fn queries(
+    reader: &mut Reader,
+    mut table: Table<'_>,
+    folder: &Path,
+    source_vector: Option<&str>,
+) -> Option<QueriesSpec> {
+    let uri = reader.take(&mut table, "uri");
+    let vector = reader.take(&mut table, "vector");
+    let sample = reader.take(&mut table, "sample");
+    let queries = match (uri, sample) {
+        (Some(uri), None) => {
+            let uri = uris(reader, Some(uri), folder);
+            let vector = match vector {
+                Some(vector) => reader.string(Some(vector), COLUMN_ALLOWED),
+                None => source_vector.map(Into::into),
+            };
+            vector.map(|vector| QueriesSpec::File { uri, vector })
+        }
+        (None, Some(sample)) => {
+            if let Some(vector) = vector {
+                let message = "is of no use with `sample`; allowed: leave it out";
+                reader.problem(&vector.path, &vector.span, message);
+            }
+            let sample = reader.integer(Some(sample), 1..=1_000_000);
+            sample.map(|sample| QueriesSpec::Sample { sample: sample as usize })
+        }
+        (Some(_), Some(sample)) => {
+            let message = "found both `uri` and `sample`; allowed: one of them";
+            reader.problem(&sample.path, &sample.span, message);
+            None
+        }
+        (None, None) if table.has_misspelt("uri") || table.has_misspelt("sample") => None,
+        (None, None) => {
+            let place = reader.origin.place("queries");
+            let message = "has neither `uri` nor `sample`; allowed: one of them";
+            reader.problems.push(Diagnostic::error("queries", place, message));
+            None
+        }
+    };
+    reader.finish(table);
+    queries
+}
+
+fn output(reader: &mut Reader, mut table: Table<'_>, folder: &Path) -> Option<OutputSpec> {
+    let entry = reader.require(&mut table, "uri", OUTPUT_ALLOWED);
+    let place = entry.as_ref().map(|entry| (entry.path.clone(), entry.span.clone()));
+    let uri = reader.string(entry, OUTPUT_ALLOWED);
+    if let (Some(uri), Some((path, span))) = (&uri, place)
+        && let Some(message) = output_problem(uri)
+    {
+        reader.problem(&path, &span, message);
+    }
+    reader.finish(table);
+    Some(OutputSpec { uri: Uri::new(&uri?, folder) })
+}
+
+fn indexes(reader: &mut Reader, entry: Option<Entry<'_>>, job_name: &str) -> Option<Vec<IndexSpec>> {
+    let entry = entry?;
+    let allowed = format!("1 to {MAX_INDEXES} tables `[[index]]`");
+    let items = match entry.value {
+        DeValue::Array(items) if (1..=MAX_INDEXES).contains(&items.len()) => items,
+        value => {
+            let message = format!("found {}; allowed: {allowed}", found(&value));
+            let problem = reader.problem(&entry.path, &entry.span, message);
+            if matches!(value, DeValue::Table(_)) {
+                problem.help = Some("write `[[index]]` for `[index]`: there may be several".into());
+            }
+            return None;
+        }
+    };
+    let mut indexes = Vec::with_capacity(items.len());
+    for (position, item) in items.into_iter().enumerate() {
+        let item = item_of("index", position, item);
+        reader.origin.record(item.path.clone(), item.span.clone());
+        let entries = match item.value {
+            DeValue::Table(entries) => entries,
+            value => {
+                let message = format!("found {}; allowed: a table `[[index]]`", found(&value));
+                reader.problem(&item.path, &item.span, message);
+                continue;
+            }
+        };
+        // Kept with its position: an index that has problems is missing from the list.
+        indexes.extend(index(reader, item.path, entries, job_name).map(|index| (position, index)));
+    }
+    check_between(reader, &indexes);
+    Some(indexes.into_iter().map(|(_, index)| index).collect())
+}
+
+fn index(reader: &mut Reader, path: String, entries: DeTable<'_>, job_name: &str) -> Option<IndexSpec> {
+    const KINDS: &[&str] = &["flat", "ivf_pq", "hnsw"];
+    const KIND_ALLOWED: &str = "\"flat\", \"ivf_pq\", \"hnsw\"";
+    const METRIC_ALLOWED: &str = "\"l2\", \"inner_product\", \"cosine\"";
+    let table = &mut reader.table(path, entries, &schema::ANY_INDEX);
+    let kind = reader.require(table, "kind", KIND_ALLOWED);
+    let kind = reader.choice(kind, KINDS);
+    table.retarget(match kind {
+        Some("flat") => &schema::FLAT,
+        Some("ivf_pq") => &schema::IVF_PQ,
+        Some("hnsw") => &schema::HNSW,
+        _ => &schema::ANY_INDEX,
+    });
+    let metric = reader.require(table, "metric", METRIC_ALLOWED);
+    let metric = reader.choice(metric, &Metric::ALL.map(Metric::name));
+    let metric = metric.and_then(|name| Metric::ALL.into_iter().find(|metric| metric.name() == name));
+    let entry = reader.take(table, "name");
+    let is_named = entry.is_some();
+    let name = name(reader, entry).map(|(name, _)| name);
+
+    let gate = gate(reader, table);
+    let params = match kind {
+        Some("ivf_pq") => Some(IndexParams::IvfPq(ivf_pq(reader, table))),
+        Some("hnsw") => Some(IndexParams::Hnsw(hnsw(reader, table))),
+        Some(_) => Some(IndexParams::Flat(FlatSpec {})),
+        None => None,
+    };
+    let target = match params {
+        Some(IndexParams::Flat(_)) | None => None,
+        Some(_) => Some(target(reader, table, gate)),
+    };
+    reader.finish(table.take_rest());
+
+    let (params, metric) = (params?, metric?);
+    let name = if is_named { name? } else { format!("{job_name}-{}", params.kind()) };
+    Some(IndexSpec { name, params, metric, gate, target })
+}
+
+fn gate(reader: &mut Reader, table: &mut Table<'_>) -> Option<Gate> {
+    let entry = reader.take(table, "gate");
+    let mut gate = reader.subtable(entry, &schema::GATE)?;
+    let k = reader.take(&mut gate, "k");
+    let k = reader.integer(k, 1..=MAX_K).map_or(DEFAULT_K, |k| k as usize);
+    let min_recall = reader.require(&mut gate, "min_recall", "a recall above 0 and at most 1");
+    let min_recall = reader.recall(min_recall);
+    reader.finish(gate);
+    Some(Gate { k, min_recall: min_recall? })
+}
+
+fn target(reader: &mut Reader, table: &mut Table<'_>, gate: Option<Gate>) -> Target {
+    let default = Target {
+        k: gate.map_or(DEFAULT_K, |gate| gate.k),
+        recall: gate.map_or(DEFAULT_RECALL, |gate| gate.min_recall.max(DEFAULT_RECALL)),
+    };
+    let Some(entry) = reader.take(table, "target") else { return default };
+    let (path, span) = (entry.path.clone(), entry.span.clone());
+    let Some(mut table) = reader.subtable(Some(entry), &schema::TARGET) else { return default };
+    let k = reader.take(&mut table, "k");
+    let k = reader.integer(k, 1..=MAX_K).map_or(default.k, |k| k as usize);
+    let recall = reader.take(&mut table, "recall");
+    let recall = reader.recall(recall).unwrap_or(default.recall);
+    reader.finish(table);
+    if let Some(gate) = gate
+        && gate.k == k
+        && recall < gate.min_recall
+    {
+        let message = format!(
+            "found recall {recall}, below the gate's `min_recall` {}; allowed: at least that, since the gate \
+             judges the setting that the target chooses",
+            gate.min_recall
+        );
+        reader.problem(&path, &span, message);
+    }
+    Target { k, recall }
+}
+
+fn ivf_pq(reader: &mut Reader, table: &mut Table<'_>) -> IvfPqSpec {
+    let nlist = reader.take(table, "nlist");
+    let nlist = reader.auto_integer(nlist, 1..=1 << 16);
+    let pq_m = reader.take(table, "pq_m");
+    let pq_m = reader.auto_integer(pq_m, 1..=MAX_PQ_M as u64);
+    let pq_bits = reader.take(table, "pq_bits");
+    let pq_bits = reader.one_of(pq_bits, &[4, 8]).unwrap_or(8) as u32;
+    let refine = reader.take(table, "refine");
+    let refine = match reader.choice(refine, &["none", "f16", "f32"]) {
+        Some("none") => Refine::None,
+        Some("f32") => Refine::F32,
+        _ => Refine::F16,
+    };
+    let kmeans_iterations = reader.take(table, "kmeans_iterations");
+    let kmeans_iterations = reader.integer(kmeans_iterations, 1..=1000).unwrap_or(10) as usize;
+    IvfPqSpec { nlist, pq_m, pq_bits, refine, kmeans_iterations }
+}
+
+fn hnsw(reader: &mut Reader, table: &mut Table<'_>) -> HnswSpec {
+    let m = reader.take(table, "m");
+    let m = reader.integer(m, 2..=256).unwrap_or(16) as usize;
+    let ef_construction = reader.take(table, "ef_construction");
+    let ef_construction = reader.integer(ef_construction, 8..=4096).unwrap_or(200) as usize;
+    let expert = reader.take(table, "expert");
+    let expert = reader.subtable(expert, &schema::EXPERT);
+    let expert = expert.map_or_else(HnswExpert::default, |expert| hnsw_expert(reader, expert, m));
+    HnswSpec { m, ef_construction, expert }
+}
+
+fn hnsw_expert(reader: &mut Reader, mut table: Table<'_>, m: usize) -> HnswExpert {
+    let c_max = reader.take(&mut table, "c_max");
+    let c_max = reader.auto_integer(c_max, 32..=4096);
+    let fanout = reader.take(&mut table, "fanout");
+    let fanout = reader.auto_integers(fanout, 1..=8, 1..=64);
+    let leaf_k = reader.take(&mut table, "leaf_k");
+    let leaf_k = reader.auto_integer(leaf_k, 1..=31);
+    // Fewer candidates than links could never fill a row.
+    let l_max = reader.take(&mut table, "l_max");
+    let l_max = reader.auto_integer(l_max, 2 * m as u64..=1024);
+    let alpha = reader.take(&mut table, "alpha");
+    let alpha = reader.auto_number(alpha, 1.0..=2.0);
+    reader.finish(table);
+    HnswExpert { c_max, fanout, leaf_k, l_max, alpha }
+}
+
+/// What holds between a job's indexes: different names, one metric.
+fn check_between(reader: &mut Reader, indexes: &[(usize, IndexSpec)]) {
+    let mut named: BTreeMap<String, usize> = BTreeMap::new();
+    let line_of = |reader: &Reader, key: &str| match reader.origin.place(key) {
+        super::Place::File { line, .. } => line,
+        super::Place::Flag { .. } => 0,
+    };
+    for (position, index) in indexes {
+        let key = format!("index[{position}].name");
+        // Folders of macOS and Windows do not tell `A` from `a`.
+        if let Some(first) = named.insert(index.name.to_ascii_lowercase(), *position) {
+            let line = line_of(reader, &format!("index[{first}].name"));
+            let message = format!(
+                "\"{}\" is the name of the index of line {line} too; allowed: a name of its own (case does not \
+                 count)",
+                index.name
+            );
+            reader.problems.push(Diagnostic::error(&key, reader.origin.place(&key), message));
+        }
+        let (first, first_index) = &indexes[0];
+        if index.metric != first_index.metric {
+            let key = format!("index[{position}].metric");
+            let line = line_of(reader, &format!("index[{first}].metric"));
+            let message = format!(
+                "found \"{}\", but \"{}\" in line {line}; allowed: one metric for all indexes of a job",
+                index.metric, first_index.metric
+            );
+            let help = "rows are read once, and normalised for cosine: write a job for each metric";
+            reader.problems.push(Diagnostic::error(&key, reader.origin.place(&key), message).help(help));
+        }
+    }
+}

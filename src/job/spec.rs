@@ -1,0 +1,288 @@
+//! What a job file says, every default filled in. `pipelines/README.md` is the reference for users; each key's
+//! default, range and hint stand here as well, beside its field, and `parse.rs` enforces them.
+
+use serde::{Serialize, Serializer};
+
+use super::origin::Origin;
+use super::uri::Uri;
+use crate::vectors::Metric;
+
+/// A job, checked as far as one can without having seen the data. Made by [`JobSpec::from_path`] or
+/// [`JobSpec::parse`] only.
+#[derive(Debug, Clone, Serialize)]
+pub struct JobSpec {
+    /// The job's name, for its log and its manifests, and the front of the name of an index that has none.
+    /// Default: the job file's stem.
+    pub name: String,
+    /// What every random choice follows from: the same job, data and seed give the same bytes. Default 42;
+    /// 0 to 2^63 − 1.
+    pub seed: u64,
+    /// CPU threads. Default 0: all cores; at most 1,024. The result does not depend on it.
+    pub threads: usize,
+    /// Default `auto`.
+    pub backend: Backend,
+    pub source: SourceSpec,
+    pub queries: QueriesSpec,
+    pub output: OutputSpec,
+    /// One to 64; all of one metric, under different names.
+    #[serde(rename = "index")]
+    pub indexes: Vec<IndexSpec>,
+    #[serde(skip)]
+    pub(super) origin: Origin,
+}
+
+/// Where the heavy arithmetic runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Backend {
+    /// A hardware GPU where there is one, else the CPU; falls back to the CPU when the GPU fails.
+    #[default]
+    Auto,
+    /// A GPU or nothing.
+    Gpu,
+    Cpu,
+    /// Plain loops, the definition of the other two: slow, for comparison.
+    Reference,
+}
+
+impl Backend {
+    pub const NAMES: &'static [&'static str] = &["auto", "gpu", "cpu", "reference"];
+
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "auto" => Some(Backend::Auto),
+            "gpu" => Some(Backend::Gpu),
+            "cpu" => Some(Backend::Cpu),
+            "reference" => Some(Backend::Reference),
+            _ => None,
+        }
+    }
+}
+
+/// The rows to index.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SourceSpec {
+    /// Parquet files: a path, a URI or a glob (`*`, `?`, `[…]`), or a list of them; at least one.
+    pub uri: Vec<Uri>,
+    /// The column of embeddings. Required.
+    pub vector: String,
+    /// The column of row ids: int64, uint64, string or 16-byte UUID. Default: the row's number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Columns kept beside each row. Default none.
+    pub attributes: Vec<String>,
+    /// An SQL predicate over columns; rows for which it is not true are left out. Default: all rows are kept.
+    #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
+    pub predicate: Option<String>,
+    /// Default `fail`.
+    pub on_bad_row: OnBadRow,
+}
+
+/// What becomes of a row that cannot be indexed: a null, NaN, infinite, wrong-length or (cosine) zero vector, a null
+/// or duplicate id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnBadRow {
+    /// The job fails, naming file, row group and row.
+    #[default]
+    Fail,
+    /// The row is left out, and stands in the rejects file with the reason.
+    Skip,
+}
+
+/// What recall is measured with.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum QueriesSpec {
+    /// Vectors of their own: Parquet, as for the source.
+    File {
+        uri: Vec<Uri>,
+        /// Default: the source's vector column.
+        vector: String,
+    },
+    /// So many rows drawn from the source by the seed, and **held out**: they are not indexed.
+    Sample { sample: usize },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct OutputSpec {
+    /// The folder that index folders are published in: a path or a URI. Required.
+    pub uri: Uri,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct IndexSpec {
+    /// Folder name under the output: 1 to 128 of `A–Z a–z 0–9 . _ -`, the first a letter or digit.
+    /// Default: `<job name>-<kind>`.
+    pub name: String,
+    #[serde(flatten)]
+    pub params: IndexParams,
+    /// Required.
+    pub metric: Metric,
+    /// Default: none, any recall is published.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gate: Option<Gate>,
+    /// Default: recall 0.95 or the gate's, whichever is higher, at the gate's `k`, else 10. None for `flat`, which
+    /// has nothing to choose.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<Target>,
+}
+
+/// An index's parameters, by its `kind`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum IndexParams {
+    Flat(FlatSpec),
+    IvfPq(IvfPqSpec),
+    Hnsw(HnswSpec),
+}
+
+impl IndexParams {
+    pub fn kind(&self) -> &'static str {
+        match self {
+            IndexParams::Flat(_) => "flat",
+            IndexParams::IvfPq(_) => "ivf_pq",
+            IndexParams::Hnsw(_) => "hnsw",
+        }
+    }
+}
+
+/// Exact search: no parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct FlatSpec {}
+
+/// Inverted lists of product-quantizer codes.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct IvfPqSpec {
+    /// Inverted lists. Default `auto`: 4·√rows. 1 to 65,536, at most one per row; 1,000–10,000 rows per list is usual
+    /// for large sets.
+    pub nlist: Auto<usize>,
+    /// Sub-vectors, one code each. Default `auto`: about 4 dimensions per sub-vector up to 128-d, 8 above. Must divide the dimension, or the
+    /// dimension rounded up to a multiple of 4; more is more exact and larger. 1 to 4,096.
+    pub pq_m: Auto<usize>,
+    /// Bits of a code, 4 or 8. Default 8. With 4, twice the `pq_m` gives codes of the same size.
+    pub pq_bits: u32,
+    /// Default `f16`.
+    pub refine: Refine,
+    /// Lloyd iterations for centroids and for codebooks, at most; 1 to 1,000. Default 10: more seldom pays.
+    pub kmeans_iterations: usize,
+}
+
+/// What is kept of each vector to rank candidates by their exact distance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Refine {
+    /// Nothing: distances are the codes' estimates.
+    None,
+    /// 2 bytes per dimension; rounding costs no measurable recall.
+    #[default]
+    F16,
+    /// 4 bytes per dimension; distances are exact.
+    F32,
+}
+
+/// A hierarchical graph.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct HnswSpec {
+    /// Links per row on the upper levels; the base level has 2·m. Default 16; 2 to 256 (with 1 an upper level is a
+    /// chain and cannot be searched). 12–48 is usual, more for higher dimensions and recall.
+    pub m: usize,
+    /// How widely links are searched for when building. Default 200; 8 to 4,096. More is slower and links better.
+    pub ef_construction: usize,
+    /// For those who know the builder.
+    pub expert: HnswExpert,
+}
+
+/// The partition builder's own knobs; `auto` follows from `m` and `ef_construction`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct HnswExpert {
+    /// Most rows of a leaf. 32 to 4,096; 256–1,024 is usual.
+    pub c_max: Auto<usize>,
+    /// Leaders that a row joins at each depth of the partition, from the top; below the last, 1. One to 8 numbers,
+    /// 1 to 64 each; `[10, 3]` is usual.
+    pub fanout: Auto<Vec<usize>>,
+    /// Nearest members of its leaf that a row is linked with. 1 to 31, below the smallest leaf; 2–4 is usual.
+    pub leaf_k: Auto<usize>,
+    /// Candidates that a row keeps while leaves are read. 2·m to 1,024; 64–128 is usual.
+    pub l_max: Auto<usize>,
+    /// The pruning rule's slack: 1.0 (sparsest) to 2.0; 1.2 is usual.
+    pub alpha: Auto<f64>,
+}
+
+/// A value that the job file gives, or that is chosen when the data is known. `"auto"` in the file, and when left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Auto<T> {
+    #[default]
+    Auto,
+    Given(T),
+}
+
+impl<T> Auto<T> {
+    pub fn given(self) -> Option<T> {
+        match self {
+            Auto::Auto => None,
+            Auto::Given(value) => Some(value),
+        }
+    }
+
+    pub fn as_ref(&self) -> Auto<&T> {
+        match self {
+            Auto::Auto => Auto::Auto,
+            Auto::Given(value) => Auto::Given(value),
+        }
+    }
+}
+
+impl<T: Serialize> Serialize for Auto<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Auto::Auto => serializer.serialize_str("auto"),
+            Auto::Given(value) => value.serialize(serializer),
+        }
+    }
+}
+
+/// Nothing is published unless the index reaches this recall at its default setting.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Gate {
+    /// Default 10; 1 to 1,000.
+    pub k: usize,
+    /// Required; above 0, at most 1.
+    pub min_recall: f64,
+}
+
+/// The cheapest search setting that reaches this recall becomes the index's default.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Target {
+    /// Default 10; 1 to 1,000.
+    pub k: usize,
+    /// Default 0.95; above 0, at most 1.
+    pub recall: f64,
+}
+
+/// Values from the command line, set over the job file's by [`JobSpec::override_with`].
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    pub backend: Option<Backend>,
+    pub threads: Option<u64>,
+    pub seed: Option<u64>,
+    pub output: Option<String>,
+}
+
+impl JobSpec {
+    /// The job with every default filled in, as manifests keep it. Parses back to the same job: see [`Self::to_toml`].
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::to_value(self)
+            .expect("a job is made of strings, numbers, lists and tables with string keys")
+    }
+
+    /// The same as a job file.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a job is made of strings, numbers, lists and tables with string keys")
+    }
+
+    /// The metric that all indexes of the job share.
+    pub fn metric(&self) -> Metric {
+        self.indexes[0].metric
+    }
+}
