@@ -3,4 +3,5 @@
 pub mod artifact;
 pub mod compute;
 pub mod index;
+pub mod store;
 pub mod vectors;

@@ -116,3 +116,66 @@ impl BlockChecksums {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZES: [usize; 6] = [0, 1, 65_535, 65_536, 65_537, 200_000];
+
+    fn bytes(size: usize) -> Vec<u8> {
+        (0..size).map(|i| (i * 7 / 3) as u8).collect()
+    }
+
+    fn checksums() -> (BlockChecksums, Vec<(String, u64)>) {
+        let mut checksums = BlockChecksums::default();
+        let files: Vec<_> = SIZES.map(|size| (format!("f{size}"), size as u64)).into();
+        files.iter().for_each(|(name, size)| checksums.insert(name, &bytes(*size as usize)));
+        (checksums, files)
+    }
+
+    fn sizes(files: &[(String, u64)]) -> impl Iterator<Item = (&str, u64)> {
+        files.iter().map(|(name, size)| (name.as_str(), *size))
+    }
+
+    #[test]
+    fn checksums_survive_their_section_and_accept_the_blocks_they_were_made_of() {
+        let (checksums, files) = checksums();
+        let read = BlockChecksums::from_section(&checksums.to_section(), sizes(&files)).unwrap();
+        assert_eq!(read, checksums);
+        for (name, size) in &files {
+            let bytes = bytes(*size as usize);
+            read.check(name, 0, &bytes).unwrap();
+            for (block, chunk) in bytes.chunks(BLOCK_BYTES as usize).enumerate() {
+                read.check(name, block as u64, chunk).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_is_reported_with_its_file_and_block() {
+        let (checksums, _) = checksums();
+        let mut damaged = bytes(200_000);
+        damaged[140_000] ^= 4;
+        let error = checksums.check("f200000", 0, &damaged).unwrap_err();
+        assert!(
+            matches!(&error, ChecksumError::Block { file, block: 2, .. } if file == "f200000"),
+            "{error}"
+        );
+        assert!(checksums.check("f200000", 1, &bytes(200_000)[..65_536]).is_err(), "another block's bytes");
+        assert!(checksums.check("f1", 1, &[0]).is_err(), "a block beyond the file");
+        assert!(checksums.check("f2", 0, &[0]).is_err(), "an unknown file");
+    }
+
+    #[test]
+    fn checksums_of_another_set_of_files_are_refused() {
+        let section = checksums().0.to_section();
+        let read = |file, size| BlockChecksums::from_section(&section, [(file, size)]).unwrap_err();
+        assert!(matches!(read("f2", 1), ChecksumError::Missing { .. }));
+        assert!(matches!(read("f1", 65_537), ChecksumError::Blocks { expected: 2, got: 1, .. }));
+        assert!(matches!(read("f1", u64::MAX), ChecksumError::Blocks { .. }));
+        let other = Section { metadata: section.metadata.clone(), ..Section::new("checksums") }
+            .with_metadata("block_bytes", 4096);
+        assert!(matches!(BlockChecksums::from_section(&other, []), Err(ChecksumError::Scheme { .. })));
+    }
+}

@@ -346,3 +346,136 @@ fn expect<'a>(bytes: &'a [u8], at: usize, expected: &[u8]) -> Result<&'a [u8], M
 fn quoted(bytes: &[u8]) -> String {
     if bytes.is_empty() { "the end of the file".into() } else { format!("`{}`", bytes.escape_ascii()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest() -> Manifest {
+        let file =
+            |name: &str| FileRef { name: name.into(), size_bytes: 9, blake3: Digest::of(name.as_bytes()) };
+        let mut build = ManifestDraft::new("flat", Metric::Cosine, 3, 5);
+        build.job = serde_json::json!({ "index": { "kind": "flat" }, "seed": u64::MAX });
+        build.training.push(Training { name: "coarse".into(), loss: vec![2.5, 1.25] });
+        build.row_counts.rejected.insert("not_finite".into(), 2);
+        Manifest {
+            format_version: MANIFEST_FORMAT.into(),
+            index_name: "glove".into(),
+            version: 7,
+            created_unix_ms: 1_700_000_000_000,
+            publish_id: "00ff".into(),
+            rolled_back_from: None,
+            restores: None,
+            segments: vec![SegmentRef::new(5, vec![file("vectors.safetensors"), file(CHECKSUMS_FILE)])],
+            build,
+        }
+    }
+
+    /// As a writer that knows nothing of our checks would.
+    fn sealed(manifest: &Manifest) -> Vec<u8> {
+        seal(&serde_json::to_vec(manifest).unwrap())
+    }
+
+    #[test]
+    fn a_manifest_reads_back_as_it_was_and_is_plain_json() {
+        let file = manifest().encode().unwrap();
+        assert_eq!(Manifest::decode(&file, "glove", 7), Ok(manifest()));
+        let json: serde_json::Value = serde_json::from_slice(&file).unwrap();
+        assert_eq!(json["manifest"]["metric"], "cosine");
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_truncation_is_noticed() {
+        let mut file = manifest().encode().unwrap();
+        for at in 0..file.len() {
+            for bit in 0..8 {
+                file[at] ^= 1 << bit;
+                let error = Manifest::decode(&file, "glove", 7).expect_err("a flipped bit");
+                assert!(
+                    matches!(error, ManifestError::Seal { .. } | ManifestError::Digest { .. }),
+                    "{error}"
+                );
+                file[at] ^= 1 << bit;
+            }
+            assert!(Manifest::decode(&file[..at], "glove", 7).is_err(), "cut at {at}");
+        }
+        file.push(b'\n');
+        assert!(Manifest::decode(&file, "glove", 7).is_err());
+    }
+
+    #[test]
+    fn a_manifest_in_anothers_place_is_named() {
+        let file = manifest().encode().unwrap();
+        for (index, version, field) in [("glove", 8, "version"), ("minilm", 7, "index_name")] {
+            let error = Manifest::decode(&file, index, version).unwrap_err();
+            assert!(matches!(&error, ManifestError::Content { field: got, .. } if got == field), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_newer_minor_is_read_and_a_newer_major_is_refused_by_name() {
+        let mut json = serde_json::to_value(manifest()).unwrap();
+        json["format_version"] = "1.7".into();
+        json["certified_by"] = "a later annvil".into();
+        json["segments"][0]["compression"] = "none".into();
+        let read = Manifest::decode(&seal(json.to_string().as_bytes()), "glove", 7).unwrap();
+        assert_eq!(Manifest { format_version: MANIFEST_FORMAT.into(), ..read }, manifest());
+
+        let future = seal(br#"{"format_version":"2.0","everything":"else"}"#);
+        let error = Manifest::decode(&future, "glove", 7).unwrap_err();
+        assert_eq!(error, ManifestError::Format { supported: "1.0".into(), got: "2.0".into() });
+    }
+
+    #[test]
+    fn contents_that_contradict_themselves_are_refused() {
+        let cases: [fn(&mut Manifest); 8] = [
+            |m| m.version = 0,
+            |m| m.index_name = "../glove".into(),
+            |m| m.segments.clear(),
+            |m| m.build.rows = 6,
+            |m| m.segments[0].id = Digest::of(b"another"),
+            |m| m.segments[0].files[0].size_bytes += 1,
+            |m| m.segments[0] = SegmentRef::new(5, m.segments[0].files[1..].to_vec()),
+            |m| {
+                let mut files = m.segments[0].files.clone();
+                files[1].name = "../../passwd".into();
+                m.segments[0] = SegmentRef::new(5, files);
+            },
+        ];
+        for (case, spoil) in cases.iter().enumerate() {
+            let mut spoilt = manifest();
+            spoil(&mut spoilt);
+            assert!(spoilt.encode().is_err(), "case {case}");
+            assert!(
+                Manifest::decode(&sealed(&spoilt), &spoilt.index_name, spoilt.version).is_err(),
+                "case {case}"
+            );
+        }
+        let twice = manifest().segments.remove(0);
+        let both =
+            Manifest { segments: vec![twice.clone(), SegmentRef { rows: u64::MAX, ..twice }], ..manifest() };
+        assert!(both.encode().is_err(), "rows that overflow");
+    }
+
+    #[test]
+    fn a_number_that_json_cannot_say_is_not_written() {
+        let mut with_nan = manifest();
+        with_nan.build.training[0].loss.push(f64::NAN);
+        assert!(matches!(with_nan.encode(), Err(ManifestError::Json { .. })));
+    }
+
+    #[test]
+    fn a_segment_id_depends_on_every_name_size_and_digest_and_on_no_order() {
+        let files = manifest().segments.remove(0).files;
+        let id = segment_id(&files);
+        assert_eq!(segment_id(&[files[1].clone(), files[0].clone()]), id);
+        let changes: [fn(&mut FileRef); 3] =
+            [|f| f.name.push('x'), |f| f.size_bytes += 1, |f| f.blake3 = Digest::of(b"")];
+        for change in changes {
+            let mut changed = files.clone();
+            change(&mut changed[1]);
+            assert_ne!(segment_id(&changed), id);
+        }
+        assert_ne!(segment_id(&files[..1]), id);
+    }
+}
