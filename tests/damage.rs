@@ -8,20 +8,20 @@ use annvil::store::{FileError, StoreError};
 use bytes::Bytes;
 use fixture::{Place, contents, draft, read_contents, segment_files};
 
-/// What reading all of version 1 says, by way of the readers and of `verify`, which must agree.
+/// What reading all of version 1 says, by way of the readers and of `verify`.
 fn read_all(place: &Place) -> Result<(), StoreError> {
     let artifact = place.index().artifact(Some(1))?;
     let read = read_contents(&artifact);
-    let report = artifact.verify(&mut |_| ());
-    match read {
-        Ok(read) => {
-            assert_eq!(read, contents(7), "{}: a wrong answer", place.what);
-            report.damage.into_iter().next().map_or(Ok(()), Err)
-        }
-        Err(error) => {
-            assert!(!report.is_sound(), "{}: not seen by verify: {error}", place.what);
-            Err(error)
-        }
+    if let Ok(read) = &read {
+        assert_eq!(*read, contents(7), "{}: a wrong answer", place.what);
+    }
+    // The checksums' file is read by no reader of whole files.
+    let verified = artifact.verify(&mut |_| ()).damage.into_iter().next();
+    match (read, verified) {
+        (Ok(_), Some(error)) => Err(error),
+        (Ok(_), None) => Ok(()),
+        (Err(error), Some(_)) => Err(error),
+        (Err(error), None) => panic!("{}: not seen by verify: {error}", place.what),
     }
 }
 
@@ -219,11 +219,8 @@ fn a_range_beyond_the_file_is_refused() {
 fn hostile_files_with_the_right_hashes_are_named_errors() {
     let with_length = |length: u64, rest: &[u8]| [&length.to_le_bytes()[..], rest].concat();
     let header = |json: &str| {
-        with_length(json.len().next_multiple_of(64) as u64 + 56, &{
-            let mut header = json.as_bytes().to_vec();
-            header.resize(json.len().next_multiple_of(64) + 56, b' ');
-            header
-        })
+        let length = (8 + json.len()).next_multiple_of(64) - 8;
+        with_length(length as u64, format!("{json:length$}").as_bytes())
     };
     let hostile: Vec<(&str, Vec<u8>)> = vec![
         ("vectors.safetensors", vec![]),

@@ -465,6 +465,14 @@ mod tests {
     }
 
     #[test]
+    fn every_number_is_read_as_it_was_written() {
+        let mut random = crate::vectors::Random::new(5);
+        let mut numbers = manifest();
+        numbers.build.training[0].loss = (0..1000).map(|_| random.unit()).collect();
+        assert_eq!(Manifest::decode(&numbers.encode().unwrap(), "glove", 7), Ok(numbers));
+    }
+
+    #[test]
     fn a_segment_id_depends_on_every_name_size_and_digest_and_on_no_order() {
         let files = manifest().segments.remove(0).files;
         let id = segment_id(&files);
