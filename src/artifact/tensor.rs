@@ -144,7 +144,7 @@ impl<T: Element> From<Vec<T>> for Array<T> {
 }
 
 /// An array with a shape, its type known at run time.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Tensor {
     pub dtype: Dtype,
     pub shape: Vec<u64>,
@@ -161,7 +161,7 @@ impl Tensor {
 }
 
 /// The content of one section file: named tensors and string metadata, as in the safetensors container.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Section {
     /// File stem, e.g. `graph`.
     pub name: String,

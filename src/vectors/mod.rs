@@ -1,11 +1,13 @@
-//! Rows of f32 vectors, the metrics that compare them, and top-k selection.
+//! Rows of f32 vectors, their ids, the metrics that compare them, and top-k selection.
 //! Does no I/O and knows nothing of indexes.
 
+mod ids;
 mod metric;
 mod neighbors;
 mod random;
 mod view;
 
+pub use ids::{RowId, RowIdError, RowIdKind, RowIds};
 pub use metric::Metric;
 pub use neighbors::{Neighbor, Neighbors, TopK};
 pub use random::Random;

@@ -1,0 +1,345 @@
+//! Columns of a segment as Arrow IPC files (<https://arrow.apache.org/docs/format/Columnar.html#ipc-file-format>): row
+//! ids and attributes, by ordinal, one record batch, not compressed, so that pyarrow, polars or DuckDB open them.
+//!
+//! Takes scalar columns only: booleans, integers, f32 and f64, strings, dates, timestamps and 16-byte binary.
+//! `arrow-ipc` validates arrays but trusts the lengths and offsets that lead to them (it slices by assertion), so
+//! [`decode`] checks those first: no file makes it panic, nor take more memory than the file has.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, RecordBatch};
+use arrow_buffer::Buffer;
+use arrow_ipc::convert::try_fb_to_schema;
+use arrow_ipc::reader::FileDecoder;
+use arrow_ipc::writer::{FileWriter, IpcWriteOptions};
+use arrow_ipc::{Block, MetadataVersion, root_as_footer, root_as_message};
+use arrow_schema::{ArrowError, DataType, Field, Fields, Schema};
+use bytes::Bytes;
+
+use crate::vectors::{RowIdError, RowIds};
+
+pub const IDS_FILE: &str = "ids.arrow";
+pub const IDS_COLUMN: &str = "row_id";
+pub const ATTRIBUTES_FILE: &str = "attributes.arrow";
+
+const START_MAGIC: &[u8] = b"ARROW1\0\0";
+const END_MAGIC: &[u8] = b"ARROW1";
+/// Continuation marker and length, before a message's flatbuffer.
+const MESSAGE_PREFIX: usize = 8;
+const BUFFER_ALIGNMENT: usize = 64;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ColumnError {
+    #[error("not an Arrow IPC file: expected {expected} at the {place}, got {got}")]
+    Magic { place: &'static str, expected: String, got: String },
+    #[error("{what}: expected at most {max} bytes, got {got}")]
+    OutOfBounds { what: String, max: u64, got: i64 },
+    #[error("{what}: expected {expected}, got {got}")]
+    Content { what: String, expected: String, got: String },
+    #[error("column `{column}`: expected a boolean, number, string, date, timestamp or UUID, got {got}")]
+    Type { column: String, got: String },
+    #[error("expected {expected} rows, got {got}")]
+    Rows { expected: u64, got: u64 },
+    #[error("two columns are called `{column}`")]
+    Duplicate { column: String },
+    #[error("Arrow: {0}")]
+    Arrow(#[from] ArrowError),
+    #[error(transparent)]
+    RowId(#[from] RowIdError),
+}
+
+/// Row ids as the file `ids.arrow`.
+pub fn encode_ids(ids: &RowIds) -> Result<Bytes, ColumnError> {
+    let array = ids.to_array();
+    let mut field = Field::new(IDS_COLUMN, array.data_type().clone(), false);
+    if matches!(array.data_type(), DataType::FixedSizeBinary(_)) {
+        // Arrow's canonical extension type: other tools then show a UUID and not 16 bytes.
+        field = field.with_metadata([("ARROW:extension:name", "arrow.uuid")]);
+    }
+    write_file(Schema::new(vec![field]), vec![array])
+}
+
+/// The row ids of a segment of `rows` rows.
+pub fn decode_ids(file: Bytes, rows: u64) -> Result<RowIds, ColumnError> {
+    let batch = decode(file, rows)?;
+    let names: Vec<_> = batch.schema_ref().fields().iter().map(|field| field.name().clone()).collect();
+    if names != [IDS_COLUMN] {
+        let (expected, got) = (format!("only `{IDS_COLUMN}`"), format!("{names:?}"));
+        return Err(ColumnError::Content { what: "columns".into(), expected, got });
+    }
+    Ok(RowIds::from_array(batch.column(0))?)
+}
+
+/// Attribute columns as a file. Names and types go in; metadata, which tells of the file that they
+/// came from, does not.
+pub fn encode(attributes: &RecordBatch) -> Result<Bytes, ColumnError> {
+    let fields: Vec<Field> = attributes
+        .schema_ref()
+        .fields()
+        .iter()
+        .map(|field| Field::new(field.name(), field.data_type().clone(), field.is_nullable()))
+        .collect();
+    write_file(Schema::new(fields), attributes.columns().to_vec())
+}
+
+fn write_file(schema: Schema, columns: Vec<ArrayRef>) -> Result<Bytes, ColumnError> {
+    check_fields(&schema.fields)?;
+    let options = IpcWriteOptions::try_new(BUFFER_ALIGNMENT, false, MetadataVersion::V5)?;
+    let batch = RecordBatch::try_new(Arc::new(schema), columns)?;
+    let mut writer = FileWriter::try_new_with_options(Vec::new(), batch.schema_ref(), options)?;
+    writer.write(&batch)?;
+    Ok(writer.into_inner()?.into())
+}
+
+fn check_fields(fields: &Fields) -> Result<(), ColumnError> {
+    let mut names = HashSet::new();
+    for field in fields {
+        if buffers_of(field.data_type()).is_none() {
+            let (column, got) = (field.name().clone(), field.data_type().to_string());
+            return Err(ColumnError::Type { column, got });
+        }
+        if !names.insert(field.name()) {
+            return Err(ColumnError::Duplicate { column: field.name().clone() });
+        }
+    }
+    Ok(())
+}
+
+/// The buffers of a column of this type, by the size of their elements in bytes: validity and booleans (bits, so 1),
+/// offsets, values. `None` for a type that is not taken.
+fn buffers_of(data_type: &DataType) -> Option<&'static [i64]> {
+    use DataType::*;
+    Some(match data_type {
+        Boolean | Int8 | UInt8 => &[1, 1],
+        Int16 | UInt16 => &[1, 2],
+        Int32 | UInt32 | Float32 | Date32 => &[1, 4],
+        Int64 | UInt64 | Float64 | Date64 | Timestamp(..) => &[1, 8],
+        FixedSizeBinary(16) => &[1, 16],
+        Utf8 => &[1, 4, 1],
+        LargeUtf8 => &[1, 8, 1],
+        _ => return None,
+    })
+}
+
+/// The columns of a segment of `rows` rows from their file's bytes, which the arrays share.
+pub fn decode(file: Bytes, rows: u64) -> Result<RecordBatch, ColumnError> {
+    let footer_bytes = footer_of(&file)?;
+    let footer = root_as_footer(footer_bytes).map_err(|error| flatbuffer("footer", error))?;
+    let fb_schema = footer.schema().ok_or_else(|| content("footer", "a schema", "none"))?;
+    if !fb_schema.endianness().equals_to_target_endianness() {
+        return Err(content("byte order", "little-endian", "big-endian"));
+    }
+    let schema = try_fb_to_schema(fb_schema)?;
+    check_fields(&schema.fields)?;
+    if let Some(dictionaries) = footer.dictionaries().filter(|blocks| !blocks.is_empty()) {
+        return Err(content("dictionaries", 0, dictionaries.len()));
+    }
+    let batches = footer.recordBatches().map_or(0, |blocks| blocks.len());
+    let (Some(blocks), 1) = (footer.recordBatches(), batches) else {
+        return Err(content("record batches", 1, batches));
+    };
+
+    let block = blocks.get(0);
+    let bytes = block_bytes(block, &file)?;
+    check_message(block, bytes.as_slice(), &schema.fields, rows)?;
+    let decoder = FileDecoder::new(Arc::new(schema), footer.version());
+    let batch = decoder.read_record_batch(block, &bytes)?;
+    batch.ok_or_else(|| content("record batches", 1, 0))
+}
+
+fn content(what: &str, expected: impl ToString, got: impl ToString) -> ColumnError {
+    ColumnError::Content { what: what.into(), expected: expected.to_string(), got: got.to_string() }
+}
+
+fn flatbuffer(what: &str, error: impl std::fmt::Display) -> ColumnError {
+    content(what, "a flatbuffer", error)
+}
+
+/// `ARROW1\0\0` … footer, its length (i32), `ARROW1`.
+fn footer_of(file: &[u8]) -> Result<&[u8], ColumnError> {
+    let magic = |place, expected: &[u8], got: &[u8]| ColumnError::Magic {
+        place,
+        expected: format!("`{}`", expected.escape_ascii()),
+        got: format!("`{}`", got.escape_ascii()),
+    };
+    let head = &file[..file.len().min(START_MAGIC.len())];
+    if head != START_MAGIC {
+        return Err(magic("start", START_MAGIC, head));
+    }
+    let body = file.strip_suffix(END_MAGIC);
+    let Some((body, length)) = body.and_then(|body| body.split_last_chunk::<4>()) else {
+        return Err(magic("end", END_MAGIC, &file[file.len().saturating_sub(END_MAGIC.len())..]));
+    };
+    let got = i32::from_le_bytes(*length);
+    let max = body.len().saturating_sub(START_MAGIC.len());
+    match usize::try_from(got) {
+        Ok(length) if length <= max => Ok(&body[body.len() - length..]),
+        _ => Err(ColumnError::OutOfBounds { what: "footer".into(), max: max as u64, got: got.into() }),
+    }
+}
+
+/// The part of the file that the footer says is the record batch: metadata and body.
+fn block_bytes(block: &Block, file: &Bytes) -> Result<Buffer, ColumnError> {
+    let max = file.len() as u64;
+    let bounded = |what: &str, value: i64, least: u64| match u64::try_from(value) {
+        Ok(value) if (least..=max).contains(&value) => Ok(value),
+        _ => Err(ColumnError::OutOfBounds { what: what.into(), max, got: value }),
+    };
+    // Each is at most the file's length, so they add up without overflow.
+    let offset = bounded("record batch offset", block.offset(), START_MAGIC.len() as u64)?;
+    let metadata = bounded("record batch metadata", block.metaDataLength().into(), MESSAGE_PREFIX as u64)?;
+    let body = bounded("record batch body", block.bodyLength(), 0)?;
+    let end = offset + metadata + body;
+    if end > max {
+        return Err(ColumnError::OutOfBounds { what: "record batch".into(), max, got: end as i64 });
+    }
+    Ok(Buffer::from(file.slice(offset as usize..end as usize)))
+}
+
+/// Everything that the decoder takes on trust about the record batch in `bytes`.
+fn check_message(block: &Block, bytes: &[u8], fields: &Fields, rows: u64) -> Result<(), ColumnError> {
+    if bytes[..4] != [0xff; 4] {
+        return Err(content("message prefix", "ffffffff", format!("{:02x?}", &bytes[..4])));
+    }
+    let (metadata, body) = bytes.split_at(block.metaDataLength() as usize);
+    let message =
+        root_as_message(&metadata[MESSAGE_PREFIX..]).map_err(|error| flatbuffer("message", error))?;
+    let batch = message
+        .header_as_record_batch()
+        .ok_or_else(|| content("message", "a record batch", format!("{:?}", message.header_type())))?;
+    if batch.compression().is_some() {
+        return Err(content("compression", "none", "some"));
+    }
+    if u64::try_from(batch.length()) != Ok(rows) {
+        return Err(ColumnError::Rows { expected: rows, got: batch.length().max(0) as u64 });
+    }
+    // A row takes at least one bit of each column.
+    if !fields.is_empty() && rows.div_ceil(8) > body.len() as u64 {
+        let (max, got) = (body.len() as u64, rows.div_ceil(8) as i64);
+        return Err(ColumnError::OutOfBounds { what: format!("{rows} rows"), max, got });
+    }
+    let nodes = batch.nodes().map_or(0, |nodes| nodes.len());
+    if nodes != fields.len() {
+        return Err(content("columns in the record batch", fields.len(), nodes));
+    }
+    for (node, field) in batch.nodes().iter().flatten().zip(fields) {
+        if node.length() != batch.length() || !(0..=node.length()).contains(&node.null_count()) {
+            let got = format!("{} rows and {} nulls", node.length(), node.null_count());
+            let expected = format!("{rows} rows and at most as many nulls");
+            return Err(content(&format!("column `{}`", field.name()), expected, got));
+        }
+        if node.null_count() > 0 && !field.is_nullable() {
+            return Err(content(&format!("nulls of column `{}`", field.name()), 0, node.null_count()));
+        }
+    }
+    let elements = || fields.iter().filter_map(|field| buffers_of(field.data_type())).flatten();
+    let buffers = batch.buffers().map_or(0, |buffers| buffers.len());
+    if buffers != elements().count() {
+        return Err(content("buffers in the record batch", elements().count(), buffers));
+    }
+    for (buffer, &size) in batch.buffers().iter().flatten().zip(elements()) {
+        let what = || format!("buffer at {}", buffer.offset());
+        let end = buffer.offset().checked_add(buffer.length()).unwrap_or(i64::MAX);
+        if buffer.offset() < 0 || buffer.length() < 0 || end as u64 > body.len() as u64 {
+            return Err(ColumnError::OutOfBounds { what: what(), max: body.len() as u64, got: end });
+        }
+        if buffer.length() % size != 0 {
+            return Err(content(&what(), format!("a multiple of {size} bytes"), buffer.length()));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_array::types::TimestampMicrosecondType;
+    use arrow_array::{BooleanArray, Float64Array, Int32Array, ListArray, PrimitiveArray, StringArray};
+
+    use super::*;
+
+    fn id_columns() -> Vec<RowIds> {
+        vec![
+            RowIds::from(vec![5i64, -3, i64::MIN]),
+            RowIds::from(vec![5u64, 0, u64::MAX]),
+            ["one", "", "drei €"].into_iter().collect(),
+            RowIds::from(vec![[1; 16], [0; 16], [255; 16]]),
+        ]
+    }
+
+    fn attributes() -> RecordBatch {
+        let stamps: PrimitiveArray<TimestampMicrosecondType> = vec![Some(1), None, Some(-1)].into();
+        RecordBatch::try_from_iter_with_nullable([
+            ("language", Arc::new(StringArray::from(vec![Some("de"), None, Some("")])) as ArrayRef, true),
+            ("year", Arc::new(Int32Array::from(vec![Some(1999), Some(2026), None])), true),
+            ("score", Arc::new(Float64Array::from(vec![0.5, -0.0, f64::NAN])), false),
+            ("public", Arc::new(BooleanArray::from(vec![Some(true), None, Some(false)])), true),
+            ("seen", Arc::new(stamps), true),
+        ])
+        .unwrap()
+    }
+
+    #[test]
+    fn ids_round_trip_and_have_the_same_bytes_each_time() {
+        for ids in id_columns() {
+            let file = encode_ids(&ids).unwrap();
+            assert_eq!(decode_ids(file.clone(), 3).unwrap(), ids);
+            assert_eq!(encode_ids(&ids).unwrap(), file);
+        }
+        let none = RowIds::from(Vec::<u64>::new());
+        assert_eq!(decode_ids(encode_ids(&none).unwrap(), 0).unwrap(), none);
+    }
+
+    #[test]
+    fn attributes_round_trip_without_their_metadata() {
+        let batch = attributes();
+        let schema = batch.schema().as_ref().clone();
+        let tagged = schema.with_metadata([("pandas", "{}")]);
+        let tagged = RecordBatch::try_new(Arc::new(tagged), batch.columns().to_vec()).unwrap();
+        let file = encode(&tagged).unwrap();
+        assert_eq!(file, encode(&batch).unwrap());
+        // Compared as text: a NaN is not equal to itself.
+        assert_eq!(format!("{:?}", decode(file, 3).unwrap()), format!("{batch:?}"));
+    }
+
+    #[test]
+    fn a_column_type_that_is_not_taken_is_named() {
+        let lists = ListArray::from_iter_primitive::<arrow_array::types::Int32Type, _, _>([Some([Some(1)])]);
+        let batch = RecordBatch::try_from_iter([("tags", Arc::new(lists) as ArrayRef)]).unwrap();
+        let error = encode(&batch).unwrap_err();
+        assert!(matches!(&error, ColumnError::Type { column, .. } if column == "tags"), "{error}");
+    }
+
+    #[test]
+    fn another_number_of_rows_is_named() {
+        let file = encode_ids(&id_columns()[0]).unwrap();
+        let error = decode_ids(file, 4).unwrap_err();
+        assert!(matches!(error, ColumnError::Rows { expected: 4, got: 3 }), "{error}");
+    }
+
+    #[test]
+    fn attributes_in_place_of_ids_are_named() {
+        let error = decode_ids(encode(&attributes()).unwrap(), 3).unwrap_err();
+        assert!(matches!(error, ColumnError::Content { .. }), "{error}");
+    }
+
+    /// The hash that the manifest has of a file is checked before this is called; here it must hold on its own.
+    #[test]
+    fn no_flipped_bit_and_no_truncation_makes_decoding_panic() {
+        let mut files: Vec<Bytes> = id_columns().iter().map(|ids| encode_ids(ids).unwrap()).collect();
+        files.push(encode(&attributes()).unwrap());
+        for file in files {
+            let mut bytes = file.to_vec();
+            for at in 0..bytes.len() {
+                for mask in [1, 2, 4, 8, 16, 32, 64, 128, 255] {
+                    bytes[at] ^= mask;
+                    let _ = decode(Bytes::copy_from_slice(&bytes), 3);
+                    bytes[at] ^= mask;
+                }
+                assert!(decode(file.slice(..at), 3).is_err(), "cut at {at}");
+            }
+        }
+    }
+}

@@ -1,0 +1,251 @@
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use arrow_array::RecordBatch;
+use bytes::Bytes;
+
+use super::index::segment_object;
+use super::objects::ReadError;
+use super::{IndexStore, Place, StoreError};
+use crate::artifact::checksums::{BLOCK_BYTES, BlockChecksums, CHECKSUMS_SECTION};
+use crate::artifact::columns::{self, ATTRIBUTES_FILE, IDS_FILE};
+use crate::artifact::safetensors::{self, section_file_name};
+use crate::artifact::{FileRef, Manifest, Section, SegmentRef};
+use crate::vectors::RowIds;
+
+/// One version of an index, open for reading. It never changes, so it can be shared and kept as long as one likes;
+/// every byte that comes out of it has been checked against the manifest.
+#[derive(Debug)]
+pub struct Artifact {
+    store: IndexStore,
+    manifest: Manifest,
+    /// One for each segment, read by the first range that is asked for.
+    checksums: Vec<OnceLock<BlockChecksums>>,
+}
+
+/// One segment of an artifact.
+#[derive(Debug, Clone, Copy)]
+pub struct Segment<'a> {
+    artifact: &'a Artifact,
+    number: usize,
+}
+
+impl Artifact {
+    pub(super) fn new(store: IndexStore, manifest: Manifest) -> Self {
+        let checksums = manifest.segments.iter().map(|_| OnceLock::new()).collect();
+        Self { store, manifest, checksums }
+    }
+
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    pub fn version(&self) -> u64 {
+        self.manifest.version
+    }
+
+    pub fn index_name(&self) -> &str {
+        &self.manifest.index_name
+    }
+
+    pub fn segments(&self) -> impl ExactSizeIterator<Item = Segment<'_>> {
+        (0..self.manifest.segments.len()).map(|number| Segment { artifact: self, number })
+    }
+
+    /// The section `name` of a version that has one segment: see [`Segment::section`].
+    pub fn section(&self, name: &str) -> Result<Section, StoreError> {
+        self.only_segment()?.section(name)
+    }
+
+    /// The row ids of a version that has one segment, by ordinal.
+    pub fn ids(&self) -> Result<RowIds, StoreError> {
+        self.only_segment()?.ids()
+    }
+
+    /// The attributes of a version that has one segment, by ordinal; `None` where the index keeps none.
+    pub fn attributes(&self) -> Result<Option<RecordBatch>, StoreError> {
+        self.only_segment()?.attributes()
+    }
+
+    /// The segment of a version that has one.
+    pub fn only_segment(&self) -> Result<Segment<'_>, StoreError> {
+        match self.manifest.segments.len() {
+            1 => Ok(Segment { artifact: self, number: 0 }),
+            segments => Err(StoreError::Unsupported {
+                what: format!(
+                    "reading version {} of index `{}` as one segment: it has {segments}",
+                    self.version(),
+                    self.index_name()
+                ),
+            }),
+        }
+    }
+
+    pub(super) fn store(&self) -> &IndexStore {
+        &self.store
+    }
+
+    pub(super) fn place(&self, object: &str) -> Place {
+        self.store.place(Some(self.version()), object)
+    }
+}
+
+impl<'a> Segment<'a> {
+    pub fn reference(&self) -> &'a SegmentRef {
+        &self.artifact.manifest.segments[self.number]
+    }
+
+    pub fn rows(&self) -> u64 {
+        self.reference().rows
+    }
+
+    /// The names of the sections, without the checksums.
+    pub fn section_names(&self) -> impl Iterator<Item = &'a str> {
+        let stem =
+            |file: &'a FileRef| file.name.strip_suffix(safetensors::SECTION_EXTENSION)?.strip_suffix('.');
+        self.reference().files.iter().filter_map(stem).filter(|name| *name != CHECKSUMS_SECTION)
+    }
+
+    /// Reads the section's file whole, checks it, and takes it apart. Its tensors share the file's bytes.
+    pub fn section(&self, name: &str) -> Result<Section, StoreError> {
+        let file = section_file_name(name);
+        let bytes = self.read(&file)?;
+        safetensors::decode(name, bytes).map_err(|error| StoreError::malformed(self.place(&file), error))
+    }
+
+    pub fn ids(&self) -> Result<RowIds, StoreError> {
+        let bytes = self.read(IDS_FILE)?;
+        columns::decode_ids(bytes, self.rows())
+            .map_err(|error| StoreError::malformed(self.place(IDS_FILE), error))
+    }
+
+    pub fn attributes(&self) -> Result<Option<RecordBatch>, StoreError> {
+        if self.reference().file(ATTRIBUTES_FILE).is_none() {
+            return Ok(None);
+        }
+        let bytes = self.read(ATTRIBUTES_FILE)?;
+        let batch = columns::decode(bytes, self.rows());
+        batch.map(Some).map_err(|error| StoreError::malformed(self.place(ATTRIBUTES_FILE), error))
+    }
+
+    /// A whole file, checked.
+    pub fn read(&self, file: &str) -> Result<Bytes, StoreError> {
+        let reference = self.file(file)?;
+        let object = segment_object(&self.reference().id, file);
+        self.artifact.store.objects.read_file(&object, reference, self.artifact.place(&object))
+    }
+
+    /// Ranges of a file, read at once and checked by the blocks that they lie in. Costs the read of the segment's
+    /// checksums the first time.
+    pub fn read_ranges(&self, file: &str, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, StoreError> {
+        let size_bytes = self.file(file)?.size_bytes;
+        let place = || self.place(file);
+        for range in ranges {
+            if range.start > range.end || range.end > size_bytes {
+                let (start, end) = (range.start, range.end);
+                return Err(StoreError::Range { place: place(), start, end, size_bytes });
+            }
+        }
+        let checksums = self.checksums()?;
+        let runs = block_runs(ranges, size_bytes);
+        let object = segment_object(&self.reference().id, file);
+        let read = self.artifact.store.objects.read_ranges(&object, runs.clone());
+        let read = read.map_err(|error| self.range_error(error, &object, size_bytes))?;
+        for (run, bytes) in runs.iter().zip(&read) {
+            let expected = run.end - run.start;
+            if bytes.len() as u64 != expected {
+                return Err(ReadError::Size { got: run.start + bytes.len() as u64 }.of(place(), size_bytes));
+            }
+            checksums
+                .check(file, run.start / BLOCK_BYTES, bytes)
+                .map_err(|error| StoreError::of_checksums(place(), error))?;
+        }
+        let slice = |range: &Range<u64>| {
+            if range.is_empty() {
+                return Bytes::new();
+            }
+            let at = runs.partition_point(|run| run.end <= range.start);
+            let offset = |position: u64| (position - runs[at].start) as usize;
+            read[at].slice(offset(range.start)..offset(range.end))
+        };
+        Ok(ranges.iter().map(slice).collect())
+    }
+
+    /// The segment's checksums, read once.
+    pub(super) fn checksums(&self) -> Result<&'a BlockChecksums, StoreError> {
+        let kept = &self.artifact.checksums[self.number];
+        if let Some(checksums) = kept.get() {
+            return Ok(checksums);
+        }
+        let name = &self.reference().checksums;
+        let section = safetensors::decode(CHECKSUMS_SECTION, self.read(name)?)
+            .map_err(|error| StoreError::malformed(self.place(name), error))?;
+        let others = self.reference().files.iter().filter(|file| file.name != *name);
+        let checksums =
+            BlockChecksums::from_section(&section, others.map(|file| (file.name.as_str(), file.size_bytes)))
+                .map_err(|error| StoreError::malformed(self.place(name), error))?;
+        Ok(kept.get_or_init(|| checksums))
+    }
+
+    fn file(&self, name: &str) -> Result<&'a FileRef, StoreError> {
+        let what = || {
+            format!(
+                "file `{name}` of version {} of index `{}`",
+                self.artifact.version(),
+                self.artifact.index_name()
+            )
+        };
+        self.reference().file(name).ok_or_else(|| StoreError::NotFound { what: what() })
+    }
+
+    /// A range that could not be read says little; the file's size says whether it was cut short.
+    fn range_error(&self, error: ReadError, object: &str, size_bytes: u64) -> StoreError {
+        let error = match (&error, self.artifact.store.objects.size(object)) {
+            (ReadError::Io(_), Ok(Some(got))) if got != size_bytes => ReadError::Size { got },
+            _ => error,
+        };
+        error.of(self.artifact.place(object), size_bytes)
+    }
+
+    pub(super) fn place(&self, file: &str) -> Place {
+        self.artifact.place(&segment_object(&self.reference().id, file))
+    }
+}
+
+/// The runs of whole blocks that the ranges lie in: ascending, apart from one another, the last one cut at the file's
+/// end.
+fn block_runs(ranges: &[Range<u64>], size_bytes: u64) -> Vec<Range<u64>> {
+    let mut blocks: Vec<Range<u64>> = ranges
+        .iter()
+        .filter(|range| !range.is_empty())
+        .map(|range| range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES))
+        .collect();
+    blocks.sort_unstable_by_key(|run| (run.start, run.end));
+    let mut runs: Vec<Range<u64>> = Vec::with_capacity(blocks.len());
+    for run in blocks {
+        match runs.last_mut() {
+            Some(last) if run.start <= last.end => last.end = last.end.max(run.end),
+            _ => runs.push(run),
+        }
+    }
+    runs.into_iter()
+        .map(|run| run.start * BLOCK_BYTES..size_bytes.min(run.end.saturating_mul(BLOCK_BYTES)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const B: u64 = BLOCK_BYTES;
+
+    #[test]
+    fn ranges_become_ascending_runs_of_whole_blocks() {
+        assert_eq!(block_runs(&[], 10), []);
+        assert_eq!(block_runs(&[3..3], 10), []);
+        assert_eq!(block_runs(&[3..4], 10), [0..10]);
+        assert_eq!(block_runs(&[B..B + 1, 0..1], 3 * B), [0..2 * B]);
+        assert_eq!(block_runs(&[2 * B..2 * B + 9, 1..2, 5..9], 2 * B + 9), [0..B, 2 * B..2 * B + 9]);
+        assert_eq!(block_runs(&[B - 1..B + 1], 5 * B), [0..2 * B]);
+    }
+}

@@ -1,0 +1,86 @@
+use super::LocationError;
+use crate::artifact::checksums::ChecksumError;
+use crate::artifact::{ColumnError, ManifestError, NameError, SectionError, TensorError};
+
+/// Which file of which version of which index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    pub index: String,
+    /// `None` for a segment that no version names yet.
+    pub version: Option<u64>,
+    /// Below the index's folder.
+    pub file: String,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "index `{}`, ", self.index)?;
+        match self.version {
+            Some(version) => write!(f, "version {version}, ")?,
+            None => f.write_str("not published, ")?,
+        }
+        write!(f, "file `{}`", self.file)
+    }
+}
+
+/// A file that is what was published, or claims to be, and makes no sense.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    #[error(transparent)]
+    Section(#[from] SectionError),
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+    #[error(transparent)]
+    Columns(#[from] ColumnError),
+    #[error(transparent)]
+    Checksums(#[from] ChecksumError),
+}
+
+/// By what a caller can do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error(transparent)]
+    Location(#[from] LocationError),
+    #[error(transparent)]
+    Name(#[from] NameError),
+    #[error("{what} does not exist")]
+    NotFound { what: String },
+    #[error("{place}: is missing, though the manifest names it")]
+    Missing { place: Place },
+    /// The bytes are not those that were published.
+    #[error("{place}: damaged: expected {expected}, got {got}")]
+    Damaged { place: Place, expected: String, got: String },
+    /// The bytes cannot be understood. A manifest's damage is told this way too: it bears its own digest.
+    #[error("{place}: {source}")]
+    Malformed { place: Place, source: Box<FileError> },
+    #[error("{place}: bytes {start}..{end} are not within the file's {size_bytes}")]
+    Range { place: Place, start: u64, end: u64, size_bytes: u64 },
+    #[error("index `{index}`: another writer was first {attempts} times, last at version {version}")]
+    Conflict { index: String, attempts: u32, version: u64 },
+    #[error("index `{index}`: {what}")]
+    Refused { index: String, what: String },
+    #[error("{what} is not supported")]
+    Unsupported { what: String },
+    #[error("`{object}`: {source}")]
+    Io { object: String, source: object_store::Error },
+    #[error("cannot start the store's threads: {0}")]
+    Runtime(String),
+}
+
+impl StoreError {
+    pub(super) fn malformed(place: Place, error: impl Into<FileError>) -> Self {
+        Self::Malformed { place, source: Box::new(error.into()) }
+    }
+
+    /// A block that is not what its checksum says is damage; other errors are the checksums' own.
+    pub(super) fn of_checksums(place: Place, error: ChecksumError) -> Self {
+        match error {
+            ChecksumError::Block { block, expected, got, .. } => {
+                Self::Damaged { place, expected: format!("checksum {expected} of block {block}"), got }
+            }
+            error => Self::malformed(place, error),
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Objects at a URI: where rows are read from, and where an index's versions are published and opened. The only module
+//! that names `object_store`.
+//!
+//! ```text
+//! <root>/<index>/v/00000000000000000007.json   manifest of version 7
+//! <root>/<index>/seg/<id>/graph.safetensors    a file of the segment with that id
+//! ```
+//!
+//! Creating a manifest is the only commit: it is put if absent, after everything that it names has been written and
+//! read back. Nothing that a manifest names is ever changed; there is no pointer to the latest version to lose. All of
+//! it blocks; the requests run on one small runtime that the process shares, and may be made from any thread.
+
+mod artifact;
+mod error;
+mod index;
+mod location;
+mod objects;
+mod publish;
+mod runtime;
+mod verify;
+
+pub use artifact::{Artifact, Segment};
+pub use error::{FileError, Place, StoreError};
+pub use index::IndexStore;
+pub use location::{Location, LocationError};
+pub use publish::Published;
+pub use runtime::runtime;
+pub use verify::{VerifyProgress, VerifyReport};
