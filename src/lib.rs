@@ -3,4 +3,7 @@
 pub mod artifact;
 pub mod compute;
 pub mod index;
+#[cfg(feature = "build")]
+pub mod source;
+pub mod store;
 pub mod vectors;
