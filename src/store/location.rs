@@ -5,6 +5,7 @@
 //! publishing has its own rules.
 
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::path::{Component, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -42,6 +43,22 @@ pub struct Location {
     uri: String,
 }
 
+/// Equal where they name the same place of the same store, however their URIs are written.
+impl PartialEq for Location {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.store, &other.store) && self.path == other.path
+    }
+}
+
+impl Eq for Location {}
+
+impl Hash for Location {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.store).cast::<()>().hash(state);
+        self.path.hash(state);
+    }
+}
+
 /// An object as a listing or a `head` showed it.
 #[derive(Debug, Clone)]
 pub struct Object {
@@ -69,7 +86,7 @@ impl Location {
         match scheme {
             "file" if rest.starts_with('/') => {
                 let path = Path::from_url_path(rest).map_err(|error| wrong_path(error.to_string()))?;
-                Ok(Self { store: Arc::new(LocalFileSystem::new()), path, uri: uri.into() })
+                Ok(Self { store: local_files(), path, uri: uri.into() })
             }
             "file" => {
                 Err(wrong_path("`file://` is followed by an absolute path, as in `file:///data`".into()))
@@ -92,7 +109,7 @@ impl Location {
             .and_then(resolve_parents)
             .map_err(|error| wrong_path(error.to_string()))?;
         let path = Path::from_absolute_path(absolute).map_err(|error| wrong_path(error.to_string()))?;
-        Ok(Self { store: Arc::new(LocalFileSystem::new()), path, uri: uri.into() })
+        Ok(Self { store: local_files(), path, uri: uri.into() })
     }
 
     pub fn store(&self) -> &Arc<dyn ObjectStore> {
@@ -115,7 +132,7 @@ impl Location {
 
     /// The place at `relative` (one or more names, separated by `/`) below this one.
     pub fn join(&self, relative: &str) -> Result<Self, LocationError> {
-        let uri = format!("{}/{relative}", self.uri.trim_end_matches('/'));
+        let uri = self.uri_below(relative);
         match Path::parse(format!("{}/{relative}", self.path)) {
             Ok(path) => Ok(Self { store: self.store.clone(), path, uri }),
             Err(error) => Err(LocationError::Path { uri, what: error.to_string() }),
@@ -163,8 +180,16 @@ impl Location {
         if relative.is_empty() {
             return None;
         }
-        let uri = format!("{}/{relative}", self.uri.trim_end_matches('/'));
+        let uri = self.uri_below(relative);
         Some(Self { store: self.store.clone(), path, uri })
+    }
+
+    fn uri_below(&self, relative: &str) -> String {
+        match self.uri.as_str() {
+            "." => relative.into(),
+            uri if uri.ends_with('/') => format!("{uri}{relative}"),
+            uri => format!("{uri}/{relative}"),
+        }
     }
 
     fn error(&self, source: object_store::Error) -> LocationError {
@@ -210,6 +235,11 @@ fn resolve_parents(path: PathBuf) -> std::io::Result<PathBuf> {
     }
 }
 
+fn local_files() -> Arc<dyn ObjectStore> {
+    static STORE: LazyLock<Arc<LocalFileSystem>> = LazyLock::new(Arc::default);
+    STORE.clone()
+}
+
 fn shared_memory(name: &str) -> Arc<dyn ObjectStore> {
     static STORES: LazyLock<Mutex<HashMap<String, Arc<InMemory>>>> = LazyLock::new(Mutex::default);
     let mut stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
@@ -247,7 +277,9 @@ mod tests {
         std::fs::write(&file, b"0123456789").unwrap();
         let encoded = file.to_str().unwrap().replace('%', "%25").replace(' ', "%20").replace('#', "%23");
         let runtime = runtime();
-        for uri in [file.to_str().unwrap().to_string(), format!("file://{encoded}")] {
+        let uris = [file.to_str().unwrap().to_string(), format!("file://{encoded}")];
+        assert_eq!(Location::parse(&uris[0]).unwrap(), Location::parse(&uris[1]).unwrap());
+        for uri in uris {
             let object = runtime.block_on(Location::parse(&uri).unwrap().head()).unwrap();
             assert_eq!(object.size_bytes, 10);
             assert_eq!(&runtime.block_on(object.read(3..6)).unwrap()[..], b"345");
