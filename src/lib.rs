@@ -2,5 +2,7 @@
 
 pub mod artifact;
 pub mod compute;
+pub mod flat;
 pub mod index;
+pub mod train;
 pub mod vectors;
