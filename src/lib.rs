@@ -4,5 +4,6 @@ pub mod artifact;
 pub mod compute;
 pub mod flat;
 pub mod index;
+pub mod ivf;
 pub mod train;
 pub mod vectors;

@@ -37,7 +37,8 @@ impl FlatIndex {
     }
 }
 
-fn read_metric(section: &Section) -> Result<Metric, TensorError> {
+/// The metadata value `metric`.
+pub(crate) fn read_metric(section: &Section) -> Result<Metric, TensorError> {
     let name: String = section.metadata("metric")?;
     Metric::ALL.into_iter().find(|metric| metric.name() == name).ok_or_else(|| TensorError::Metadata {
         section: section.name.clone(),
