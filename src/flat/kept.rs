@@ -4,7 +4,7 @@ use half::f16;
 use rayon::prelude::*;
 
 use crate::artifact::{Array, Section, TensorError};
-use crate::train::standin::kernels;
+use crate::compute::cpu::kernels;
 use crate::vectors::{Metric, VectorView};
 
 /// How vectors are kept. Distances are exact with respect to what is kept.

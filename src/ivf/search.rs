@@ -20,7 +20,7 @@ use std::sync::Arc;
 use super::IvfPq;
 use crate::artifact::Section;
 use crate::index::{SearchIndex, SearchParams, Searcher};
-use crate::train::standin::kernels;
+use crate::compute::cpu::kernels;
 use crate::vectors::{Metric, Neighbor, TopK};
 
 /// Candidates that are ranked again for each row to return, where the caller does not say.

@@ -9,7 +9,6 @@
 mod kmeans;
 mod pq;
 mod seeding;
-pub(crate) mod standin;
 mod vacancies;
 
 use std::ops::ControlFlow;

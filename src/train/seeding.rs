@@ -6,7 +6,7 @@
 
 use rayon::prelude::*;
 
-use crate::train::standin::kernels;
+use crate::compute::cpu::kernels;
 use crate::vectors::{Random, VectorBuf, VectorView};
 
 /// Rows drawn per seed.
