@@ -112,7 +112,7 @@ pub struct ResidualOf<'a> {
 }
 
 /// Small overlapping sets of rows (the leaves of a graph partition): leaf `l` is
-/// `members[offsets[l]..offsets[l + 1]]`, each an ordinal.
+/// `members[offsets[l]..offsets[l + 1]]`, each an ordinal. Within one leaf they are distinct, in any order.
 #[derive(Debug, Clone, Default)]
 pub struct Leaves {
     pub members: Vec<u32>,

@@ -1,0 +1,244 @@
+//! The `k` nearest within a leaf, from the upper triangle of its products: each product serves both of its rows.
+//!
+//! Inserting every candidate that is under the bound so far would insert k·(1 + ln(leaf/k)) per row, each at the price
+//! of a mispredicted branch: at 100 dimensions about as much again as the products. So the triangle is read twice. The
+//! first pass ([`minima`]) has no branch: it splits each row's candidates into disjoint groups and keeps each group's
+//! least distance. The `k`-th least of those ([`bounds`]) bounds the `k`-th least of all from above, closely: the second
+//! pass ([`pick`]) has little more than `k` hits per row.
+
+use super::super::lanes::Lanes;
+use super::scan::MAX_WIDTH;
+use crate::vectors::Neighbor;
+
+/// Products of one row of a leaf with the rows (columns) from `first` on, panels whole; −∞ where the column is not
+/// behind the row.
+///
+/// distance = max(`floor`, `offset` + `offsets[column]` + `scale` · product), infinite where the product is −∞ or the
+/// offset ∞ (behind the leaf's last row).
+#[derive(Clone, Copy)]
+pub struct LeafRow<'a> {
+    pub row: usize,
+    pub first: usize,
+    pub products: &'a [f32],
+    pub offset: f32,
+    pub offsets: &'a [f32],
+    pub scale: f32,
+    pub floor: f32,
+}
+
+impl LeafRow<'_> {
+    #[inline(always)]
+    fn assert_whole(&self, width: usize) {
+        assert_eq!(self.products.len(), self.offsets.len());
+        assert_eq!(self.products.len() % width, 0);
+    }
+
+    /// # Safety
+    /// As [`Lanes`]; `at` and the register behind it lie within the columns.
+    #[inline(always)]
+    unsafe fn distances<L: Lanes>(&self, at: usize) -> L::V {
+        unsafe {
+            let offsets = L::add(L::splat(self.offset), L::load(self.offsets.as_ptr().add(at)));
+            let product = L::load(self.products.as_ptr().add(at));
+            // In this order a NaN (an overflow) stays one, and is never picked.
+            L::max(L::splat(self.floor), L::mul_add(L::splat(self.scale), product, offsets))
+        }
+    }
+
+    /// The distance of one column, with the bits that the vector path gives it.
+    pub fn distance(&self, at: usize) -> f32 {
+        // `scale` is −1 or −2: the product with it is exact, and so a fused multiply-add rounds no differently.
+        (self.offset + self.offsets[at] + self.scale * self.products[at]).max(self.floor)
+    }
+}
+
+/// Lowers the minima of groups by one row: `group[column]`, the column's least distance to the rows of one group,
+/// and `lanes[lane]`, the row's own least distance over the columns that fall on a lane of a panel.
+///
+/// # Safety
+/// As [`Lanes`].
+#[inline(always)]
+pub unsafe fn minima<L: Lanes>(row: LeafRow<'_>, group: &mut [f32], lanes: &mut [f32]) {
+    row.assert_whole(2 * L::WIDTH);
+    assert_eq!(group.len(), row.products.len());
+    assert_eq!(lanes.len(), 2 * L::WIDTH);
+    // SAFETY: columns are a whole number of register pairs, `lanes` is one.
+    unsafe {
+        let mut low = [L::splat(f32::INFINITY); 2];
+        for at in (0..row.products.len()).step_by(2 * L::WIDTH) {
+            for half in 0..2 {
+                let at = at + half * L::WIDTH;
+                let distances = row.distances::<L>(at);
+                low[half] = L::min(distances, low[half]);
+                let column = group.as_mut_ptr().add(at);
+                L::store(column, L::min(distances, L::load(column)));
+            }
+        }
+        L::store(lanes.as_mut_ptr(), low[0]);
+        L::store(lanes.as_mut_ptr().add(L::WIDTH), low[1]);
+    }
+}
+
+/// Every row's group minima: those over rows before it, and those over rows behind it.
+#[derive(Clone, Copy)]
+pub struct Minima<'a> {
+    /// Groups × columns.
+    pub groups: &'a [f32],
+    /// The lane minima of each row, packed as panels are: one step per lane.
+    pub lanes: &'a [f32],
+}
+
+/// For each row the `k`-th least of its minima, `k` at most [`Kept::MAX_K`].
+///
+/// # Safety
+/// As [`Lanes`].
+#[inline(always)]
+pub unsafe fn bounds<L: Lanes>(minima: Minima<'_>, k: usize, bounds: &mut [f32]) {
+    unsafe {
+        match k {
+            1..=2 => least_of::<L, 2>(minima, k, bounds),
+            3..=4 => least_of::<L, 4>(minima, k, bounds),
+            5..=8 => least_of::<L, 8>(minima, k, bounds),
+            _ => unreachable!("k is 1 to {}", Kept::MAX_K),
+        }
+    }
+}
+
+/// # Safety
+/// As [`Lanes`].
+#[inline(always)]
+unsafe fn least_of<L: Lanes, const K: usize>(minima: Minima<'_>, k: usize, bounds: &mut [f32]) {
+    let Minima { groups, lanes } = minima;
+    let (columns, width) = (bounds.len(), 2 * L::WIDTH);
+    assert!(columns % width == 0 && groups.len() % columns == 0 && lanes.len() == columns * width);
+    for column in (0..columns).step_by(L::WIDTH) {
+        let panel = &lanes[column / width * width * width..][..width * width];
+        // SAFETY: `column` and the register behind it lie within the columns, `column % width` within a panel's.
+        unsafe {
+            let mut least = [L::splat(f32::INFINITY); K];
+            for group in (column..groups.len()).step_by(columns) {
+                sink::<L, K>(&mut least, L::load(groups.as_ptr().add(group)));
+            }
+            for step in (column % width..panel.len()).step_by(width) {
+                sink::<L, K>(&mut least, L::load(panel.as_ptr().add(step)));
+            }
+            L::store(bounds.as_mut_ptr().add(column), least[k - 1]);
+        }
+    }
+}
+
+/// Lets a value sink to its place in an ascending column, lane by lane; the greatest falls out.
+///
+/// # Safety
+/// As [`Lanes`].
+#[inline(always)]
+unsafe fn sink<L: Lanes, const K: usize>(least: &mut [L::V; K], mut value: L::V) {
+    for slot in 0..K {
+        unsafe {
+            let held = least[slot];
+            least[slot] = L::min(held, value);
+            value = L::max(held, value);
+        }
+    }
+}
+
+/// The `k` nearest so far of each row of a leaf, ascending.
+#[derive(Default)]
+pub struct Kept {
+    k: usize,
+    /// `rows × k` of [`Neighbor::key`].
+    keys: Vec<u64>,
+}
+
+impl Kept {
+    /// Above this, keeping an ascending array by insertion stops being the cheap way.
+    pub const MAX_K: usize = 8;
+
+    pub fn reset(&mut self, rows: usize, k: usize) {
+        assert!((1..=Self::MAX_K).contains(&k));
+        self.k = k;
+        self.keys.clear();
+        self.keys.resize(rows * k, Neighbor::NONE.key());
+    }
+
+    /// Inserts, without a branch on the distances, and returns the row's `k`-th distance.
+    #[inline(always)]
+    fn insert(&mut self, row: usize, candidate: Neighbor) -> f32 {
+        let mut key = candidate.key();
+        let slots = &mut self.keys[row * self.k..][..self.k];
+        for slot in slots.iter_mut() {
+            let held = *slot;
+            *slot = held.min(key);
+            key = held.max(key);
+        }
+        neighbor_of(slots[self.k - 1]).distance
+    }
+
+    /// Copies a row's neighbours out, padded with [`Neighbor::NONE`].
+    pub fn copy_row(&self, row: usize, out: &mut [Neighbor]) {
+        for (out, &key) in out.iter_mut().zip(&self.keys[row * self.k..][..self.k]) {
+            *out = neighbor_of(key);
+        }
+    }
+}
+
+/// The inverse of [`Neighbor::key`].
+#[inline(always)]
+fn neighbor_of(key: u64) -> Neighbor {
+    let ordered = (key >> 32) as u32;
+    let bits = if ordered >> 31 == 1 { ordered ^ 0x8000_0000 } else { !ordered };
+    Neighbor::new(key as u32, f32::from_bits(bits))
+}
+
+/// Offers each column of the row to the row and the row to each column, where the distance is *less than* the bound
+/// of the one it is offered to; a bound follows the `k`-th distance downwards, staying just above it, because a
+/// candidate at that distance may still win by its ordinal.
+///
+/// # Safety
+/// As [`Lanes`].
+#[inline(always)]
+pub unsafe fn pick<L: Lanes>(row: LeafRow<'_>, members: &[u32], bounds: &mut [f32], kept: &mut Kept) {
+    row.assert_whole(L::WIDTH);
+    assert!(row.first + row.products.len() <= bounds.len() && row.row < bounds.len());
+    for at in (0..row.products.len()).step_by(L::WIDTH) {
+        // SAFETY: the columns are a whole number of registers, and `bounds` covers them.
+        unsafe {
+            let distances = row.distances::<L>(at);
+            let of_row = L::bits(L::less(distances, L::splat(bounds[row.row])));
+            let of_columns = L::bits(L::less(distances, L::load(bounds.as_ptr().add(row.first + at))));
+            let mut hits = of_row | of_columns;
+            if hits == 0 {
+                continue;
+            }
+            let mut values = [0.0f32; MAX_WIDTH];
+            L::store(values.as_mut_ptr(), distances);
+            while hits != 0 {
+                let lane = hits.trailing_zeros() as usize;
+                let column = row.first + at + lane;
+                if of_row >> lane & 1 == 1 {
+                    let kth = kept.insert(row.row, Neighbor::new(members[column], values[lane]));
+                    bounds[row.row] = bounds[row.row].min(kth.next_up());
+                }
+                if of_columns >> lane & 1 == 1 {
+                    let kth = kept.insert(column, Neighbor::new(members[row.row], values[lane]));
+                    bounds[column] = bounds[column].min(kth.next_up());
+                }
+                hits &= hits - 1;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_gives_back_its_neighbor() {
+        for distance in [f32::NEG_INFINITY, -1.5, 0.0, 1e-30, 3.0, f32::INFINITY] {
+            let neighbor = Neighbor::new(7, distance);
+            assert_eq!(neighbor_of(neighbor.key()), neighbor);
+        }
+        assert!(neighbor_of(Neighbor::NONE.key()).is_none());
+    }
+}

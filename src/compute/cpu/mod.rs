@@ -1,0 +1,97 @@
+//! The CPU backend: rayon over blocks of rows, SIMD kernels within one.
+//!
+//! ```text
+//! lanes      one register: a trait      avx512, avx2, neon, portable: its implementations
+//! kernels/   algorithms over it, single-threaded, compiled once per instruction set
+//! dispatch   the tables of compiled kernels; which one this CPU gets
+//! assign, centroid_sums, pq_encode, top_k, leaf_top_k     the operations: threads and blocks over a table
+//! ```
+//!
+//! [`kernels`] is also what searching uses. Results do not depend on the number of threads: what one pair's product,
+//! distance or sum is never depends on the block it was computed in, and every selection is by the total order of
+//! (distance, ordinal).
+
+#[macro_use]
+mod dispatch;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod kernels;
+mod lanes;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod portable;
+
+mod assign;
+mod centroid_sums;
+mod leaf_top_k;
+mod panels;
+mod pq_encode;
+#[cfg(test)]
+mod tests;
+mod top_k;
+
+pub use dispatch::{ISA_VARIABLE, Isa, Kernels, available, kernels};
+
+use super::{BackendInfo, CentroidSums, CodebookView, Compute, Leaves, ResidualOf, Result, Rows};
+use crate::vectors::{Metric, Neighbor, Neighbors, VectorView};
+
+/// The backend that is always there. Its work runs on the rayon pool that it is called from.
+#[derive(Debug, Clone, Copy)]
+pub struct Cpu {
+    kernels: &'static Kernels,
+}
+
+impl Cpu {
+    /// With the best instruction set of this CPU, or the one that [`ISA_VARIABLE`] names.
+    pub fn new() -> Self {
+        Self::with_kernels(kernels())
+    }
+
+    pub fn with_kernels(kernels: &'static Kernels) -> Self {
+        Self { kernels }
+    }
+}
+
+impl Default for Cpu {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Compute for Cpu {
+    fn info(&self) -> BackendInfo {
+        BackendInfo { backend: "cpu".into(), device: self.kernels.isa.name().into() }
+    }
+
+    fn upload<'a>(&self, rows: VectorView<'a>) -> Result<Rows<'a>> {
+        Ok(Rows::with_device(rows, top_k::Norms::new(self.kernels.isa)))
+    }
+
+    fn assign(&self, rows: &Rows<'_>, centroids: VectorView<'_>, metric: Metric) -> Result<Vec<Neighbor>> {
+        Ok(assign::assign(self.kernels, rows.host(), centroids, metric))
+    }
+
+    fn centroid_sums(&self, rows: &Rows<'_>, labels: &[u32], nlist: usize) -> Result<CentroidSums> {
+        Ok(centroid_sums::centroid_sums(self.kernels, rows.host(), labels, nlist))
+    }
+
+    fn pq_encode(
+        &self,
+        rows: &Rows<'_>,
+        residual_of: Option<ResidualOf<'_>>,
+        codebook: CodebookView<'_>,
+    ) -> Result<Vec<u8>> {
+        Ok(pq_encode::pq_encode(self.kernels, rows.host(), residual_of, codebook))
+    }
+
+    fn top_k(&self, queries: VectorView<'_>, rows: &Rows<'_>, metric: Metric, k: usize) -> Result<Neighbors> {
+        Ok(top_k::top_k(self.kernels, queries, rows, metric, k))
+    }
+
+    fn leaf_top_k(&self, rows: &Rows<'_>, leaves: &Leaves, metric: Metric, k: usize) -> Result<Neighbors> {
+        Ok(leaf_top_k::leaf_top_k(self.kernels, rows, leaves, metric, k))
+    }
+}
