@@ -1,0 +1,182 @@
+//! Vectors kept as f32 or f16, and exact distances to some of them.
+
+use half::f16;
+use rayon::prelude::*;
+
+use crate::artifact::{Array, Section, TensorError};
+use crate::compute::cpu::kernels;
+use crate::vectors::{Metric, VectorView};
+
+/// How vectors are kept. Distances are exact with respect to what is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    F32,
+    /// Half the bytes. Each value keeps 11 bits: a relative error of 2⁻¹¹ at most (down to 6e-5; below that an
+    /// absolute one of 3e-8), and values beyond ±65,504 are refused.
+    F16,
+}
+
+impl Precision {
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::F16 => "f16",
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub enum KeepError {
+    #[error("row {row}: {got} does not fit f16, expected values within ±65504; keep vectors as f32 instead")]
+    Overflow { row: usize, got: f32 },
+}
+
+/// Rows of `dim` values, immutable, shared on clone.
+#[derive(Debug, Clone)]
+pub struct KeptVectors {
+    values: Values,
+    dim: usize,
+}
+
+#[derive(Debug, Clone)]
+enum Values {
+    F32(Array<f32>),
+    F16(Array<f16>),
+}
+
+impl KeptVectors {
+    /// Keeps `rows[order[0]], rows[order[1]], …`.
+    pub fn gather(rows: VectorView<'_>, order: &[u32], precision: Precision) -> Result<Self, KeepError> {
+        let dim = rows.dim();
+        let values = match precision {
+            Precision::F32 => Values::F32(gathered(rows, order, |value| value).into()),
+            Precision::F16 => {
+                let values = gathered(rows, order, f16::from_f32);
+                if let Some(at) = values.par_iter().position_first(|value| !value.is_finite()) {
+                    let row = order[at / dim] as usize;
+                    return Err(KeepError::Overflow { row, got: rows.row(row)[at % dim] });
+                }
+                Values::F16(values.into())
+            }
+        };
+        Ok(Self { values, dim })
+    }
+
+    pub fn precision(&self) -> Precision {
+        match self.values {
+            Values::F32(_) => Precision::F32,
+            Values::F16(_) => Precision::F16,
+        }
+    }
+
+    pub fn rows(&self) -> usize {
+        self.len() / self.dim
+    }
+
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    fn len(&self) -> usize {
+        match &self.values {
+            Values::F32(values) => values.len(),
+            Values::F16(values) => values.len(),
+        }
+    }
+
+    pub fn vector(&self, ordinal: u32) -> Vec<f32> {
+        let range = ordinal as usize * self.dim..(ordinal as usize + 1) * self.dim;
+        match &self.values {
+            Values::F32(values) => values[range].to_vec(),
+            Values::F16(values) => values[range].iter().map(|value| value.to_f32()).collect(),
+        }
+    }
+
+    /// `out[i]` becomes the distance from `query` to row `ordinals[i]`.
+    pub fn distances(&self, metric: Metric, query: &[f32], ordinals: &[u32], out: &mut [f32]) {
+        assert_eq!((query.len(), out.len()), (self.dim, ordinals.len()));
+        let kernels = kernels();
+        match (&self.values, metric) {
+            (Values::F32(values), Metric::L2) => (kernels.l2_gather)(query, values, ordinals, out),
+            (Values::F32(values), _) => (kernels.dot_gather)(query, values, ordinals, out),
+            (Values::F16(values), Metric::L2) => (kernels.l2_gather_f16)(query, values, ordinals, out),
+            (Values::F16(values), _) => (kernels.dot_gather_f16)(query, values, ordinals, out),
+        }
+        to_distances(metric, out);
+    }
+
+    /// `out[i]` becomes the distance from `query` to row `start + i`.
+    pub(super) fn distances_from(&self, metric: Metric, query: &[f32], start: usize, out: &mut [f32]) {
+        const PIECE: usize = 64;
+        match &self.values {
+            Values::F32(values) => {
+                let rows = &values[start * self.dim..(start + out.len()) * self.dim];
+                match metric {
+                    Metric::L2 => (kernels().l2_rows)(query, rows, out),
+                    _ => (kernels().dot_rows)(query, rows, out),
+                }
+                to_distances(metric, out);
+            }
+            Values::F16(_) => {
+                let mut ordinals = [0u32; PIECE];
+                for (piece, out) in out.chunks_mut(PIECE).enumerate() {
+                    let ordinals = &mut ordinals[..out.len()];
+                    let first = (start + piece * PIECE) as u32;
+                    ordinals.iter_mut().zip(first..).for_each(|(slot, ordinal)| *slot = ordinal);
+                    self.distances(metric, query, ordinals, out);
+                }
+            }
+        }
+    }
+
+    /// Adds the tensor `name`, `rows × dim`, to a section.
+    pub fn write(&self, section: Section, name: &str) -> Section {
+        let shape = [self.rows(), self.dim];
+        match &self.values {
+            Values::F32(values) => section.with(name, values, &shape),
+            Values::F16(values) => section.with(name, values, &shape),
+        }
+    }
+
+    /// Reads the tensor `name`, which must be `rows × dim` finite values.
+    pub fn read(
+        section: &Section,
+        name: &str,
+        rows: usize,
+        dim: usize,
+        precision: Precision,
+    ) -> Result<Self, TensorError> {
+        let shape = [rows, dim];
+        let values = match precision {
+            Precision::F32 => Values::F32(section.array(name, &shape)?),
+            Precision::F16 => Values::F16(section.array(name, &shape)?),
+        };
+        let kept = Self { values, dim };
+        let bad = match &kept.values {
+            Values::F32(values) => values.par_iter().position_first(|value| !value.is_finite()),
+            Values::F16(values) => values.par_iter().position_first(|value| !value.is_finite()),
+        };
+        match bad {
+            Some(at) => {
+                let what = format!("row {}: expected finite values, got one that is not", at / dim);
+                Err(TensorError::Content { tensor: name.into(), what })
+            }
+            None => Ok(kept),
+        }
+    }
+}
+
+fn gathered<T: Send + Copy>(rows: VectorView<'_>, order: &[u32], of: impl Fn(f32) -> T + Sync) -> Vec<T> {
+    order
+        .par_iter()
+        .with_min_len(1024)
+        .flat_map_iter(|&row| rows.row(row as usize).iter().map(|&value| of(value)))
+        .collect()
+}
+
+fn to_distances(metric: Metric, out: &mut [f32]) {
+    if metric != Metric::L2 {
+        out.iter_mut().for_each(|value| *value = metric.distance_of_dot(*value));
+    }
+}

@@ -1,0 +1,203 @@
+//! The exact index and its search.
+
+use std::sync::Arc;
+
+use super::kept::{KeepError, KeptVectors, Precision};
+use crate::artifact::Section;
+use crate::index::{SearchIndex, SearchParams, Searcher};
+use crate::vectors::{Metric, Neighbor, TopK, VectorView};
+
+/// All rows, compared one by one.
+#[derive(Debug)]
+pub struct FlatIndex {
+    pub(super) vectors: KeptVectors,
+    pub(super) metric: Metric,
+}
+
+impl FlatIndex {
+    /// Keeps `rows` as they come: ordinals are their numbers.
+    pub fn build(rows: VectorView<'_>, metric: Metric, precision: Precision) -> Result<Self, KeepError> {
+        let order: Vec<u32> = (0..rows.rows() as u32).collect();
+        Ok(Self { vectors: KeptVectors::gather(rows, &order, precision)?, metric })
+    }
+
+    pub fn vectors(&self) -> &KeptVectors {
+        &self.vectors
+    }
+}
+
+impl SearchIndex for FlatIndex {
+    fn rows(&self) -> usize {
+        self.vectors.rows()
+    }
+
+    fn dim(&self) -> usize {
+        self.vectors.dim()
+    }
+
+    fn metric(&self) -> Metric {
+        self.metric
+    }
+
+    fn effort_name(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// One setting: there is nothing to trade.
+    fn effort_ladder(&self, _k: usize) -> Vec<usize> {
+        vec![1]
+    }
+
+    fn vector(&self, ordinal: u32) -> Option<Vec<f32>> {
+        ((ordinal as usize) < self.rows()).then(|| self.vectors.vector(ordinal))
+    }
+
+    fn searcher(self: Arc<Self>) -> Box<dyn Searcher> {
+        Box::new(FlatSearcher { index: self, distances: vec![0.0; BLOCK_ROWS], tops: Vec::new(), k: 0 })
+    }
+
+    fn sections(&self) -> Vec<Section> {
+        super::sections::write(self)
+    }
+}
+
+/// Rows compared with all queries of a group before the next are touched: 128 × 100-d rows are 50 KB, so that
+/// they stay in a core's cache.
+const BLOCK_ROWS: usize = 128;
+
+/// Queries that share a pass over the rows.
+const GROUP_QUERIES: usize = 32;
+
+struct FlatSearcher {
+    index: Arc<FlatIndex>,
+    distances: Vec<f32>,
+    /// One per query of a group, for `k` rows each.
+    tops: Vec<TopK>,
+    k: usize,
+}
+
+impl FlatSearcher {
+    /// Fills `tops[i]` for each query.
+    fn scan(&mut self, queries: VectorView<'_>, k: usize) {
+        let k = k.min(self.index.rows());
+        if self.k != k {
+            self.tops.clear();
+            self.k = k;
+        }
+        while self.tops.len() < queries.rows() {
+            self.tops.push(TopK::new(k));
+        }
+        self.tops.iter_mut().for_each(TopK::clear);
+        for start in (0..self.index.rows()).step_by(BLOCK_ROWS) {
+            let distances = &mut self.distances[..BLOCK_ROWS.min(self.index.rows() - start)];
+            for (query, top) in queries.iter().zip(&mut self.tops) {
+                self.index.vectors.distances_from(self.index.metric, query, start, distances);
+                for (ordinal, &distance) in (start as u32..).zip(&*distances) {
+                    if distance <= top.bound() {
+                        top.push(Neighbor::new(ordinal, distance));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Searcher for FlatSearcher {
+    fn search(&mut self, query: &[f32], params: &SearchParams, found: &mut Vec<Neighbor>) {
+        found.clear();
+        if params.k > 0 && self.index.rows() > 0 {
+            self.scan(VectorView::new(query, self.index.dim()), params.k);
+            found.extend_from_slice(self.tops[0].sorted());
+        }
+    }
+
+    fn search_batch(
+        &mut self,
+        queries: VectorView<'_>,
+        params: &SearchParams,
+        found: &mut dyn FnMut(usize, &[Neighbor]),
+    ) {
+        for start in (0..queries.rows()).step_by(GROUP_QUERIES) {
+            let end = (start + GROUP_QUERIES).min(queries.rows());
+            if params.k == 0 || self.index.rows() == 0 {
+                (start..end).for_each(|query| found(query, &[]));
+                continue;
+            }
+            self.scan(queries.slice(start, end), params.k);
+            for (query, top) in (start..end).zip(&mut self.tops) {
+                found(query, top.sorted());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vectors::{Random, VectorBuf};
+
+    fn random_rows(n: usize, dim: usize, seed: u64) -> VectorBuf {
+        let mut random = Random::new(seed);
+        // Few distinct values, so that ties are everywhere.
+        VectorBuf::new((0..n * dim).map(|_| random.below(5) as f32 - 2.0).collect(), dim)
+    }
+
+    #[test]
+    fn finds_what_the_definition_finds_one_by_one_and_in_batches() {
+        for (n, dim) in [(1, 1), (130, 3), (300, 17)] {
+            let rows = random_rows(n, dim, 1);
+            let queries = random_rows(40, dim, 2);
+            for metric in Metric::ALL {
+                for precision in [Precision::F32, Precision::F16] {
+                    let index = Arc::new(FlatIndex::build(rows.view(), metric, precision).unwrap());
+                    let mut searcher = index.clone().searcher();
+                    for k in [1, 10, 1000] {
+                        let params = SearchParams { k, effort: 1, refine: 0 };
+                        let mut batch = Vec::new();
+                        searcher.search_batch(queries.view(), &params, &mut |_, found| batch.push(found.to_vec()));
+                        for (query, batch) in queries.view().iter().zip(&batch) {
+                            let mut expected: Vec<Neighbor> = (0..n)
+                                .map(|i| Neighbor::new(i as u32, metric.distance(query, rows.row(i)) as f32))
+                                .collect();
+                            expected.sort();
+                            expected.truncate(k);
+                            let mut found = Vec::new();
+                            searcher.search(query, &params, &mut found);
+                            assert_eq!(found, expected, "{metric} {precision:?} k = {k}");
+                            assert_eq!(batch, &expected);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_rows_and_k_of_zero_find_nothing() {
+        let empty = FlatIndex::build(VectorView::new(&[], 3), Metric::L2, Precision::F32).unwrap();
+        let one = FlatIndex::build(VectorView::new(&[1.0; 3], 3), Metric::L2, Precision::F32).unwrap();
+        for (index, k) in [(empty, 5), (one, 0)] {
+            let mut searcher = Arc::new(index).searcher();
+            let params = SearchParams { k, effort: 1, refine: 0 };
+            let mut found = vec![Neighbor::NONE];
+            searcher.search(&[0.0; 3], &params, &mut found);
+            assert!(found.is_empty());
+            let mut answered = 0;
+            let queries = [0.0; 9];
+            searcher.search_batch(VectorView::new(&queries, 3), &params, &mut |_, found| {
+                assert!(found.is_empty());
+                answered += 1;
+            });
+            assert_eq!(answered, 3);
+        }
+    }
+
+    #[test]
+    fn values_beyond_f16_are_refused_with_their_row() {
+        let rows = [1.0, 2.0, 3.0, 70_000.0];
+        let rows = VectorView::new(&rows, 2);
+        assert!(FlatIndex::build(rows, Metric::L2, Precision::F32).is_ok());
+        let error = FlatIndex::build(rows, Metric::L2, Precision::F16).unwrap_err();
+        assert_eq!(error, KeepError::Overflow { row: 1, got: 70_000.0 });
+    }
+}

@@ -1,0 +1,239 @@
+//! Rows become an index: centroids, codebooks, then every row's list and code.
+
+use std::ops::ControlFlow;
+
+use rayon::prelude::*;
+
+use super::params::IvfPqParams;
+use super::IvfPq;
+use crate::artifact::Array;
+use crate::compute::{Compute, ComputeError, ResidualOf};
+use crate::flat::{KeepError, KeptVectors};
+use crate::train::{
+    self, Kmeans, KmeansParams, Observer, PqParams, PqShape, PqTraining, ProductQuantizer, Progress, TrainError,
+    Warning, check_magnitude, checked_labels,
+};
+use crate::vectors::{Metric, Random, VectorBuf, VectorView};
+
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("{rows} rows: expected 1 to 4294967294")]
+    Rows { rows: usize },
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    #[error("refine: {0}")]
+    Keep(#[from] KeepError),
+}
+
+impl From<ComputeError> for BuildError {
+    fn from(error: ComputeError) -> Self {
+        TrainError::from(error).into()
+    }
+}
+
+/// How a build went, for the manifest.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct BuildReport {
+    /// Per pass over the k-means sample, the sum of squared distances to the centroids that entered it.
+    pub kmeans_inertia: Vec<f64>,
+    pub kmeans_rows: usize,
+    /// Per pass over the quantizer's sample, the sum of squared errors of the codebooks that entered it.
+    pub pq_inertia: Vec<f64>,
+    pub pq_rows: usize,
+    pub longest_list: usize,
+    pub empty_lists: usize,
+    pub warnings: Vec<Warning>,
+}
+
+/// An index and where its rows came from.
+#[derive(Debug)]
+pub struct Built {
+    pub index: IvfPq,
+    /// `order[ordinal]` is the source row of an ordinal.
+    pub order: Vec<u32>,
+    pub report: BuildReport,
+}
+
+/// Rows that are assigned and encoded between two reports to the observer.
+const BLOCK_ROWS: usize = 1 << 16;
+
+/// A list this many times the mean is warned of: k-means bounds its clusters to 8 times the mean of its sample.
+const LONG_LIST: usize = 16;
+
+/// Builds an index over `rows` (for cosine, of unit length). The same rows, parameters, seed and backend give the
+/// same bytes at any number of threads.
+pub fn build(
+    compute: &dyn Compute,
+    rows: VectorView<'_>,
+    metric: Metric,
+    params: &IvfPqParams,
+    seed: u64,
+    observer: Observer<'_>,
+) -> Result<Built, BuildError> {
+    // u32::MAX itself marks "no row" in results.
+    if rows.is_empty() || rows.rows() >= u32::MAX as usize {
+        return Err(BuildError::Rows { rows: rows.rows() });
+    }
+    let shape = params.check(rows.dim(), Some(rows.rows()))?;
+    check_magnitude(rows)?;
+    let mut kmeans_params = KmeansParams::new(params.nlist, Random::of(seed, 1).next_u64());
+    kmeans_params.iterations = params.kmeans_iterations;
+    let kmeans = train::train(compute, rows, &kmeans_params, observer)?;
+    let centroids = kmeans.centroids.view();
+    let pq_seed = Random::of(seed, 2).next_u64();
+    let (quantizer, pq_training) = train_quantizer(compute, rows, centroids, shape, pq_seed, observer)?;
+    let encoded = encode(compute, rows, centroids, &quantizer, observer)?;
+    let lists = Lists::of(&encoded.labels, params.nlist);
+    let codes = gather_codes(&encoded.codes, shape.code_size(), &lists.order);
+    let kept = match params.refine.precision() {
+        Some(precision) => Some(KeptVectors::gather(rows, &lists.order, precision)?),
+        None => None,
+    };
+    let report = lists.report(&kmeans, pq_training);
+    let mut index = IvfPq {
+        metric,
+        dim: rows.dim(),
+        centroids: kmeans.centroids.into_vec().into(),
+        list_offsets: lists.offsets.into(),
+        quantizer,
+        codes: codes.into(),
+        terms: None,
+        kept,
+    };
+    index.terms = (metric == Metric::L2).then(|| residual_terms(&index));
+    Ok(Built { index, order: lists.order, report })
+}
+
+/// Trains on the residuals of a sample.
+fn train_quantizer(
+    compute: &dyn Compute,
+    rows: VectorView<'_>,
+    centroids: VectorView<'_>,
+    shape: PqShape,
+    seed: u64,
+    observer: Observer<'_>,
+) -> Result<(ProductQuantizer, PqTraining), BuildError> {
+    let params = PqParams::new(seed);
+    let count = params.sample_rows(&shape).min(rows.rows());
+    // Apart from the draw that the quantizer would make of more rows.
+    let chosen = Random::of(seed, u64::MAX).sample(rows.rows(), count);
+    let mut residuals: VectorBuf = rows.gather(&chosen);
+    let labels = checked_labels(
+        &compute.assign(&compute.upload(residuals.view())?, centroids, Metric::L2)?,
+        centroids.rows(),
+    )?;
+    residuals.as_mut_slice().par_chunks_mut(shape.dim).with_min_len(1024).zip(&labels).for_each(
+        |(row, &label)| {
+            row.iter_mut().zip(centroids.row(label as usize)).for_each(|(value, &centre)| *value -= centre);
+        },
+    );
+    Ok(ProductQuantizer::train(compute, residuals.view(), shape, &params, observer)?)
+}
+
+/// List and code of each row, in the order of the source.
+struct Encoded {
+    labels: Vec<u32>,
+    codes: Vec<u8>,
+}
+
+/// Rows are read once: a block is shown to the backend, assigned and encoded before the next.
+fn encode(
+    compute: &dyn Compute,
+    rows: VectorView<'_>,
+    centroids: VectorView<'_>,
+    quantizer: &ProductQuantizer,
+    observer: Observer<'_>,
+) -> Result<Encoded, BuildError> {
+    let mut encoded = Encoded {
+        labels: Vec::with_capacity(rows.rows()),
+        codes: Vec::with_capacity(rows.rows() * quantizer.shape().code_size()),
+    };
+    for start in (0..rows.rows()).step_by(BLOCK_ROWS) {
+        let end = (start + BLOCK_ROWS).min(rows.rows());
+        let block = compute.upload(rows.slice(start, end))?;
+        let labels = checked_labels(&compute.assign(&block, centroids, Metric::L2)?, centroids.rows())?;
+        let residual_of = ResidualOf { centroids, labels: &labels };
+        encoded.codes.extend(quantizer.encode(compute, &block, Some(residual_of))?);
+        encoded.labels.extend(labels);
+        let progress =
+            Progress { stage: "encode", done: end as u64, total: rows.rows() as u64, inertia: None };
+        if let ControlFlow::Break(()) = observer(progress) {
+            return Err(TrainError::Cancelled.into());
+        }
+    }
+    Ok(encoded)
+}
+
+/// Which rows each list holds.
+struct Lists {
+    offsets: Vec<u64>,
+    /// Source rows, list by list, ascending within a list.
+    order: Vec<u32>,
+}
+
+impl Lists {
+    fn of(labels: &[u32], nlist: usize) -> Self {
+        let mut offsets = vec![0u64; nlist + 1];
+        labels.iter().for_each(|&label| offsets[label as usize + 1] += 1);
+        (0..nlist).for_each(|list| offsets[list + 1] += offsets[list]);
+        let mut next = offsets.clone();
+        let mut order = vec![0u32; labels.len()];
+        for (row, &label) in labels.iter().enumerate() {
+            order[next[label as usize] as usize] = row as u32;
+            next[label as usize] += 1;
+        }
+        Self { offsets, order }
+    }
+
+    fn report(&self, kmeans: &Kmeans, pq: PqTraining) -> BuildReport {
+        let sizes = || self.offsets.windows(2).map(|pair| (pair[1] - pair[0]) as usize);
+        let longest_list = sizes().max().unwrap_or(0);
+        let nlist = self.offsets.len() - 1;
+        let mean = self.order.len().div_ceil(nlist);
+        let mut warnings = kmeans.warnings.clone();
+        warnings.extend(pq.warnings);
+        if longest_list > LONG_LIST * mean {
+            warnings.push(Warning::LongestList { rows: longest_list, mean });
+        }
+        BuildReport {
+            kmeans_inertia: kmeans.inertia.clone(),
+            kmeans_rows: kmeans.rows,
+            pq_inertia: pq.inertia,
+            pq_rows: pq.rows,
+            longest_list,
+            empty_lists: sizes().filter(|&size| size == 0).count(),
+            warnings,
+        }
+    }
+}
+
+fn gather_codes(codes: &[u8], code_size: usize, order: &[u32]) -> Vec<u8> {
+    let mut gathered = vec![0u8; codes.len()];
+    gathered.par_chunks_exact_mut(code_size).with_min_len(4096).zip(order).for_each(|(code, &row)| {
+        code.copy_from_slice(&codes[row as usize * code_size..(row as usize + 1) * code_size]);
+    });
+    gathered
+}
+
+/// Per row |r̂|² + 2⟨c, r̂⟩, summed in f64 over the dimensions in order.
+fn residual_terms(index: &IvfPq) -> Array<f32> {
+    let shape = *index.quantizer.shape();
+    let term = |centroid: &[f32], code: &[u8]| {
+        let mut sum = 0.0f64;
+        for (m, centre) in centroid.chunks(shape.dsub).enumerate() {
+            for (&value, &centre) in index.quantizer.entry(code, m).iter().zip(centre) {
+                sum += f64::from(value) * (f64::from(value) + 2.0 * f64::from(centre));
+            }
+        }
+        sum as f32
+    };
+    let terms: Vec<f32> = (0..index.nlist())
+        .into_par_iter()
+        .flat_map_iter(|list| {
+            let centroid = index.centroids().row(list);
+            index.list(list).map(move |row| (centroid, row as u32))
+        })
+        .map(|(centroid, row)| term(centroid, index.code(row)))
+        .collect();
+    terms.into()
+}

@@ -1,0 +1,123 @@
+//! What a user chooses about an IVF-PQ index.
+
+use super::build::BuildError;
+use crate::flat::Precision;
+use crate::train::{PqShape, TrainError};
+
+/// What is kept beside the codes to rank candidates again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Refine {
+    /// Nothing: distances are estimates, recall is what the codes give.
+    None,
+    /// 2 bytes per dimension, and recall as with `F32` for embeddings of moderate range.
+    #[default]
+    F16,
+    /// 4 bytes per dimension: distances are those of the rows as given.
+    F32,
+}
+
+impl Refine {
+    pub const ALL: [Refine; 3] = [Refine::None, Refine::F16, Refine::F32];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Refine::None => "none",
+            Refine::F16 => "f16",
+            Refine::F32 => "f32",
+        }
+    }
+
+    pub fn precision(self) -> Option<Precision> {
+        match self {
+            Refine::None => None,
+            Refine::F16 => Some(Precision::F16),
+            Refine::F32 => Some(Precision::F32),
+        }
+    }
+}
+
+/// Parameters of a build. [`IvfPqParams::defaults_for`] gives those for a set of rows.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct IvfPqParams {
+    /// Inverted lists, 1 to 65,536 and at most one per row. Default 4·√rows, but 39 rows per list or more.
+    /// More lists make a probe shorter and training longer.
+    pub nlist: usize,
+    /// Sub-vectors of a code: a divisor of the dimension, or of the dimension rounded up to a multiple of 4.
+    /// Default: sub-vectors of about 4 dimensions up to 128-d, of 8 above. More cost bytes and scan time, and
+    /// save candidates that must be ranked again.
+    pub pq_m: usize,
+    /// Bits per sub-vector, 8 or 4. Default 8. With 4, take twice the `pq_m` for codes of the same size.
+    pub pq_bits: usize,
+    /// What is kept to rank candidates again. Default `f16`.
+    pub refine: Refine,
+    /// Passes of k-means at most, 1 to 1,000. Default 10.
+    pub kmeans_iterations: usize,
+}
+
+impl IvfPqParams {
+    pub const MAX_NLIST: usize = 1 << 16;
+
+    pub fn defaults_for(rows: usize, dim: usize) -> Self {
+        let nlist = (4.0 * (rows as f64).sqrt()).round() as usize;
+        let dsub = if dim <= 128 { 4 } else { 8 };
+        // The allowed number of sub-vectors nearest to dim / dsub, the larger of two.
+        let wanted = dim.div_ceil(dsub);
+        let pq_m = PqShape::allowed_pq_m(dim).into_iter().rev().min_by_key(|&pq_m| pq_m.abs_diff(wanted));
+        Self {
+            nlist: nlist.min(rows / 39).clamp(1, Self::MAX_NLIST),
+            pq_m: pq_m.unwrap_or(1),
+            pq_bits: 8,
+            refine: Refine::default(),
+            kmeans_iterations: 10,
+        }
+    }
+
+    /// Checks everything that can be known before a row is read but their number; with `rows`, that too.
+    /// Returns the shape of the codes.
+    pub fn check(&self, dim: usize, rows: Option<usize>) -> Result<PqShape, BuildError> {
+        let highest = rows.unwrap_or(usize::MAX).min(Self::MAX_NLIST);
+        if !(1..=highest).contains(&self.nlist) {
+            let of_rows = rows.map_or(String::new(), |rows| format!(" for {rows} rows"));
+            let expected = format!("1 to {highest}{of_rows}");
+            return Err(TrainError::Parameter { name: "nlist", expected, got: self.nlist.to_string() }.into());
+        }
+        if !(1..=1000).contains(&self.kmeans_iterations) {
+            let (expected, got) = ("1 to 1000".into(), self.kmeans_iterations.to_string());
+            return Err(TrainError::Parameter { name: "kmeans_iterations", expected, got }.into());
+        }
+        Ok(PqShape::new(dim, self.pq_m, self.pq_bits)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_always_allowed() {
+        for rows in [1, 2, 38, 39, 40, 1000, 10_000, 336_479, 10_000_000, 2_000_000_000] {
+            for dim in [1, 2, 3, 5, 7, 50, 96, 100, 101, 127, 128, 384, 768, 1009, 1536] {
+                let params = IvfPqParams::defaults_for(rows, dim);
+                let shape = params.check(dim, Some(rows)).unwrap();
+                assert!(shape.dsub <= 16 || dim < 16, "{dim}-d: sub-vectors of {}", shape.dsub);
+            }
+        }
+        let glove = IvfPqParams::defaults_for(336_479, 100);
+        assert_eq!((glove.nlist, glove.pq_m), (2320, 25));
+        assert_eq!(IvfPqParams::defaults_for(10_000, 384).pq_m, 48);
+    }
+
+    #[test]
+    fn impossible_values_are_named_with_what_is_allowed() {
+        let good = IvfPqParams::defaults_for(1000, 16);
+        let error = |params: IvfPqParams| params.check(16, Some(1000)).unwrap_err().to_string();
+        let nlist = error(IvfPqParams { nlist: 1001, ..good.clone() });
+        assert!(nlist.contains("`nlist`: expected 1 to 1000 for 1000 rows, got 1001"), "{nlist}");
+        assert!(error(IvfPqParams { nlist: 0, ..good.clone() }).contains("`nlist`"));
+        assert!(error(IvfPqParams { pq_m: 3, ..good.clone() }).contains("one of 1, 2, 4, 8, 16"));
+        assert!(error(IvfPqParams { pq_bits: 6, ..good.clone() }).contains("`pq_bits`: expected 8 or 4"));
+        assert!(error(IvfPqParams { kmeans_iterations: 0, ..good.clone() }).contains("`kmeans_iterations`"));
+        assert!(IvfPqParams { nlist: 65_537, ..good }.check(16, None).is_err());
+    }
+}

@@ -1,0 +1,164 @@
+//! An index as sections, and back with every invariant checked.
+//!
+//! | section | tensors | metadata |
+//! |---|---|---|
+//! | `ivf` | `centroids` f32 `nlist × dim`, `list_offsets` u64 `nlist + 1`, `codebooks` f32 `pq_m × ksub × dsub` | `metric`, `pq_bits`, `refine` |
+//! | `codes` | `codes` u8 `rows × code_size`; for L2 `terms` f32 `rows` | – |
+//! | `vectors` (unless `refine` is `none`) | `vectors` f16 or f32 `rows × dim` | – |
+//!
+//! `ivf` is what every search needs; of the others it reads the ranges of the lists it probes.
+
+use rayon::prelude::*;
+
+use super::IvfPq;
+use super::params::{IvfPqParams, Refine};
+use crate::artifact::{Array, Section, TensorError};
+use crate::flat::{KeptVectors, read_metric};
+use crate::index::SearchIndex;
+use crate::train::{PqShape, ProductQuantizer};
+use crate::vectors::Metric;
+
+const IVF: &str = "ivf";
+const CODES: &str = "codes";
+const VECTORS: &str = "vectors";
+
+pub(super) fn write(index: &IvfPq) -> Vec<Section> {
+    let (nlist, rows, shape) = (index.nlist(), index.rows(), index.quantizer.shape());
+    assert_eq!(index.centroids.len(), nlist * index.dim);
+    assert_eq!(index.codes.len(), rows * shape.code_size());
+    assert_eq!(index.terms.is_some(), index.metric == Metric::L2);
+    let refine = index.kept.as_ref().map_or(Refine::None.name(), |kept| kept.precision().name());
+    let codebooks: Array<f32> = index.quantizer.codebook().to_vec().into();
+    let ivf = Section::new(IVF)
+        .with("centroids", &index.centroids, &[nlist, index.dim])
+        .with("list_offsets", &index.list_offsets, &[nlist + 1])
+        .with("codebooks", &codebooks, &[shape.pq_m, shape.ksub(), shape.dsub])
+        .with_metadata("metric", index.metric.name())
+        .with_metadata("pq_bits", shape.pq_bits)
+        .with_metadata("refine", refine);
+    let mut codes = Section::new(CODES).with("codes", &index.codes, &[rows, shape.code_size()]);
+    if let Some(terms) = &index.terms {
+        codes = codes.with("terms", terms, &[rows]);
+    }
+    let mut sections = vec![ivf, codes];
+    if let Some(kept) = &index.kept {
+        sections.push(kept.write(Section::new(VECTORS), VECTORS));
+    }
+    sections
+}
+
+impl IvfPq {
+    /// The index that [`sections`](SearchIndex::sections) wrote. Whatever holds of a built index is checked here, so
+    /// that search need not: shapes that agree, ascending offsets that end at the number of rows, codes within
+    /// their codebooks, finite values.
+    pub fn from_sections(sections: &[Section]) -> Result<Self, TensorError> {
+        let ivf = section(sections, IVF, "centroids")?;
+        let metric = read_metric(ivf)?;
+        let refine = read_refine(ivf)?;
+        let (centroids, shape) = ivf.array_of_rank::<f32>("centroids", 2)?;
+        let (nlist, dim) = (shape[0], shape[1]);
+        if !(1..=IvfPqParams::MAX_NLIST).contains(&nlist) || dim == 0 {
+            let expected = format!("1 to {} lists of 1 or more dimensions", IvfPqParams::MAX_NLIST);
+            return Err(content("centroids", format!("expected {expected}, got {nlist} × {dim}")));
+        }
+        check_finite("centroids", &centroids)?;
+        let quantizer = read_quantizer(ivf, dim)?;
+        let list_offsets = ivf.array::<u64>("list_offsets", &[nlist + 1])?;
+        let codes_section = section(sections, CODES, "codes")?;
+        let rows = read_rows(codes_section)?;
+        check_offsets(&list_offsets, rows)?;
+        let code_size = quantizer.shape().code_size();
+        let codes = codes_section.array::<u8>("codes", &[rows, code_size])?;
+        check_codes(&codes, quantizer.shape())?;
+        let terms = match metric {
+            Metric::L2 => Some(codes_section.array::<f32>("terms", &[rows])?),
+            _ => None,
+        };
+        check_finite("terms", terms.as_deref().unwrap_or(&[]))?;
+        let kept = match refine.precision() {
+            Some(precision) => {
+                let vectors = section(sections, VECTORS, VECTORS)?;
+                Some(KeptVectors::read(vectors, VECTORS, rows, dim, precision)?)
+            }
+            None => None,
+        };
+        Ok(Self { metric, dim, centroids, list_offsets, quantizer, codes, terms, kept })
+    }
+}
+
+fn content(tensor: &str, what: String) -> TensorError {
+    TensorError::Content { tensor: tensor.into(), what }
+}
+
+fn section<'a>(sections: &'a [Section], name: &str, tensor: &str) -> Result<&'a Section, TensorError> {
+    let missing = || TensorError::Missing { section: name.into(), tensor: tensor.into() };
+    sections.iter().find(|section| section.name == name).ok_or_else(missing)
+}
+
+fn read_refine(ivf: &Section) -> Result<Refine, TensorError> {
+    let name: String = ivf.metadata("refine")?;
+    Refine::ALL.into_iter().find(|refine| refine.name() == name).ok_or_else(|| TensorError::Metadata {
+        section: IVF.into(),
+        key: "refine".into(),
+        what: format!("expected none, f16 or f32, got `{name}`"),
+    })
+}
+
+fn read_rows(codes: &Section) -> Result<usize, TensorError> {
+    match codes.tensor("codes")?.shape[..] {
+        [rows, _] if rows > 0 && rows < u64::from(u32::MAX) => Ok(rows as usize),
+        ref got => Err(content("codes", format!("expected 1 to {} rows of codes, got shape {got:?}", u32::MAX - 1))),
+    }
+}
+
+fn read_quantizer(ivf: &Section, dim: usize) -> Result<ProductQuantizer, TensorError> {
+    let (codebooks, got) = ivf.array_of_rank::<f32>("codebooks", 3)?;
+    let refused = |what: String| content("codebooks", what);
+    let shape = PqShape::new(dim, got[0], ivf.metadata("pq_bits")?).map_err(|error| refused(error.to_string()))?;
+    let expected = [shape.pq_m, shape.ksub(), shape.dsub];
+    if got != expected {
+        return Err(refused(format!("expected shape {expected:?}, got {got:?}")));
+    }
+    ProductQuantizer::from_codebook(shape, codebooks.to_vec()).map_err(|error| refused(error.to_string()))
+}
+
+fn check_finite(tensor: &str, values: &[f32]) -> Result<(), TensorError> {
+    match values.par_iter().position_first(|value| !value.is_finite()) {
+        Some(at) => Err(content(tensor, format!("expected finite values, got {} at {at}", values[at]))),
+        None => Ok(()),
+    }
+}
+
+fn check_offsets(offsets: &[u64], rows: usize) -> Result<(), TensorError> {
+    let refused = |what: String| Err(content("list_offsets", what));
+    if offsets[0] != 0 {
+        return refused(format!("expected 0 first, got {}", offsets[0]));
+    }
+    if let Some(list) = offsets.windows(2).position(|pair| pair[0] > pair[1]) {
+        return refused(format!(
+            "expected ascending values, got {} after {} at {}",
+            offsets[list + 1],
+            offsets[list],
+            list + 1
+        ));
+    }
+    match offsets[offsets.len() - 1] {
+        last if last == rows as u64 => Ok(()),
+        last => refused(format!("expected the number of rows, {rows}, last, got {last}")),
+    }
+}
+
+/// Any byte is an 8-bit code and any two halves are 4-bit codes, but for the half that an odd `pq_m` leaves over.
+fn check_codes(codes: &[u8], shape: &PqShape) -> Result<(), TensorError> {
+    if shape.pq_bits == 8 || shape.pq_m % 2 == 0 {
+        return Ok(());
+    }
+    let code_size = shape.code_size();
+    match codes.par_chunks_exact(code_size).position_first(|code| code[code_size - 1] > 15) {
+        Some(row) => {
+            let got = codes[row * code_size + code_size - 1];
+            Err(content("codes", format!("row {row}: expected a last byte below 16, got {got}")))
+        }
+        None => Ok(()),
+    }
+}
