@@ -2,5 +2,7 @@
 
 pub mod artifact;
 pub mod compute;
+#[cfg(feature = "cli")]
+pub mod dataset;
 pub mod index;
 pub mod vectors;
