@@ -14,9 +14,12 @@ pub struct Certificate {
     pub k: Vec<u32>,
     /// One for each setting measured, cheapest first.
     pub points: Vec<CertificatePoint>,
-    /// The recall@`gate.k` that the defaults were chosen to reach, in 0..=1.
+    /// The defaults are the cheapest setting measured that reaches this recall@`target_k`, in 0..=1; the best one where
+    /// none does.
+    pub target_k: u32,
     pub target_recall: f64,
-    pub gate: Gate,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<Gate>,
     pub chosen_effort: u32,
     pub chosen_refine: u32,
 }

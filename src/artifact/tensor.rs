@@ -49,6 +49,8 @@ elements! { u8 => U8, i8 => I8, u16 => U16, half::f16 => F16, u32 => U32, i32 =>
 
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum TensorError {
+    #[error("section `{section}` is missing")]
+    NoSection { section: String },
     #[error("section `{section}` has no tensor `{tensor}`")]
     Missing { section: String, tensor: String },
     #[error("tensor `{tensor}`: expected {expected:?}, got {got:?}")]
@@ -187,6 +189,14 @@ impl Section {
         self
     }
 
+    /// The one called `name`.
+    pub fn named<'a>(sections: &'a [Section], name: &str) -> Result<&'a Section, TensorError> {
+        sections
+            .iter()
+            .find(|section| section.name == name)
+            .ok_or_else(|| TensorError::NoSection { section: name.into() })
+    }
+
     pub fn tensor(&self, name: &str) -> Result<&Tensor, TensorError> {
         self.tensors
             .iter()
@@ -222,11 +232,15 @@ impl Section {
     }
 
     /// The metadata value `key`, parsed.
-    pub fn metadata<V: std::str::FromStr>(&self, key: &str) -> Result<V, TensorError> {
+    pub fn metadata<V>(&self, key: &str) -> Result<V, TensorError>
+    where
+        V: std::str::FromStr,
+        V::Err: std::fmt::Display,
+    {
         let error =
             |what: String| TensorError::Metadata { section: self.name.clone(), key: key.into(), what };
         let text = self.metadata.get(key).ok_or_else(|| error("is missing".into()))?;
-        text.parse().map_err(|_| error(format!("`{text}` is not understood")))
+        text.parse().map_err(|reason| error(format!("`{text}` is not understood: {reason}")))
     }
 }
 

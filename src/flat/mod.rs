@@ -1,15 +1,12 @@
 //! Exact search over kept vectors: the index family for few rows, what other families re-rank with
-//! ([`KeptVectors`]), and the ground truth they are measured against ([`ground_truth`]).
+//! ([`KeptVectors`](crate::index::KeptVectors)), and the ground truth they are measured against ([`ground_truth`]).
 //!
 //! Refuses rows that the chosen precision cannot hold. Ordinals are the rows' numbers as given.
 
-mod kept;
 mod search;
 mod sections;
 mod truth;
 
-pub use kept::{KeepError, KeptVectors, Precision};
 pub use search::FlatIndex;
-pub(crate) use sections::read_metric;
 pub use sections::SECTION;
 pub use truth::ground_truth;

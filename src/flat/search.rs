@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use super::kept::{KeepError, KeptVectors, Precision};
 use crate::artifact::Section;
-use crate::index::{SearchIndex, SearchParams, Searcher};
+use crate::index::{KeepError, KeptVectors, Precision, SearchIndex, SearchParams, Searcher};
 use crate::vectors::{Metric, Neighbor, TopK, VectorView};
 
 /// All rows, compared one by one.
@@ -21,8 +20,9 @@ impl FlatIndex {
         Ok(Self { vectors: KeptVectors::gather(rows, &order, precision)?, metric })
     }
 
-    pub fn vectors(&self) -> &KeptVectors {
-        &self.vectors
+    /// Over vectors that another index keeps: the same rows, searched exactly.
+    pub fn over(vectors: KeptVectors, metric: Metric) -> Self {
+        Self { vectors, metric }
     }
 }
 
@@ -44,12 +44,12 @@ impl SearchIndex for FlatIndex {
     }
 
     /// One setting: there is nothing to trade.
-    fn effort_ladder(&self, _k: usize) -> Vec<usize> {
-        vec![1]
+    fn ladder(&self, k: usize) -> Vec<SearchParams> {
+        vec![SearchParams { k, effort: 1, refine: 0 }]
     }
 
-    fn vector(&self, ordinal: u32) -> Option<Vec<f32>> {
-        ((ordinal as usize) < self.rows()).then(|| self.vectors.vector(ordinal))
+    fn kept(&self) -> Option<&KeptVectors> {
+        Some(&self.vectors)
     }
 
     fn searcher(self: Arc<Self>) -> Box<dyn Searcher> {

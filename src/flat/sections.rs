@@ -1,9 +1,8 @@
 //! A flat index as one section, `vectors`: the tensor `vectors` (`rows × dim`, f32 or f16), and the metric.
 
-use super::kept::{KeptVectors, Precision};
 use super::search::FlatIndex;
 use crate::artifact::{Dtype, Section, TensorError};
-use crate::vectors::Metric;
+use crate::index::{KeptVectors, Precision};
 
 /// The name of the section, and of its tensor.
 pub const SECTION: &str = "vectors";
@@ -33,18 +32,8 @@ impl FlatIndex {
             got => return Err(content(format!("expected F32 or F16, got {got:?}"))),
         };
         let vectors = KeptVectors::read(section, SECTION, rows as usize, dim as usize, precision)?;
-        Ok(Self { vectors, metric: read_metric(section)? })
+        Ok(Self { vectors, metric: section.metadata("metric")? })
     }
-}
-
-/// The metadata value `metric`.
-pub(crate) fn read_metric(section: &Section) -> Result<Metric, TensorError> {
-    let name: String = section.metadata("metric")?;
-    Metric::ALL.into_iter().find(|metric| metric.name() == name).ok_or_else(|| TensorError::Metadata {
-        section: section.name.clone(),
-        key: "metric".into(),
-        what: format!("expected l2, inner_product or cosine, got `{name}`"),
-    })
 }
 
 #[cfg(test)]
@@ -63,8 +52,7 @@ mod tests {
                 let read = FlatIndex::from_sections(&index.sections()).unwrap();
                 assert_eq!((read.rows(), read.dim(), read.metric()), (4, 3, metric));
                 assert_eq!(read.vectors.precision(), precision);
-                assert_eq!(read.vector(3).unwrap(), &rows[9..]);
-                assert_eq!(read.vector(4), None);
+                assert_eq!(read.vectors.vector(3), &rows[9..]);
             }
         }
     }

@@ -11,6 +11,7 @@ use super::prune::Prune;
 use super::{Hnsw, connect, upper_offsets};
 use crate::compute::cpu::kernels;
 use crate::compute::{Compute, ComputeError, Leaves};
+use crate::index::{KeptVectors, Precision};
 use crate::train::{Observer, Progress};
 use crate::vectors::{Metric, Random, VectorBuf, VectorView};
 
@@ -277,16 +278,15 @@ impl<'a> Renumbered<'a> {
                 }));
             }
         }
-        let vectors = rows.gather(self.order);
+        let vectors = KeptVectors::gather(rows, self.order, Precision::F32).expect("every f32 fits f32");
         let levels: Vec<u8> = self.order.iter().map(|&row| levels[row as usize]).collect();
         Hnsw {
             metric,
-            dim: rows.dim(),
             codes: match code {
                 Code::F32 => None,
-                Code::Sq8 => Some(ScalarCodes::encode(vectors.view(), metric)),
+                Code::Sq8 => Some(ScalarCodes::encode(rows, self.order, metric)),
             },
-            vectors: vectors.into_vec().into(),
+            vectors,
             links: links.into(),
             degree,
             upper_offsets: upper_offsets(&levels),

@@ -66,7 +66,8 @@ impl ScalarCodes {
     /// Rows encoded at once by one task.
     const BLOCK_ROWS: usize = 1024;
 
-    pub fn encode(rows: VectorView<'_>, metric: Metric) -> Self {
+    /// Codes of `rows[order[0]], rows[order[1]], …`.
+    pub fn encode(rows: VectorView<'_>, order: &[u32], metric: Metric) -> Self {
         let dim = rows.dim();
         let (least, greatest) = ranges(rows);
         let scale: Vec<f32> = least.iter().zip(&greatest).map(|(low, high)| (high - low) / 255.0).collect();
@@ -75,7 +76,7 @@ impl ScalarCodes {
         let mut bytes = vec![0u8; rows.rows() * stride];
         bytes.par_chunks_mut(stride * Self::BLOCK_ROWS).enumerate().for_each(|(block, bytes)| {
             for (index, bytes) in bytes.chunks_exact_mut(stride).enumerate() {
-                let row = rows.row(block * Self::BLOCK_ROWS + index);
+                let row = rows.row(order[block * Self::BLOCK_ROWS + index] as usize);
                 for (byte, ((&x, &low), &inverse)) in
                     bytes.iter_mut().zip(row.iter().zip(&least).zip(&inverse))
                 {

@@ -25,15 +25,15 @@ pub use params::HnswParams;
 use codes::ScalarCodes;
 
 use crate::artifact::Array;
+use crate::index::KeptVectors;
 use crate::vectors::Metric;
 
 /// A built or loaded graph with its vectors, immutable.
 #[derive(Debug, Clone)]
 pub struct Hnsw {
     metric: Metric,
-    dim: usize,
-    /// `rows × dim`; unit length for cosine.
-    vectors: Array<f32>,
+    /// Of unit length for cosine.
+    vectors: KeptVectors,
     /// What the walk reads in place of the vectors.
     codes: Option<ScalarCodes>,
     /// `rows × degree`, padded with `u32::MAX` at the end.

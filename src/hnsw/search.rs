@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Hnsw;
 use super::codes::ScalarQuery;
 use crate::compute::cpu::{Kernels, kernels, prefetch};
-use crate::index::{SearchIndex, SearchParams, Searcher};
+use crate::index::{KeptVectors, SearchIndex, SearchParams, Searcher};
 use crate::vectors::{Metric, Neighbor};
 
 /// A search session over a graph; one per thread.
@@ -41,10 +41,7 @@ impl GraphSearcher {
         self.distances.resize(self.fresh.len(), 0.0);
         match &index.codes {
             Some(codes) => self.code_query.distances(codes, self.kernels, &self.fresh, &mut self.distances),
-            None => {
-                let (fresh, distances) = (&self.fresh, &mut self.distances);
-                self.kernels.distance_gather(index.metric, query, &index.vectors, fresh, distances);
-            }
+            None => index.vectors.distances(index.metric, query, &self.fresh, &mut self.distances),
         }
     }
 
@@ -118,7 +115,7 @@ impl Searcher for GraphSearcher {
         self.fresh.extend(self.beam.nearest().take(refine).map(|neighbor| neighbor.ordinal));
         self.distances.resize(self.fresh.len(), 0.0);
         let index = &*self.index;
-        self.kernels.distance_gather(index.metric, query, &index.vectors, &self.fresh, &mut self.distances);
+        index.vectors.distances(index.metric, query, &self.fresh, &mut self.distances);
         found.extend(
             self.fresh.iter().zip(&self.distances).map(|(&row, &distance)| Neighbor::new(row, distance)),
         );
@@ -246,7 +243,7 @@ impl SearchIndex for Hnsw {
     }
 
     fn dim(&self) -> usize {
-        self.dim
+        self.vectors.dim()
     }
 
     fn metric(&self) -> Metric {
@@ -267,9 +264,8 @@ impl SearchIndex for Hnsw {
             .collect()
     }
 
-    fn vector(&self, ordinal: u32) -> Option<Vec<f32>> {
-        let start = ordinal as usize * self.dim;
-        self.vectors.get(start..start + self.dim).map(<[f32]>::to_vec)
+    fn kept(&self) -> Option<&KeptVectors> {
+        Some(&self.vectors)
     }
 
     fn searcher(self: Arc<Self>) -> Box<dyn Searcher> {

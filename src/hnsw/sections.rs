@@ -14,7 +14,7 @@
 use super::codes::{Code, ScalarCodes};
 use super::{Hnsw, upper_offsets};
 use crate::artifact::{Section, TensorError};
-use crate::index::SearchIndex;
+use crate::index::{KeptVectors, Precision, SearchIndex};
 use crate::vectors::Metric;
 
 pub(super) fn write(index: &Hnsw) -> Vec<Section> {
@@ -28,38 +28,35 @@ pub(super) fn write(index: &Hnsw) -> Vec<Section> {
             .with_metadata("metric", index.metric)
             .with_metadata("entry_point", index.entry_point)
             .with_metadata("code", index.code().name()),
-        Section::new("vectors").with("vectors", &index.vectors, &[rows, index.dim]),
+        index.vectors.write(Section::new("vectors"), "vectors"),
     ];
     sections.extend(index.codes.as_ref().map(ScalarCodes::section));
     sections
 }
 
 impl Hnsw {
-    /// The index that `write` took apart; `section` fetches one by name.
+    /// The index that `write` took apart.
     ///
     /// # Errors
-    /// Those of `section`, and the first tensor that is missing, has another type or shape, or breaks an invariant.
-    pub fn read<E: From<TensorError>>(
-        section: &mut dyn FnMut(&str) -> Result<Section, E>,
-    ) -> Result<Self, E> {
-        let graph = section("graph")?;
-        let code: Code = graph.metadata("code")?;
-        let codes = match code {
+    /// The first section or tensor that is missing, has another type or shape, or breaks an invariant.
+    pub fn from_sections(sections: &[Section]) -> Result<Self, TensorError> {
+        let graph = Section::named(sections, "graph")?;
+        let codes = match graph.metadata("code")? {
             Code::F32 => None,
-            Code::Sq8 => Some(section("codes")?),
+            Code::Sq8 => Some(Section::named(sections, "codes")?),
         };
-        Ok(Self::from_parts(&graph, &section("vectors")?, codes.as_ref())?)
-    }
-
-    fn from_parts(graph: &Section, vectors: &Section, codes: Option<&Section>) -> Result<Self, TensorError> {
+        let vectors = Section::named(sections, "vectors")?;
         let broken = |tensor: &str, what: String| TensorError::Content { tensor: tensor.into(), what };
         let (links, shape) = graph.array_of_rank::<u32>("links", 2)?;
         let (rows, degree) = (shape[0], shape[1]);
-        let (vectors, shape) = vectors.array_of_rank::<f32>("vectors", 2)?;
-        let dim = shape[1];
-        if shape[0] != rows || rows == 0 || rows > Self::MAX_ROWS || dim == 0 || degree == 0 {
-            return Err(broken("vectors", format!("shape {shape:?} does not go with {rows} rows of links")));
+        if rows == 0 || rows > Self::MAX_ROWS || degree == 0 {
+            return Err(broken("links", format!("shape {shape:?}: no graph has that")));
         }
+        let dim = vectors.tensor("vectors")?.shape.last().map_or(0, |&dim| dim as usize);
+        if dim == 0 {
+            return Err(broken("vectors", "no dimensions".into()));
+        }
+        let vectors = KeptVectors::read(vectors, "vectors", rows, dim, Precision::F32)?;
         let levels = graph.array::<u8>("levels", &[rows])?;
         let upper_rows: usize = levels.iter().map(|&level| usize::from(level)).sum();
         let (upper_links, shape) = graph.array_of_rank::<u32>("upper_links", 2)?;
@@ -80,9 +77,8 @@ impl Hnsw {
         }
         let index = Self {
             metric,
-            dim,
             codes: codes.map(|codes| ScalarCodes::read(codes, metric, rows, dim)).transpose()?,
-            vectors: vectors.aligned_to_lines(),
+            vectors,
             links: links.aligned_to_lines(),
             degree,
             upper_offsets: upper_offsets(&levels),
@@ -92,9 +88,6 @@ impl Hnsw {
             entry_point,
         };
         index.check_upper_links()?;
-        if let Some(place) = index.vectors.iter().position(|value| !value.is_finite()) {
-            return Err(broken("vectors", format!("entry {place} is not finite")));
-        }
         Ok(index)
     }
 

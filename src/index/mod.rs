@@ -1,7 +1,11 @@
 //! What every index family answers, so that the loader, the certificate and the command line need not know which
 //! family they hold. The families are `flat`, `ivf` and `hnsw`.
 
+mod kept;
+
 use std::sync::Arc;
+
+pub use kept::{KeepError, KeptVectors, Precision};
 
 use crate::artifact::Section;
 use crate::vectors::{Metric, Neighbor, VectorView};
@@ -26,12 +30,12 @@ pub trait SearchIndex: Send + Sync {
     /// What `effort` is called here: `nprobe`, `ef_search`; `None` where there is no such knob.
     fn effort_name(&self) -> Option<&'static str>;
 
-    /// Settings worth measuring for a certificate, cheapest first, at least one, none below what finding `k` rows
+    /// Settings worth measuring for a certificate, at least one: efforts ascending, none below what finding `k` rows
     /// needs.
     fn ladder(&self, k: usize) -> Vec<SearchParams>;
 
-    /// The vector of a row as the index holds it (for cosine normalised), where it kept it.
-    fn vector(&self, ordinal: u32) -> Option<Vec<f32>>;
+    /// The vectors of all rows by ordinal (for cosine normalised), where the index kept them.
+    fn kept(&self) -> Option<&KeptVectors>;
 
     /// A search session: owns the memory that searches reuse, so that none is allocated per query.
     fn searcher(self: Arc<Self>) -> Box<dyn Searcher>;

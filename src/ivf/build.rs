@@ -8,7 +8,7 @@ use super::params::IvfPqParams;
 use super::IvfPq;
 use crate::artifact::Array;
 use crate::compute::{Compute, ComputeError, ResidualOf};
-use crate::flat::{KeepError, KeptVectors};
+use crate::index::{KeepError, KeptVectors};
 use crate::train::{
     self, Kmeans, KmeansParams, Observer, PqParams, PqShape, PqTraining, ProductQuantizer, Progress, TrainError,
     Warning, check_magnitude, checked_labels,

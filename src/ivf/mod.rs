@@ -18,7 +18,7 @@ pub use build::{BuildError, BuildReport, Built, build};
 pub use params::{IvfPqParams, Refine};
 
 use crate::artifact::Array;
-use crate::flat::KeptVectors;
+use crate::index::KeptVectors;
 use crate::train::ProductQuantizer;
 use crate::vectors::{Metric, VectorView};
 

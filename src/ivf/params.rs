@@ -1,7 +1,7 @@
 //! What a user chooses about an IVF-PQ index.
 
 use super::build::BuildError;
-use crate::flat::Precision;
+use crate::index::Precision;
 use crate::train::{PqShape, TrainError};
 
 /// What is kept beside the codes to rank candidates again.

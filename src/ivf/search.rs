@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use super::IvfPq;
 use crate::artifact::Section;
-use crate::index::{SearchIndex, SearchParams, Searcher};
+use crate::index::{KeptVectors, SearchIndex, SearchParams, Searcher};
 use crate::compute::cpu::kernels;
 use crate::vectors::{Metric, Neighbor, TopK};
 
@@ -51,23 +51,22 @@ impl SearchIndex for IvfPq {
 
     /// 1, 2, 3, 4, 6, 8, 12, … up to `nlist`, from the number of lists that hold `k` rows on average. Fewer would
     /// find `k` rows as well: a search goes on to further lists until it has seen that many.
-    fn effort_ladder(&self, k: usize) -> Vec<usize> {
+    fn ladder(&self, k: usize) -> Vec<SearchParams> {
         let nlist = self.nlist();
         let first = k.saturating_mul(nlist).div_ceil(self.rows().max(1)).clamp(1, nlist);
-        let mut ladder = vec![first];
+        let mut nprobes = vec![first];
         let mut power = 1usize;
         while power < nlist {
-            ladder.extend([power, power + power / 2].into_iter().filter(|&n| n > first && n < nlist));
+            nprobes.extend([power, power + power / 2].into_iter().filter(|&n| n > first && n < nlist));
             power *= 2;
         }
-        ladder.push(nlist);
-        ladder.dedup();
-        ladder
+        nprobes.push(nlist);
+        nprobes.dedup();
+        nprobes.into_iter().map(|effort| SearchParams { k, effort, refine: 0 }).collect()
     }
 
-    fn vector(&self, ordinal: u32) -> Option<Vec<f32>> {
-        let kept = self.kept.as_ref()?;
-        ((ordinal as usize) < kept.rows()).then(|| kept.vector(ordinal))
+    fn kept(&self) -> Option<&KeptVectors> {
+        self.kept.as_ref()
     }
 
     fn searcher(self: Arc<Self>) -> Box<dyn Searcher> {

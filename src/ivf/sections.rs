@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use super::IvfPq;
 use super::params::{IvfPqParams, Refine};
 use crate::artifact::{Array, Section, TensorError};
-use crate::flat::{KeptVectors, read_metric};
+use crate::index::KeptVectors;
 use crate::index::SearchIndex;
 use crate::train::{PqShape, ProductQuantizer};
 use crate::vectors::Metric;
@@ -53,7 +53,7 @@ impl IvfPq {
     /// their codebooks, finite values.
     pub fn from_sections(sections: &[Section]) -> Result<Self, TensorError> {
         let ivf = section(sections, IVF, "centroids")?;
-        let metric = read_metric(ivf)?;
+        let metric = ivf.metadata("metric")?;
         let refine = read_refine(ivf)?;
         let (centroids, shape) = ivf.array_of_rank::<f32>("centroids", 2)?;
         let (nlist, dim) = (shape[0], shape[1]);

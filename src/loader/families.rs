@@ -9,18 +9,15 @@ use crate::hnsw::Hnsw;
 use crate::index::SearchIndex;
 use crate::ivf::IvfPq;
 
-/// Makes the index of a kind from its sections, which `section` fetches by name.
+/// Makes the index of a kind from its sections.
 ///
 /// # Errors
-/// An unknown kind, whatever `section` says, and sections that do not make an index.
-pub fn assemble(
-    kind: &str,
-    section: &mut dyn FnMut(&str) -> Result<Section, LoadError>,
-) -> Result<Arc<dyn SearchIndex>, LoadError> {
+/// An unknown kind, and sections that do not make an index.
+pub fn assemble(kind: &str, sections: &[Section]) -> Result<Arc<dyn SearchIndex>, LoadError> {
     match kind {
-        "flat" => Ok(Arc::new(FlatIndex::read(section)?)),
-        "ivf_pq" => Ok(Arc::new(IvfPq::read(section)?)),
-        "hnsw" => Ok(Arc::new(Hnsw::read(section)?)),
+        "flat" => Ok(Arc::new(FlatIndex::from_sections(sections)?)),
+        "ivf_pq" => Ok(Arc::new(IvfPq::from_sections(sections)?)),
+        "hnsw" => Ok(Arc::new(Hnsw::from_sections(sections)?)),
         other => Err(LoadError::Kind { got: other.into(), known: "flat, ivf_pq, hnsw" }),
     }
 }

@@ -118,7 +118,9 @@ impl Index {
     /// Opens what an artifact holds.
     pub fn of(artifact: Artifact) -> Result<Self, LoadError> {
         let manifest = artifact.manifest();
-        let family = assemble(&manifest.build.kind, &mut |name| Ok(artifact.section(name)?))?;
+        let segment = artifact.only_segment()?;
+        let sections = segment.section_names().map(|name| segment.section(name)).collect::<Result<Vec<_>, _>>()?;
+        let family = assemble(&manifest.build.kind, &sections)?;
         let ids = artifact.ids()?;
         let expect = |what, expected: u64, got: usize| {
             let (expected, got) = (expected.to_string(), got.to_string());
@@ -131,7 +133,7 @@ impl Index {
             let (expected, got) = (manifest.build.metric.to_string(), family.metric().to_string());
             return Err(LoadError::Mismatch { what: "metric", expected, got });
         }
-        let exact = family.kept().map(|kept| Arc::new(FlatIndex::new(kept.clone(), family.metric())));
+        let exact = family.kept().map(|kept| Arc::new(FlatIndex::over(kept.clone(), family.metric())));
         let attributes = artifact.attributes()?;
         Ok(Self { artifact, family, exact, ids, attributes })
     }

@@ -10,7 +10,7 @@ use arrow_schema::DataType;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use crate::vectors::Metric;
+use crate::vectors::{Metric, normalize, squared_norm};
 
 /// Why a row cannot be indexed.
 #[derive(Debug, Clone, PartialEq)]
@@ -213,19 +213,11 @@ impl<'a> VectorColumn<'a> {
 /// Checks the norm of a finite vector and normalises it for cosine. Norms are taken in f64, where the square of
 /// no f32 overflows or vanishes: 1e-30 and 1e30 have directions as good as any.
 fn prepare(vector: &mut [f32], metric: Metric) -> std::result::Result<(), BadRow> {
-    let squared_norm: f64 = vector.iter().map(|&value| f64::from(value) * f64::from(value)).sum();
-    match metric {
-        Metric::Cosine if squared_norm == 0.0 => Err(BadRow::ZeroVector),
-        Metric::Cosine => {
-            let norm = squared_norm.sqrt();
-            vector.iter_mut().for_each(|value| *value = (f64::from(*value) / norm) as f32);
-            Ok(())
-        }
-        Metric::L2 | Metric::InnerProduct if squared_norm > MAX_SQUARED_NORM => {
-            Err(BadRow::NormOverflow { squared_norm })
-        }
-        Metric::L2 | Metric::InnerProduct => Ok(()),
+    if metric == Metric::Cosine {
+        return if normalize(vector) { Ok(()) } else { Err(BadRow::ZeroVector) };
     }
+    let squared_norm = squared_norm(vector);
+    if squared_norm > MAX_SQUARED_NORM { Err(BadRow::NormOverflow { squared_norm }) } else { Ok(()) }
 }
 
 #[cfg(test)]

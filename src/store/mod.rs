@@ -22,7 +22,7 @@ mod verify;
 pub use artifact::{Artifact, Segment};
 pub use error::{FileError, Place, StoreError};
 pub use index::IndexStore;
-pub use location::{Location, LocationError};
+pub use location::{Level, Location, LocationError, Object};
 pub use publish::Published;
 pub use runtime::runtime;
 pub use verify::{VerifyProgress, VerifyReport};

@@ -4,11 +4,13 @@
 mod ids;
 mod metric;
 mod neighbors;
+mod norm;
 mod random;
 mod view;
 
 pub use ids::{RowId, RowIdError, RowIdKind, RowIds};
 pub use metric::Metric;
 pub use neighbors::{Neighbor, Neighbors, TopK};
+pub use norm::{normalize, squared_norm};
 pub use random::Random;
 pub use view::{VectorBuf, VectorView};

@@ -107,7 +107,7 @@ impl KeptVectors {
     }
 
     /// `out[i]` becomes the distance from `query` to row `start + i`.
-    pub(super) fn distances_from(&self, metric: Metric, query: &[f32], start: usize, out: &mut [f32]) {
+    pub fn distances_from(&self, metric: Metric, query: &[f32], start: usize, out: &mut [f32]) {
         const PIECE: usize = 64;
         match &self.values {
             Values::F32(values) => {
