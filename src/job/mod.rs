@@ -1,18 +1,25 @@
 //! A build job: what a job file may say ([`JobSpec`]), what is wrong with one ([`SpecError`]), and how a running job
 //! tells about itself ([`Progress`]) and is stopped ([`CancelToken`]).
 
+mod backend;
 mod check;
 mod diagnostics;
+mod forge;
+mod ledger;
 mod origin;
 mod parse;
 mod progress;
 pub mod quantity;
 mod read;
+mod run;
 mod schema;
 mod spec;
+mod summary;
 mod uri;
 
 pub use check::SourceFacts;
+pub use run::run;
+pub use summary::{BuildSummary, BuiltIndex, Outcome, RowCounts, StageCost};
 pub use diagnostics::{Diagnostic, Diagnostics, Place, Quote, Severity};
 pub use parse::{MAX_JOB_FILE_BYTES, SpecError, documented_keys};
 #[cfg(feature = "cli")]
