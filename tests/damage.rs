@@ -80,6 +80,24 @@ fn a_file_cut_short_or_grown_is_reported() {
     }
 }
 
+/// Its size is compared before anything is read or allocated.
+#[test]
+fn a_file_grown_to_a_terabyte_is_refused_at_once() {
+    let place = Place::local();
+    for object in published(&place) {
+        let original = place.get(&object);
+        let file = std::fs::OpenOptions::new().write(true).open(place.local_path(&object)).unwrap();
+        file.set_len(1 << 40).unwrap();
+        let error = read_all(&place).unwrap_err();
+        assert!(
+            matches!(&error, StoreError::Damaged { place, got, .. }
+                if place.file == object && *got == format!("{} bytes", 1u64 << 40)),
+            "{error}"
+        );
+        place.put(&object, original);
+    }
+}
+
 #[test]
 fn a_zeroed_page_is_reported() {
     const PAGE: usize = 256;
