@@ -236,7 +236,9 @@ fn resolve_parents(path: PathBuf) -> std::io::Result<PathBuf> {
 }
 
 fn local_files() -> Arc<dyn ObjectStore> {
-    static STORE: LazyLock<Arc<LocalFileSystem>> = LazyLock::new(Arc::default);
+    // What publishing returns from has to be on the disk, not on its way there.
+    static STORE: LazyLock<Arc<LocalFileSystem>> =
+        LazyLock::new(|| Arc::new(LocalFileSystem::new().with_fsync(true)));
     STORE.clone()
 }
 
