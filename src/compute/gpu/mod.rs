@@ -1,1 +1,3 @@
-//! placeholder
+//! wgpu backend.
+pub mod kernels;
+pub mod layout;
