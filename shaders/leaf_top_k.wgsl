@@ -36,9 +36,10 @@ struct LeafTopKParams {
 const NONE: u32 = 0xffffffffu;
 
 override STRIPE_STRIDE: u32 = LANES + 1u;
+override STRIPE: u32 = TILE_ROWS * STRIPE_STRIDE;
 
 // The scores of one column per lane, for each row of the tile.
-var<workgroup> stripe: array<f32, TILE_ROWS * STRIPE_STRIDE>;
+var<workgroup> stripe: array<f32, STRIPE>;
 
 var<private> slots_end: u32;
 // Of the owned row: its ordinal, the last entry of its list, and what turns a score into a distance.

@@ -22,8 +22,12 @@ override TILE_COLUMNS: u32 = LANES * 4u;
 override A_STRIDE: u32 = LANES * 2u + 1u;
 override B_STRIDE: u32 = LANES + 1u;
 
-var<workgroup> staged_a: array<vec4<f32>, DEPTH * A_STRIDE>;
-var<workgroup> staged_b: array<vec4<f32>, DEPTH * B_STRIDE>;
+// Named, as every length here is: naga 30 loses count of overrides beside lengths that are expressions.
+override STAGED_A: u32 = DEPTH * A_STRIDE;
+override STAGED_B: u32 = DEPTH * B_STRIDE;
+
+var<workgroup> staged_a: array<vec4<f32>, STAGED_A>;
+var<workgroup> staged_b: array<vec4<f32>, STAGED_B>;
 
 // Eight rows by four columns. Indexed by constants only, or it would leave the registers.
 alias Block = array<vec4<f32>, 8>;
