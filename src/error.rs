@@ -4,6 +4,13 @@
 
 use std::error::Error as StdError;
 
+use crate::compute::ComputeError;
+use crate::loader::{LoadError, QueryError};
+use crate::report::CertifyError;
+use crate::store::{LocationError, StoreError};
+use crate::train::TrainError;
+use crate::{hnsw, ivf};
+
 /// The error of the module that failed.
 pub type Cause = Box<dyn StdError + Send + Sync + 'static>;
 
@@ -76,6 +83,124 @@ impl Error {
             | Error::Store(cause)
             | Error::Device(cause) => Some(cause.as_ref()),
             Error::Cancelled => None,
+        }
+    }
+}
+
+impl From<ComputeError> for Error {
+    fn from(error: ComputeError) -> Self {
+        Error::Device(Box::new(error))
+    }
+}
+
+impl From<LocationError> for Error {
+    fn from(error: LocationError) -> Self {
+        match error {
+            LocationError::Changed { .. } | LocationError::ShortRead { .. } | LocationError::Store { .. } => {
+                Error::Store(Box::new(error))
+            }
+            _ => Error::BadInput(Box::new(error)),
+        }
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Location(error) => error.into(),
+            StoreError::Name(_) | StoreError::NotFound { .. } => Error::BadInput(Box::new(error)),
+            StoreError::Missing { .. }
+            | StoreError::Damaged { .. }
+            | StoreError::Malformed { .. }
+            | StoreError::Range { .. } => Error::BadArtifact(Box::new(error)),
+            StoreError::Conflict { .. }
+            | StoreError::Refused { .. }
+            | StoreError::Unsupported { .. }
+            | StoreError::Io { .. } => Error::Store(Box::new(error)),
+            StoreError::Runtime(_) => Error::Internal(Box::new(error)),
+        }
+    }
+}
+
+impl From<LoadError> for Error {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Store(error) => error.into(),
+            error => Error::BadArtifact(Box::new(error)),
+        }
+    }
+}
+
+impl From<QueryError> for Error {
+    fn from(error: QueryError) -> Self {
+        Error::BadInput(Box::new(error))
+    }
+}
+
+impl From<TrainError> for Error {
+    fn from(error: TrainError) -> Self {
+        match error {
+            TrainError::Cancelled => Error::Cancelled,
+            TrainError::Compute(error) => error.into(),
+            TrainError::Label { .. } => Error::Internal(Box::new(error)),
+            error => Error::BadInput(Box::new(error)),
+        }
+    }
+}
+
+impl From<ivf::BuildError> for Error {
+    fn from(error: ivf::BuildError) -> Self {
+        match error {
+            ivf::BuildError::Train(error) => error.into(),
+            error => Error::BadInput(Box::new(error)),
+        }
+    }
+}
+
+impl From<hnsw::BuildError> for Error {
+    fn from(error: hnsw::BuildError) -> Self {
+        match error {
+            hnsw::BuildError::Cancelled => Error::Cancelled,
+            hnsw::BuildError::Compute(error) => error.into(),
+            error => Error::BadInput(Box::new(error)),
+        }
+    }
+}
+
+impl From<CertifyError> for Error {
+    fn from(error: CertifyError) -> Self {
+        match error {
+            CertifyError::Cancelled => Error::Cancelled,
+            error => Error::BadInput(Box::new(error)),
+        }
+    }
+}
+
+#[cfg(feature = "build")]
+mod of_builds {
+    use super::Error;
+    use crate::job::{Cancelled, SpecError};
+    use crate::source::SourceError;
+
+    impl From<SourceError> for Error {
+        fn from(error: SourceError) -> Self {
+            match error {
+                SourceError::Cancelled => Error::Cancelled,
+                SourceError::Location(error) => error.into(),
+                error => Error::BadInput(Box::new(error)),
+            }
+        }
+    }
+
+    impl From<SpecError> for Error {
+        fn from(error: SpecError) -> Self {
+            Error::BadInput(Box::new(error))
+        }
+    }
+
+    impl From<Cancelled> for Error {
+        fn from(_: Cancelled) -> Self {
+            Error::Cancelled
         }
     }
 }

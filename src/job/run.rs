@@ -18,14 +18,15 @@ use super::check::SourceFacts;
 use super::forge::{Forged, forge};
 use super::ledger::{Ledger, peak_memory_bytes};
 use super::progress::{Progress, Unit};
-use super::spec::{IndexSpec, JobSpec, OnBadRow, QueriesSpec, Uri};
+use super::spec::{IndexSpec, JobSpec, OnBadRow, QueriesSpec};
 use super::summary::{BuildSummary, BuiltIndex, Outcome, RowCounts, StageCost};
+use super::uri::Uri;
 use crate::artifact;
 use crate::compute::Compute;
 use crate::error::Error;
 use crate::report::{Certified, CertifyParams, GroundTruth, QuerySet, certify};
 use crate::source::{self, Dataset, Source};
-use crate::store::{IndexStore, Location, runtime, write_object};
+use crate::store::{IndexStore, Location, runtime};
 use crate::vectors::VectorBuf;
 
 /// Neighbours that every certificate's ground truth has, so that recall@100 can stand in it.
@@ -172,7 +173,7 @@ impl<'a> Job<'a> {
             let name = format!("rejects/{}-{}.parquet", self.spec.name, &digest[..16]);
             let place = Location::parse(self.spec.output.uri.resolved())?.join(&name)?;
             moved.written = bytes.len() as u64;
-            write_object(&place, bytes.into())?;
+            place.write(bytes.into())?;
             Ok(place.uri().to_string())
         })
     }
