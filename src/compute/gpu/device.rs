@@ -48,6 +48,9 @@ impl Default for GpuOptions {
 const HARDWARE_BATCH_FLOPS: f64 = 2.5e11;
 /// The same for a CPU at a few GFLOP/s.
 const SOFTWARE_BATCH_FLOPS: f64 = 2e9;
+/// Mesa's llvmpipe ends all loops of a shader, silently, once they have run 65,535 times between them
+/// (`LP_MAX_TGSI_LOOP_ITERATIONS`): results would be wrong without any error.
+const SOFTWARE_LOOP_ITERATIONS: usize = 60_000;
 
 pub(super) struct Device {
     /// Tells this device's rows from another's.
@@ -60,6 +63,8 @@ pub(super) struct Device {
     pub binding_limit: u64,
     pub lanes: u32,
     pub batch_flops: f64,
+    /// How often the loops of one invocation may run, all of them together.
+    pub loop_iterations: usize,
     timeout: Duration,
     faults: Arc<Faults>,
 }
@@ -123,6 +128,7 @@ impl Device {
             binding_limit: options.binding_limit.unwrap_or(binding_limit).min(binding_limit) / 4 * 4,
             lanes: lanes(options.lanes, &limits, software)?,
             batch_flops: if software { SOFTWARE_BATCH_FLOPS } else { HARDWARE_BATCH_FLOPS },
+            loop_iterations: if software { SOFTWARE_LOOP_ITERATIONS } else { usize::MAX },
             timeout: options.timeout,
             device,
             queue,

@@ -31,6 +31,9 @@ pub(super) fn leaf_top_k(
             *out = if neighbor.is_none() { Neighbor::NONE } else { neighbor };
         }
     };
+    let longest = (0..leaves.len()).map(|leaf| leaves.leaf(leaf).len()).max().unwrap_or(0);
+    // Beside the walk: every column is looked at, and may go through the whole list.
+    gpu.require_walk(longest, host.dim(), 9 + gpu.tile_columns() * (k + 2), k + 1)?;
     let tiles = Tiles::of(gpu, rows)?;
     let held = match tiles.only_resident() {
         Some(tile) => Some(HeldRows {

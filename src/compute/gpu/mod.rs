@@ -16,6 +16,7 @@ pub mod kernels;
 mod kmeans_assign;
 pub mod layout;
 mod leaf_top_k;
+mod limits;
 mod memory;
 mod pipelines;
 mod pq_encode;
@@ -34,9 +35,6 @@ use buffers::Buffers;
 use device::Device;
 use pipelines::{Constants, Pipelines};
 use rows::DeviceRows;
-
-/// Bytes of one batch's results, at most: small enough to have two in flight beside the rows.
-const BATCH_OUTPUT_BYTES: u64 = 32 << 20;
 
 /// The GPU backend. Cheap to share between threads; their work is interleaved on the device's one queue.
 pub struct Gpu {
@@ -70,24 +68,6 @@ impl Gpu {
     /// Constants for the kernels that work on `dim` dimensions.
     fn constants(&self, dim: usize) -> Constants {
         Constants { lanes: self.device.lanes, depth: kernels::depth(dim), capacity: 0 }
-    }
-
-    fn tile_rows(&self) -> usize {
-        (self.device.lanes * kernels::LANE_ROWS) as usize
-    }
-
-    fn tile_columns(&self) -> usize {
-        (self.device.lanes * kernels::LANE_COLUMNS) as usize
-    }
-
-    /// How many items to put into one dispatch: whole tiles, as many as the operating system's patience and the
-    /// memory for their results allow.
-    fn batch(&self, flops_per_item: f64, bytes_per_item: usize) -> usize {
-        let by_flops = (self.device.batch_flops / flops_per_item.max(1.0)) as usize;
-        let bytes = self.buffers.memory.share(BATCH_OUTPUT_BYTES.min(self.device.binding_limit), 16);
-        let by_bytes = bytes as usize / bytes_per_item.max(1);
-        let tile = self.tile_rows();
-        (by_flops.min(by_bytes) / tile * tile).max(tile)
     }
 }
 

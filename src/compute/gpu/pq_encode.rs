@@ -29,6 +29,9 @@ pub(super) fn pq_encode(
         assert_eq!((centroids.dim(), labels.len()), (dim, count));
         assert!(labels.iter().all(|&label| (label as usize) < centroids.rows()), "labels name centroids");
     }
+    // A workgroup walks the codebooks of one word's codes; beside that, the lanes settle.
+    let walked = CODES_PER_WORD.min(pq_m) * ksub.next_multiple_of(gpu.tile_columns());
+    gpu.require_walk(walked, dsub, 0, CODES_PER_WORD * 128)?;
     let mut codes = vec![0; count * pq_m];
     let encoder = Encoder::new(gpu, residual_of, codebook, dim)?;
     let words = pq_m.div_ceil(CODES_PER_WORD);

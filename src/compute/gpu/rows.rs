@@ -67,13 +67,14 @@ impl<'a> Tiles<'a> {
                 tile_rows: held.tiles[0].rows,
                 stream: [None, None],
             }),
-            None => Self::streamed(gpu, rows.host()),
+            None => Self::streamed(gpu, rows.host(), usize::MAX),
         }
     }
 
-    pub fn streamed(gpu: &Gpu, host: VectorView<'a>) -> Result<Self> {
+    /// Tiles of at most `longest` rows that pass through the device.
+    pub fn streamed(gpu: &Gpu, host: VectorView<'a>, longest: usize) -> Result<Self> {
         let bytes = gpu.buffers.memory.share(STREAMED_TILE_BYTES.min(gpu.device.binding_limit), 16);
-        let tile_rows = rows_within(bytes, host.dim())?.min(host.rows().max(1));
+        let tile_rows = rows_within(bytes, host.dim())?.min(longest).min(host.rows()).max(1);
         Ok(Self { host, resident: None, tile_rows, stream: [None, None] })
     }
 
