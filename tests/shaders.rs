@@ -86,7 +86,9 @@ mod on_a_device {
         match Gpu::new(options) {
             Ok(gpu) => Some(gpu),
             Err(ComputeError::NoAdapter(why)) if std::env::var_os("CI").is_none() => {
-                eprintln!("skipped, {why}: install a software Vulkan driver (Debian: mesa-vulkan-drivers libvulkan1)");
+                eprintln!(
+                    "skipped, {why}: install a software Vulkan driver (Debian: mesa-vulkan-drivers libvulkan1)"
+                );
                 None
             }
             Err(error) => panic!("CI must run the shaders: {error}"),
@@ -174,7 +176,8 @@ mod on_a_device {
         for (rows, nlist) in [(0, 3), (1, 1), (70, 3), (700, 1), (1500, 4)] {
             for dim in [1, 3, 16, 17, 100] {
                 let buf = whole(6, rows, dim);
-                let labels: Vec<u32> = (0..rows).map(|_| [0, 0, 1, 3][random.below(nlist.min(4))] as u32).collect();
+                let labels: Vec<u32> =
+                    (0..rows).map(|_| [0, 0, 1, 3][random.below(nlist.min(4))] as u32).collect();
                 let labels: Vec<u32> = labels.into_iter().map(|label| label.min(nlist as u32 - 1)).collect();
                 let held = gpu.upload(buf.view()).unwrap();
                 let got = gpu.centroid_sums(&held, &labels, nlist).unwrap();
@@ -189,7 +192,9 @@ mod on_a_device {
         let Some(gpu) = shared() else { return };
         // (dim, pq_m, dsub): codebooks that cover more dimensions than there are, and numbers of codes that fill
         // words and do not.
-        for (dim, pq_m, dsub) in [(1, 1, 1), (3, 1, 4), (5, 5, 1), (15, 4, 4), (17, 9, 2), (96, 12, 8), (100, 5, 20)] {
+        for (dim, pq_m, dsub) in
+            [(1, 1, 1), (3, 1, 4), (5, 5, 1), (15, 4, 4), (17, 9, 2), (96, 12, 8), (100, 5, 20)]
+        {
             for (rows, ksub) in [(0, 16), (1, 1), (70, 16), (65, 256)] {
                 let buf = whole(7, rows, dim);
                 let centroids = whole(8, 6, dim);

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::super::{ComputeError, Result};
-use super::adapter::{block_on, choose};
+use super::adapter::{AdapterSummary, block_on, choose};
 
 /// How to open a GPU.
 #[derive(Debug, Clone)]
@@ -57,7 +57,7 @@ pub(super) struct Device {
     pub id: u64,
     pub device: wgpu::Device,
     pub queue: wgpu::Queue,
-    pub info: wgpu::AdapterInfo,
+    pub adapter: AdapterSummary,
     pub limits: wgpu::Limits,
     /// Bytes of the largest binding, a multiple of 4.
     pub binding_limit: u64,
@@ -98,7 +98,7 @@ impl Faults {
 impl Device {
     pub fn open(instance: &wgpu::Instance, options: &GpuOptions) -> Result<Self> {
         let adapter = choose(instance, options.allow_software)?;
-        let info = adapter.get_info();
+        let summary = AdapterSummary::of(&adapter);
         let limits = adapter.limits();
         // Without `required_limits` a device has WebGPU's small defaults, whatever the adapter offers.
         let (device, queue) = block_on(adapter.request_device(&wgpu::DeviceDescriptor {
@@ -107,7 +107,7 @@ impl Device {
             required_limits: limits.clone(),
             ..Default::default()
         }))
-        .map_err(|error| ComputeError::NoAdapter(format!("{}: {error}", info.name)))?;
+        .map_err(|error| ComputeError::NoAdapter(format!("{summary}: {error}")))?;
 
         let faults = Arc::new(Faults::default());
         let on_loss = faults.clone();
@@ -121,8 +121,8 @@ impl Device {
         }));
 
         static OPENED: AtomicU64 = AtomicU64::new(0);
-        let binding_limit = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
-        let software = info.device_type == wgpu::DeviceType::Cpu;
+        let binding_limit = summary.binding_limit;
+        let software = summary.software;
         Ok(Self {
             id: OPENED.fetch_add(1, Ordering::Relaxed),
             binding_limit: options.binding_limit.unwrap_or(binding_limit).min(binding_limit) / 4 * 4,
@@ -132,7 +132,7 @@ impl Device {
             timeout: options.timeout,
             device,
             queue,
-            info,
+            adapter: summary,
             limits,
             faults,
         })

@@ -5,8 +5,8 @@
 //! bindings, chosen by the adapter's features where the operation picks its kernel.
 
 use super::layout::{
-    CentroidFoldParams, CentroidSumsParams, KmeansAssignParams, Layout, LeafTile, LeafTopKParams, NEIGHBOR, Piece,
-    PieceRun, PqEncodeParams, SquaredNormsParams, TopKParams,
+    CentroidFoldParams, CentroidSumsParams, KmeansAssignParams, Layout, LeafTile, LeafTopKParams, NEIGHBOR,
+    Piece, PieceRun, PqEncodeParams, SquaredNormsParams, TopKParams,
 };
 
 /// A compute shader, named as its file and its entry point are.
@@ -111,12 +111,5 @@ pub(super) static LEAF_TOP_K: Kernel = Kernel {
 };
 
 /// Every kernel.
-pub static ALL: [&Kernel; 7] = [
-    &KMEANS_ASSIGN,
-    &SQUARED_NORMS,
-    &CENTROID_SUMS,
-    &CENTROID_FOLD,
-    &PQ_ENCODE,
-    &TOP_K,
-    &LEAF_TOP_K,
-];
+pub static ALL: [&Kernel; 7] =
+    [&KMEANS_ASSIGN, &SQUARED_NORMS, &CENTROID_SUMS, &CENTROID_FOLD, &PQ_ENCODE, &TOP_K, &LEAF_TOP_K];

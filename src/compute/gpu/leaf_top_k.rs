@@ -78,7 +78,8 @@ impl LeafSearch<'_> {
         let (gpu, dim) = (self.gpu, self.host.dim());
         let limit = gpu.device.binding_limit;
         let by_output = gpu.batch(0.0, self.k * size_of::<Neighbor>());
-        let by_gather = gpu.buffers.memory.share(GATHERED_BYTES.min(limit), 16) as usize / (dim * size_of::<f32>());
+        let by_gather =
+            gpu.buffers.memory.share(GATHERED_BYTES.min(limit), 16) as usize / (dim * size_of::<f32>());
         let slots = if self.held.is_some() { by_output } else { by_output.min(by_gather) };
         let mut flops = 0.0;
         let mut end = first;

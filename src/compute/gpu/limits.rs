@@ -45,7 +45,13 @@ impl Gpu {
     }
 
     /// Fails unless one workgroup may walk `columns`, counted as [`longest_walk`](Self::longest_walk) does.
-    pub(super) fn require_walk(&self, columns: usize, dim: usize, per_tile: usize, fixed: usize) -> Result<()> {
+    pub(super) fn require_walk(
+        &self,
+        columns: usize,
+        dim: usize,
+        per_tile: usize,
+        fixed: usize,
+    ) -> Result<()> {
         let longest = self.longest_walk(dim, per_tile, fixed)?;
         if columns > longest {
             return Err(ComputeError::Validation(format!(

@@ -54,6 +54,11 @@ impl Gpu {
         Ok(Self { device, buffers, pipelines: Pipelines::default() })
     }
 
+    /// The adapter that was chosen.
+    pub fn adapter(&self) -> &AdapterSummary {
+        &self.device.adapter
+    }
+
     /// What has crossed the bus since the device was opened, and the most memory held.
     pub fn transfers(&self) -> TransferStats {
         self.buffers.stats()
@@ -71,6 +76,12 @@ impl Gpu {
     }
 }
 
+impl std::fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gpu").field("adapter", self.adapter()).finish_non_exhaustive()
+    }
+}
+
 /// The metric's number in `metric.wgsl`.
 fn metric_number(metric: Metric) -> u32 {
     match metric {
@@ -82,8 +93,8 @@ fn metric_number(metric: Metric) -> u32 {
 
 impl Compute for Gpu {
     fn info(&self) -> BackendInfo {
-        let info = &self.device.info;
-        BackendInfo { backend: "gpu".into(), device: format!("{}, {}", info.name, info.backend.to_str()) }
+        let AdapterSummary { name, api, .. } = &self.device.adapter;
+        BackendInfo { backend: "gpu".into(), device: format!("{name}, {api}") }
     }
 
     fn upload<'a>(&self, rows: VectorView<'a>) -> Result<Rows<'a>> {

@@ -1,7 +1,6 @@
 //! Rows on the device, cut into tiles that one binding can hold: kept there between operations if they fit, else
 //! streamed through two buffers, one of which is filled while the other is computed on.
 
-use std::any::Any;
 use std::sync::Arc;
 
 use super::super::{ComputeError, Result, Rows};
@@ -119,9 +118,3 @@ fn rows_within(bytes: u64, dim: usize) -> Result<usize> {
     }
     Ok((bytes / row_bytes) as usize)
 }
-
-/// `DeviceRows` travels in `Rows` as this.
-const _: fn() = || {
-    fn held_by_rows<T: Any + Send + Sync>() {}
-    held_by_rows::<DeviceRows>();
-};

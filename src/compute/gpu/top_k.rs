@@ -176,7 +176,8 @@ impl Plan {
         // Every tile may crowd every list; but rows that all fit a list never do.
         let walk = gpu.longest_walk(block.dim, sort(capacity), sort(capacity))?;
         let uncut = gpu.longest_walk(block.dim, 0, sort(longest))?.min(longest - columns);
-        let walk = if block.keep > longest - columns { uncut } else { walk.max(uncut.min(capacity - columns)) };
+        let walk =
+            if block.keep > longest - columns { uncut } else { walk.max(uncut.min(capacity - columns)) };
 
         let query_tiles = block.queries.rows.div_ceil(gpu.tile_rows());
         let (splits, rows_per_split) = split(rows, query_tiles, walk);
