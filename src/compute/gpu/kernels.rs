@@ -1,5 +1,5 @@
 //! The kernel table: which WGSL makes up each kernel, which sizes it leaves open, which structs it shares with Rust.
-//! Data only; [`super::pipelines`] compiles it.
+//! Data only; `pipelines.rs` compiles it.
 //!
 //! A variant for better hardware (f16, subgroups, cooperative matrices) is another entry here with the same
 //! bindings, chosen by the adapter's features where the operation picks its kernel.

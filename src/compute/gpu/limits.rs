@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn iterations_are_those_of_the_shaders_loops() {
-        // 100 dimensions are 7 steps of 15; of 8 lanes' 64 threads each stages ⌈30/8⌉ quads of A and ⌈15/8⌉ of B.
+        // 100 dimensions: 7 steps of 15. Of 8 lanes' 64 threads each stages ⌈30/8⌉ quads of A, ⌈15/8⌉ of B.
         assert_eq!(product_iterations(8, 100), 1 + 7 * (5 + 3 + 16 + 1) + 1);
         // 256 entries: 4 loads and at most 4 copies of each of 64 threads; 8 runs of 36 strides, 2 pairs each.
         assert_eq!(sort_iterations(8, 256), 1 + 5 + 5 + 9 + 8 + 36 * (1 + 3));

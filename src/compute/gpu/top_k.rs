@@ -17,8 +17,8 @@ use super::work::{InFlight, Work};
 use super::{Gpu, metric_number};
 use crate::vectors::{Metric, Neighbor, Neighbors, TopK, VectorView};
 
-/// Candidates beyond k. The f32 score of a pair is off by some 1e-6 of |a|² + |b|²; about k rows lie within as many
-/// ranks of the k-th, and only those within that error of it can change places.
+/// Candidates beyond k. A row is lost only if so many others pass it by rounding: the f32 score of a pair is off by
+/// some 1e-6 of |a|² + |b|², and few rows lie that close to the k-th. (Equal rows have equal scores: none is passed.)
 const SLACK: usize = 16;
 /// Candidates that the host gathers at a time, for all queries of a block.
 const HOST_CANDIDATES: usize = 1 << 22;
