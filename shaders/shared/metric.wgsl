@@ -1,7 +1,7 @@
 // Metrics, as `vectors::Metric` defines them. Inside a tile pairs are ranked by a score that orders the columns of
 // one row as their distances do, and costs one multiply-add per inner product:
 //
-//     score = bias(column) − dot_weight · ⟨row, column⟩        l2: |column|² − 2⟨·,·⟩      others: −⟨·,·⟩
+//     score = bias(column) − dot_weight · ⟨row, column⟩      l2: |column|² − 2⟨·,·⟩     others: −⟨·,·⟩
 
 const L2: u32 = 0u;
 const INNER_PRODUCT: u32 = 1u;

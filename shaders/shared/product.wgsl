@@ -77,7 +77,12 @@ fn stage(thread: u32, first_row: u32, first_column: u32, dims: vec2<u32>) {
         let column = first_column + 4u * quad;
         var values = vec4<f32>();
         if d < dims.y {
-            values = vec4(b_value(column, d), b_value(column + 1u, d), b_value(column + 2u, d), b_value(column + 3u, d));
+            values = vec4(
+                b_value(column, d),
+                b_value(column + 1u, d),
+                b_value(column + 2u, d),
+                b_value(column + 3u, d),
+            );
         }
         staged_b[(i % DEPTH) * B_STRIDE + quad] = values;
     }

@@ -30,7 +30,7 @@ pub struct AdapterSummary {
 }
 
 impl AdapterSummary {
-    fn of(adapter: &wgpu::Adapter) -> Self {
+    pub(super) fn of(adapter: &wgpu::Adapter) -> Self {
         let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
         Self {
             name: info.name.clone(),
@@ -80,7 +80,8 @@ pub(super) fn choose(instance: &wgpu::Instance, allow_software: bool) -> Result<
         let info = adapter.get_info();
         if info.device_type == wgpu::DeviceType::Cpu && !allow_software {
             refused.push(format!("{} is a CPU", info.name));
-        } else if !adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS) {
+        } else if !adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS)
+        {
             refused.push(format!("{} has no compute shaders", info.name));
         } else {
             return Ok(adapter);

@@ -17,7 +17,12 @@ use super::work::Work;
 /// of 512 additions.
 const PIECE_ROWS: u32 = 256;
 
-pub(super) fn centroid_sums(gpu: &Gpu, rows: &Rows<'_>, labels: &[u32], nlist: usize) -> Result<CentroidSums> {
+pub(super) fn centroid_sums(
+    gpu: &Gpu,
+    rows: &Rows<'_>,
+    labels: &[u32],
+    nlist: usize,
+) -> Result<CentroidSums> {
     let (count, dim) = (rows.host().rows(), rows.host().dim());
     assert_eq!(labels.len(), count, "one label per row");
     let mut counts = vec![0u32; nlist];
@@ -96,7 +101,8 @@ impl<'g> LabelRange<'g> {
         work.dispatch(&CENTROID_SUMS, constants, &params, &bindings, grid)?;
 
         let grid = gpu.device.grid((runs.len() * dim).div_ceil(threads) as u32);
-        let params = CentroidFoldParams { labels: runs.len() as u32, dim: dim as u32, grid_width: grid.width };
+        let params =
+            CentroidFoldParams { labels: runs.len() as u32, dim: dim as u32, grid_width: grid.width };
         let bindings = [&runs_held, &piece_sums, &self.carry, &self.sums];
         work.dispatch(&CENTROID_FOLD, constants, &params, &bindings, grid)?;
         work.submit()

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::super::{ComputeError, Result};
-use super::adapter::{block_on, choose};
+use super::adapter::{AdapterSummary, block_on, choose};
 
 /// How to open a GPU.
 #[derive(Debug, Clone)]
@@ -48,18 +48,23 @@ impl Default for GpuOptions {
 const HARDWARE_BATCH_FLOPS: f64 = 2.5e11;
 /// The same for a CPU at a few GFLOP/s.
 const SOFTWARE_BATCH_FLOPS: f64 = 2e9;
+/// Mesa's llvmpipe ends all loops of a shader, silently, once they have run 65,535 times between them
+/// (`LP_MAX_TGSI_LOOP_ITERATIONS`): results would be wrong without any error.
+const SOFTWARE_LOOP_ITERATIONS: usize = 60_000;
 
 pub(super) struct Device {
     /// Tells this device's rows from another's.
     pub id: u64,
     pub device: wgpu::Device,
     pub queue: wgpu::Queue,
-    pub info: wgpu::AdapterInfo,
+    pub adapter: AdapterSummary,
     pub limits: wgpu::Limits,
     /// Bytes of the largest binding, a multiple of 4.
     pub binding_limit: u64,
     pub lanes: u32,
     pub batch_flops: f64,
+    /// How often the loops of one invocation may run, all of them together.
+    pub loop_iterations: usize,
     timeout: Duration,
     faults: Arc<Faults>,
 }
@@ -93,7 +98,7 @@ impl Faults {
 impl Device {
     pub fn open(instance: &wgpu::Instance, options: &GpuOptions) -> Result<Self> {
         let adapter = choose(instance, options.allow_software)?;
-        let info = adapter.get_info();
+        let summary = AdapterSummary::of(&adapter);
         let limits = adapter.limits();
         // Without `required_limits` a device has WebGPU's small defaults, whatever the adapter offers.
         let (device, queue) = block_on(adapter.request_device(&wgpu::DeviceDescriptor {
@@ -102,7 +107,7 @@ impl Device {
             required_limits: limits.clone(),
             ..Default::default()
         }))
-        .map_err(|error| ComputeError::NoAdapter(format!("{}: {error}", info.name)))?;
+        .map_err(|error| ComputeError::NoAdapter(format!("{summary}: {error}")))?;
 
         let faults = Arc::new(Faults::default());
         let on_loss = faults.clone();
@@ -116,17 +121,18 @@ impl Device {
         }));
 
         static OPENED: AtomicU64 = AtomicU64::new(0);
-        let binding_limit = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
-        let software = info.device_type == wgpu::DeviceType::Cpu;
+        let binding_limit = summary.binding_limit;
+        let software = summary.software;
         Ok(Self {
             id: OPENED.fetch_add(1, Ordering::Relaxed),
             binding_limit: options.binding_limit.unwrap_or(binding_limit).min(binding_limit) / 4 * 4,
             lanes: lanes(options.lanes, &limits, software)?,
             batch_flops: if software { SOFTWARE_BATCH_FLOPS } else { HARDWARE_BATCH_FLOPS },
+            loop_iterations: if software { SOFTWARE_LOOP_ITERATIONS } else { usize::MAX },
             timeout: options.timeout,
             device,
             queue,
-            info,
+            adapter: summary,
             limits,
             faults,
         })

@@ -1,12 +1,12 @@
 //! The kernel table: which WGSL makes up each kernel, which sizes it leaves open, which structs it shares with Rust.
-//! Data only; [`super::pipelines`] compiles it.
+//! Data only; `pipelines.rs` compiles it.
 //!
 //! A variant for better hardware (f16, subgroups, cooperative matrices) is another entry here with the same
 //! bindings, chosen by the adapter's features where the operation picks its kernel.
 
 use super::layout::{
-    CentroidFoldParams, CentroidSumsParams, KmeansAssignParams, Layout, LeafTile, LeafTopKParams, NEIGHBOR, Piece,
-    PieceRun, PqEncodeParams, SquaredNormsParams, TopKParams,
+    CentroidFoldParams, CentroidSumsParams, KmeansAssignParams, Layout, LeafTile, LeafTopKParams, NEIGHBOR,
+    Piece, PieceRun, PqEncodeParams, SquaredNormsParams, TopKParams,
 };
 
 /// A compute shader, named as its file and its entry point are.
@@ -111,12 +111,5 @@ pub(super) static LEAF_TOP_K: Kernel = Kernel {
 };
 
 /// Every kernel.
-pub static ALL: [&Kernel; 7] = [
-    &KMEANS_ASSIGN,
-    &SQUARED_NORMS,
-    &CENTROID_SUMS,
-    &CENTROID_FOLD,
-    &PQ_ENCODE,
-    &TOP_K,
-    &LEAF_TOP_K,
-];
+pub static ALL: [&Kernel; 7] =
+    [&KMEANS_ASSIGN, &SQUARED_NORMS, &CENTROID_SUMS, &CENTROID_FOLD, &PQ_ENCODE, &TOP_K, &LEAF_TOP_K];

@@ -29,7 +29,9 @@ pub(super) fn kmeans_assign(
         }
     };
     let mut row_tiles = Tiles::of(gpu, rows)?;
-    let mut centroid_tiles = Tiles::streamed(gpu, centroids)?;
+    // Beside the walk: the lanes' settling, and the exact distances.
+    let longest = gpu.longest_walk(dim, 0, 256 + dim)?;
+    let mut centroid_tiles = Tiles::streamed(gpu, centroids, longest)?;
     for c in 0..centroid_tiles.len() {
         let centroid_tile = centroid_tiles.load(gpu, c)?;
         let norms = squared_norms(gpu, &centroid_tile.values, centroid_tile.rows, dim, metric)?;

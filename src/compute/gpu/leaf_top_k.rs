@@ -31,6 +31,9 @@ pub(super) fn leaf_top_k(
             *out = if neighbor.is_none() { Neighbor::NONE } else { neighbor };
         }
     };
+    let longest = (0..leaves.len()).map(|leaf| leaves.leaf(leaf).len()).max().unwrap_or(0);
+    // Beside the walk: every column is looked at, and may go through the whole list.
+    gpu.require_walk(longest, host.dim(), 9 + gpu.tile_columns() * (k + 2), k + 1)?;
     let tiles = Tiles::of(gpu, rows)?;
     let held = match tiles.only_resident() {
         Some(tile) => Some(HeldRows {
@@ -75,7 +78,8 @@ impl LeafSearch<'_> {
         let (gpu, dim) = (self.gpu, self.host.dim());
         let limit = gpu.device.binding_limit;
         let by_output = gpu.batch(0.0, self.k * size_of::<Neighbor>());
-        let by_gather = gpu.buffers.memory.share(GATHERED_BYTES.min(limit), 16) as usize / (dim * size_of::<f32>());
+        let by_gather =
+            gpu.buffers.memory.share(GATHERED_BYTES.min(limit), 16) as usize / (dim * size_of::<f32>());
         let slots = if self.held.is_some() { by_output } else { by_output.min(by_gather) };
         let mut flops = 0.0;
         let mut end = first;

@@ -75,9 +75,14 @@ impl DeviceBuffer {
     ) -> Result<Self> {
         let size = bytes.max(LEAST_BYTES).next_multiple_of(4);
         let storage = usage.contains(wgpu::BufferUsages::STORAGE);
-        let limit = if storage { device.binding_limit.max(LEAST_BYTES) } else { device.limits.max_buffer_size };
+        let limit =
+            if storage { device.binding_limit.max(LEAST_BYTES) } else { device.limits.max_buffer_size };
         if size > limit {
-            return Err(ComputeError::OutOfMemory { what: format!("{what} (one binding)"), needed: size, allowed: limit });
+            return Err(ComputeError::OutOfMemory {
+                what: format!("{what} (one binding)"),
+                needed: size,
+                allowed: limit,
+            });
         }
         memory.reserve(what, size)?;
         let descriptor = wgpu::BufferDescriptor {

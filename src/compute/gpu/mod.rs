@@ -16,6 +16,7 @@ pub mod kernels;
 mod kmeans_assign;
 pub mod layout;
 mod leaf_top_k;
+mod limits;
 mod memory;
 mod pipelines;
 mod pq_encode;
@@ -35,9 +36,6 @@ use device::Device;
 use pipelines::{Constants, Pipelines};
 use rows::DeviceRows;
 
-/// Bytes of one batch's results, at most: small enough to have two in flight beside the rows.
-const BATCH_OUTPUT_BYTES: u64 = 32 << 20;
-
 /// The GPU backend. Cheap to share between threads; their work is interleaved on the device's one queue.
 pub struct Gpu {
     device: Device,
@@ -56,6 +54,11 @@ impl Gpu {
         Ok(Self { device, buffers, pipelines: Pipelines::default() })
     }
 
+    /// The adapter that was chosen.
+    pub fn adapter(&self) -> &AdapterSummary {
+        &self.device.adapter
+    }
+
     /// What has crossed the bus since the device was opened, and the most memory held.
     pub fn transfers(&self) -> TransferStats {
         self.buffers.stats()
@@ -71,23 +74,11 @@ impl Gpu {
     fn constants(&self, dim: usize) -> Constants {
         Constants { lanes: self.device.lanes, depth: kernels::depth(dim), capacity: 0 }
     }
+}
 
-    fn tile_rows(&self) -> usize {
-        (self.device.lanes * kernels::LANE_ROWS) as usize
-    }
-
-    fn tile_columns(&self) -> usize {
-        (self.device.lanes * kernels::LANE_COLUMNS) as usize
-    }
-
-    /// How many items to put into one dispatch: whole tiles, as many as the operating system's patience and the
-    /// memory for their results allow.
-    fn batch(&self, flops_per_item: f64, bytes_per_item: usize) -> usize {
-        let by_flops = (self.device.batch_flops / flops_per_item.max(1.0)) as usize;
-        let bytes = self.buffers.memory.share(BATCH_OUTPUT_BYTES.min(self.device.binding_limit), 16);
-        let by_bytes = bytes as usize / bytes_per_item.max(1);
-        let tile = self.tile_rows();
-        (by_flops.min(by_bytes) / tile * tile).max(tile)
+impl std::fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gpu").field("adapter", self.adapter()).finish_non_exhaustive()
     }
 }
 
@@ -102,8 +93,8 @@ fn metric_number(metric: Metric) -> u32 {
 
 impl Compute for Gpu {
     fn info(&self) -> BackendInfo {
-        let info = &self.device.info;
-        BackendInfo { backend: "gpu".into(), device: format!("{}, {}", info.name, info.backend.to_str()) }
+        let AdapterSummary { name, api, .. } = &self.device.adapter;
+        BackendInfo { backend: "gpu".into(), device: format!("{name}, {api}") }
     }
 
     fn upload<'a>(&self, rows: VectorView<'a>) -> Result<Rows<'a>> {

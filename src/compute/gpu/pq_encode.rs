@@ -29,12 +29,17 @@ pub(super) fn pq_encode(
         assert_eq!((centroids.dim(), labels.len()), (dim, count));
         assert!(labels.iter().all(|&label| (label as usize) < centroids.rows()), "labels name centroids");
     }
+    // A workgroup walks the codebooks of one word's codes; beside that, the lanes settle.
+    let walked = CODES_PER_WORD.min(pq_m) * ksub.next_multiple_of(gpu.tile_columns());
+    gpu.require_walk(walked, dsub, 0, CODES_PER_WORD * 128)?;
     let mut codes = vec![0; count * pq_m];
     let encoder = Encoder::new(gpu, residual_of, codebook, dim)?;
     let words = pq_m.div_ceil(CODES_PER_WORD);
     let mut keep = |found: Vec<u32>, first_row: usize| {
         let bytes: &[u8] = bytemuck::cast_slice(&found);
-        for (row, padded) in codes[first_row * pq_m..].chunks_exact_mut(pq_m).zip(bytes.chunks_exact(4 * words)) {
+        for (row, padded) in
+            codes[first_row * pq_m..].chunks_exact_mut(pq_m).zip(bytes.chunks_exact(4 * words))
+        {
             row.copy_from_slice(&padded[..pq_m]);
         }
     };
@@ -99,8 +104,7 @@ impl<'a> Encoder<'a> {
             first_row: first as u32,
             grid_width: grid.width,
         };
-        let bindings =
-            [&*tile.values, &labels, &self.centroids, &self.codebook, &self.entry_norms, &codes];
+        let bindings = [&*tile.values, &labels, &self.centroids, &self.codebook, &self.entry_norms, &codes];
         let mut work = Work::new(gpu);
         work.dispatch(&PQ_ENCODE, gpu.constants(dsub), &params, &bindings, grid)?;
         work.submit_and_read(&codes, bytes)

@@ -1,7 +1,6 @@
 //! Rows on the device, cut into tiles that one binding can hold: kept there between operations if they fit, else
 //! streamed through two buffers, one of which is filled while the other is computed on.
 
-use std::any::Any;
 use std::sync::Arc;
 
 use super::super::{ComputeError, Result, Rows};
@@ -67,13 +66,14 @@ impl<'a> Tiles<'a> {
                 tile_rows: held.tiles[0].rows,
                 stream: [None, None],
             }),
-            None => Self::streamed(gpu, rows.host()),
+            None => Self::streamed(gpu, rows.host(), usize::MAX),
         }
     }
 
-    pub fn streamed(gpu: &Gpu, host: VectorView<'a>) -> Result<Self> {
+    /// Tiles of at most `longest` rows that pass through the device.
+    pub fn streamed(gpu: &Gpu, host: VectorView<'a>, longest: usize) -> Result<Self> {
         let bytes = gpu.buffers.memory.share(STREAMED_TILE_BYTES.min(gpu.device.binding_limit), 16);
-        let tile_rows = rows_within(bytes, host.dim())?.min(host.rows().max(1));
+        let tile_rows = rows_within(bytes, host.dim())?.min(longest).min(host.rows()).max(1);
         Ok(Self { host, resident: None, tile_rows, stream: [None, None] })
     }
 
@@ -118,9 +118,3 @@ fn rows_within(bytes: u64, dim: usize) -> Result<usize> {
     }
     Ok((bytes / row_bytes) as usize)
 }
-
-/// `DeviceRows` travels in `Rows` as this.
-const _: fn() = || {
-    fn held_by_rows<T: Any + Send + Sync>() {}
-    held_by_rows::<DeviceRows>();
-};
