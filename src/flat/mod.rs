@@ -10,6 +10,6 @@ mod truth;
 
 pub use kept::{KeepError, KeptVectors, Precision};
 pub use search::FlatIndex;
-pub(crate) use sections::read_metric;
 pub use sections::SECTION;
+pub(crate) use sections::read_metric;
 pub use truth::ground_truth;
