@@ -33,7 +33,9 @@ pub(super) fn centroid_sums(
 
     let mut sums = vec![0.0f32; nlist * dim];
     let mut wide = vec![0.0f64; dim];
-    for list in chunks.iter().zip(partial.chunks_exact(dim)).collect::<Vec<_>>().chunk_by(|a, b| a.0.0 == b.0.0) {
+    for list in
+        chunks.iter().zip(partial.chunks_exact(dim)).collect::<Vec<_>>().chunk_by(|a, b| a.0.0 == b.0.0)
+    {
         wide.fill(0.0);
         for (_, partial) in list {
             wide.iter_mut().zip(*partial).for_each(|(sum, &value)| *sum += f64::from(value));

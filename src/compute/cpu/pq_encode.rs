@@ -32,25 +32,28 @@ pub(super) fn pq_encode(
     let book = Book { pq_m, dsub, width, entries: &entries, offsets: &offsets };
 
     let mut codes = vec![0u8; rows.rows() * pq_m];
-    codes.par_chunks_mut(ROWS * pq_m).enumerate().for_each_init(Aligned::default, |scratch, (block, codes)| {
-        let (start, count) = (block * ROWS, codes.len() / pq_m);
-        let rows = rows.slice(start, start + count);
-        let padded = scratch.resized(count * pq_m * dsub);
-        for (index, (padded, row)) in padded.chunks_exact_mut(pq_m * dsub).zip(rows.iter()).enumerate() {
-            let (values, rest) = padded.split_at_mut(row.len());
-            match residual_of {
-                Some(ResidualOf { centroids, labels }) => {
-                    let centroid = centroids.row(labels[start + index] as usize);
-                    for ((value, &row), &centre) in values.iter_mut().zip(row).zip(centroid) {
-                        *value = row - centre;
+    codes.par_chunks_mut(ROWS * pq_m).enumerate().for_each_init(
+        Aligned::default,
+        |scratch, (block, codes)| {
+            let (start, count) = (block * ROWS, codes.len() / pq_m);
+            let rows = rows.slice(start, start + count);
+            let padded = scratch.resized(count * pq_m * dsub);
+            for (index, (padded, row)) in padded.chunks_exact_mut(pq_m * dsub).zip(rows.iter()).enumerate() {
+                let (values, rest) = padded.split_at_mut(row.len());
+                match residual_of {
+                    Some(ResidualOf { centroids, labels }) => {
+                        let centroid = centroids.row(labels[start + index] as usize);
+                        for ((value, &row), &centre) in values.iter_mut().zip(row).zip(centroid) {
+                            *value = row - centre;
+                        }
                     }
+                    None => values.copy_from_slice(row),
                 }
-                None => values.copy_from_slice(row),
+                rest.fill(0.0);
             }
-            rest.fill(0.0);
-        }
-        (kernels.encode)(book, padded, codes);
-    });
+            (kernels.encode)(book, padded, codes);
+        },
+    );
     codes
 }
 

@@ -3,7 +3,6 @@ use half::f16;
 use super::panels::Aligned;
 use super::*;
 use crate::compute::contract;
-use crate::compute::reference::Reference;
 use crate::vectors::{Random, VectorBuf};
 
 fn normal(seed: u64, count: usize) -> Vec<f32> {
@@ -27,11 +26,6 @@ fn every_instruction_set_keeps_the_contract() {
         println!("{}", kernels.isa);
         contract::all(&Cpu::with_kernels(kernels));
     }
-}
-
-#[test]
-fn the_reference_keeps_the_contract() {
-    contract::all(&Reference);
 }
 
 #[test]
@@ -97,7 +91,11 @@ fn half_precision_rows_are_widened_exactly() {
                 query[axis] = 1.0;
                 let mut out = vec![0.0; rows];
                 (kernels.dot_gather_f16)(&query, &finite[..rows * dim], &ordinals, &mut out);
-                assert!((0..rows).all(|row| out[row] == finite[row * dim + axis].to_f32()), "{}", kernels.isa);
+                assert!(
+                    (0..rows).all(|row| out[row] == finite[row * dim + axis].to_f32()),
+                    "{}",
+                    kernels.isa
+                );
             }
         }
     }
@@ -242,7 +240,8 @@ fn the_number_of_threads_changes_no_bit() {
 
 #[test]
 fn few_queries_and_many_get_the_same_bits() {
-    let (rows, queries) = (VectorBuf::new(normal(12, 3000 * 33), 33), VectorBuf::new(normal(13, 40 * 33), 33));
+    let (rows, queries) =
+        (VectorBuf::new(normal(12, 3000 * 33), 33), VectorBuf::new(normal(13, 40 * 33), 33));
     for kernels in available() {
         let cpu = Cpu::with_kernels(kernels);
         let rows = cpu.upload(rows.view()).unwrap();

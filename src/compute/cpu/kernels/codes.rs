@@ -121,7 +121,9 @@ pub fn pq_scan(tables: &[f32], ksub: usize, codes: &[u8], out: &mut [f32]) {
         let (tables, _) = tables.as_chunks::<256>();
         scan(tables.iter(), tables.len(), codes, out, |table, code| table[usize::from(code)]);
     } else {
-        scan(tables.chunks_exact(ksub), tables.len() / ksub, codes, out, |table, code| table[usize::from(code)]);
+        scan(tables.chunks_exact(ksub), tables.len() / ksub, codes, out, |table, code| {
+            table[usize::from(code)]
+        });
     }
 }
 
