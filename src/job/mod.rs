@@ -18,6 +18,7 @@ mod summary;
 mod uri;
 
 pub use check::SourceFacts;
+pub use ledger::cpu_time;
 pub use run::run;
 pub use summary::{BuildSummary, BuiltIndex, Outcome, RowCounts, StageCost};
 pub use diagnostics::{Diagnostic, Diagnostics, Place, Quote, Severity};
