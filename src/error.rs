@@ -4,6 +4,20 @@
 
 use std::error::Error as StdError;
 
+use crate::compute::ComputeError;
+use crate::index::KeepError;
+use crate::loader::{LoadError, QueryError};
+use crate::report::CertifyError;
+use crate::store::{LocationError, StoreError};
+use crate::train::TrainError;
+#[cfg(feature = "build")]
+use crate::{
+    dataset,
+    job::{Cancelled, SpecError},
+    source::SourceError,
+};
+use crate::{hnsw, ivf};
+
 /// The error of the module that failed.
 pub type Cause = Box<dyn StdError + Send + Sync + 'static>;
 
@@ -80,9 +94,184 @@ impl Error {
     }
 }
 
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        let variant: fn(Cause) -> Error = match &error {
+            StoreError::Location(location) => at_location(location),
+            StoreError::Name(_) | StoreError::NotFound { .. } => Error::BadInput,
+            // No version names it yet: the store did not keep what a publisher wrote.
+            StoreError::Missing { place }
+            | StoreError::Damaged { place, .. }
+            | StoreError::Malformed { place, .. }
+                if place.version.is_none() =>
+            {
+                Error::Store
+            }
+            StoreError::Missing { .. } | StoreError::Damaged { .. } | StoreError::Malformed { .. } => {
+                Error::BadArtifact
+            }
+            StoreError::Conflict { .. } | StoreError::Unsupported { .. } | StoreError::Io { .. } => {
+                Error::Store
+            }
+            StoreError::Range { .. } | StoreError::Refused { .. } | StoreError::Runtime(_) => Error::Internal,
+        };
+        variant(Box::new(error))
+    }
+}
+
+fn at_location(error: &LocationError) -> fn(Cause) -> Error {
+    match error {
+        LocationError::Scheme { .. } | LocationError::Path { .. } | LocationError::NotFound { .. } => {
+            Error::BadInput
+        }
+        LocationError::Changed { .. } | LocationError::ShortRead { .. } | LocationError::Store { .. } => {
+            Error::Store
+        }
+    }
+}
+
+impl From<LoadError> for Error {
+    fn from(error: LoadError) -> Self {
+        match error {
+            // Of several segments: well published, by a version that can read it.
+            LoadError::Store(StoreError::Unsupported { .. })
+            | LoadError::Kind { .. }
+            | LoadError::Tensor(_)
+            | LoadError::Mismatch { .. } => Error::BadArtifact(Box::new(error)),
+            LoadError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<QueryError> for Error {
+    fn from(error: QueryError) -> Self {
+        Error::BadInput(Box::new(error))
+    }
+}
+
+impl From<CertifyError> for Error {
+    fn from(error: CertifyError) -> Self {
+        match error {
+            CertifyError::NoQueries => Error::BadInput(Box::new(error)),
+            CertifyError::Cancelled => Error::Cancelled,
+        }
+    }
+}
+
+impl From<ComputeError> for Error {
+    fn from(error: ComputeError) -> Self {
+        Error::Device(Box::new(error))
+    }
+}
+
+impl From<TrainError> for Error {
+    fn from(error: TrainError) -> Self {
+        match error {
+            TrainError::TooFewRows { .. } | TrainError::Parameter { .. } | TrainError::Magnitude { .. } => {
+                Error::BadInput(Box::new(error))
+            }
+            TrainError::Label { .. } => Error::Device(Box::new(error)),
+            TrainError::Cancelled => Error::Cancelled,
+            TrainError::Compute(error) => error.into(),
+        }
+    }
+}
+
+impl From<KeepError> for Error {
+    fn from(error: KeepError) -> Self {
+        Error::BadInput(Box::new(error))
+    }
+}
+
+impl From<ivf::BuildError> for Error {
+    fn from(error: ivf::BuildError) -> Self {
+        match error {
+            ivf::BuildError::Train(error) => error.into(),
+            ivf::BuildError::Rows { .. } | ivf::BuildError::Keep(_) => Error::BadInput(Box::new(error)),
+        }
+    }
+}
+
+impl From<hnsw::BuildError> for Error {
+    fn from(error: hnsw::BuildError) -> Self {
+        match error {
+            hnsw::BuildError::Rows { .. } => Error::BadInput(Box::new(error)),
+            hnsw::BuildError::Cancelled => Error::Cancelled,
+            hnsw::BuildError::Compute(error) => error.into(),
+        }
+    }
+}
+
+#[cfg(feature = "build")]
+impl From<SourceError> for Error {
+    fn from(error: SourceError) -> Self {
+        match &error {
+            SourceError::Location(location) => at_location(location)(Box::new(error)),
+            SourceError::Cancelled => Error::Cancelled,
+            SourceError::Arrow(_)
+            | SourceError::Parquet(_)
+            | SourceError::Summary { .. }
+            | SourceError::Thread(_) => Error::Internal(Box::new(error)),
+            SourceError::Pattern { .. }
+            | SourceError::NoFile { .. }
+            | SourceError::NoInputs
+            | SourceError::Footer { .. }
+            | SourceError::Damaged { .. }
+            | SourceError::MissingColumn { .. }
+            | SourceError::ColumnType { .. }
+            | SourceError::TypeDiffers { .. }
+            | SourceError::RepeatedColumn { .. }
+            | SourceError::Dimension { .. }
+            | SourceError::DimensionLimit { .. }
+            | SourceError::Predicate { .. }
+            | SourceError::PredicateUnsupported { .. }
+            | SourceError::BadRow { .. }
+            | SourceError::NoRows { .. }
+            | SourceError::NothingKept { .. }
+            | SourceError::TooManyRows { .. }
+            | SourceError::HoldOut { .. }
+            | SourceError::GroundTruth { .. } => Error::BadInput(Box::new(error)),
+        }
+    }
+}
+
+#[cfg(feature = "build")]
+impl From<SpecError> for Error {
+    fn from(error: SpecError) -> Self {
+        Error::BadInput(Box::new(error))
+    }
+}
+
+#[cfg(feature = "build")]
+impl From<Cancelled> for Error {
+    fn from(_: Cancelled) -> Self {
+        Error::Cancelled
+    }
+}
+
+#[cfg(feature = "build")]
+impl From<dataset::Error> for Error {
+    fn from(error: dataset::Error) -> Self {
+        use dataset::Error as E;
+        match error {
+            E::UnknownDataset { .. }
+            | E::Recipe { .. }
+            | E::Digest { .. }
+            | E::MissingFile { .. }
+            | E::Content { .. }
+            | E::RowCount { .. } => Error::BadInput(Box::new(error)),
+            // A registry's client is how its store is reached.
+            E::NoClient { .. } | E::Client { .. } | E::Io { .. } | E::Parquet { .. } => {
+                Error::Store(Box::new(error))
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Place;
 
     #[derive(Debug, thiserror::Error)]
     #[error("list 3 has {got} rows, expected {expected}")]
@@ -115,5 +304,47 @@ mod tests {
         ];
         let codes: Vec<u8> = errors.iter().map(Error::exit_code).collect();
         assert_eq!(codes, [1, 2, 3, 4, 5, 6, 130]);
+    }
+
+    fn place(version: Option<u64>) -> Place {
+        Place { index: "words".into(), version, file: "v/1.json".into() }
+    }
+
+    #[test]
+    fn a_damaged_artifact_a_wrong_name_and_a_failing_store_are_told_apart() {
+        let location = || LocationError::NotFound { uri: "out".into() };
+        let cases: Vec<(StoreError, u8)> = vec![
+            (StoreError::NotFound { what: "index".into() }, 2),
+            (location().into(), 2),
+            (LocationError::Changed { uri: "out".into() }.into(), 5),
+            (StoreError::Missing { place: place(Some(1)) }, 4),
+            (StoreError::Damaged { place: place(Some(1)), expected: "1".into(), got: "2".into() }, 4),
+            (StoreError::Damaged { place: place(None), expected: "1".into(), got: "2".into() }, 5),
+            (StoreError::Unsupported { what: "publishing".into() }, 5),
+            (StoreError::Refused { index: "words".into(), what: "no files".into() }, 1),
+        ];
+        for (error, code) in cases {
+            let text = error.to_string();
+            let error = Error::from(error);
+            assert_eq!((error.exit_code(), error.to_string()), (code, text));
+        }
+        let segments = LoadError::Store(StoreError::Unsupported { what: "reading".into() });
+        assert_eq!(Error::from(segments).exit_code(), 4);
+        assert_eq!(Error::from(LoadError::Store(location().into())).exit_code(), 2);
+    }
+
+    #[test]
+    fn whoever_was_cancelled_says_so_alike() {
+        let errors: [Error; 4] = [
+            CertifyError::Cancelled.into(),
+            hnsw::BuildError::Cancelled.into(),
+            ivf::BuildError::Train(TrainError::Cancelled).into(),
+            TrainError::Cancelled.into(),
+        ];
+        for error in errors {
+            assert!(matches!(error, Error::Cancelled), "{error:?}");
+        }
+        let lost = ivf::BuildError::from(ComputeError::DeviceLost("gone".into()));
+        assert_eq!(Error::from(lost).exit_code(), 6);
     }
 }
