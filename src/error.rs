@@ -5,17 +5,10 @@
 use std::error::Error as StdError;
 
 use crate::compute::ComputeError;
-use crate::index::KeepError;
 use crate::loader::{LoadError, QueryError};
 use crate::report::CertifyError;
 use crate::store::{LocationError, StoreError};
 use crate::train::TrainError;
-#[cfg(feature = "build")]
-use crate::{
-    dataset,
-    job::{Cancelled, SpecError},
-    source::SourceError,
-};
 use crate::{hnsw, ivf};
 
 /// The error of the module that failed.
@@ -94,38 +87,45 @@ impl Error {
     }
 }
 
-impl From<StoreError> for Error {
-    fn from(error: StoreError) -> Self {
-        let variant: fn(Cause) -> Error = match &error {
-            StoreError::Location(location) => at_location(location),
-            StoreError::Name(_) | StoreError::NotFound { .. } => Error::BadInput,
-            // No version names it yet: the store did not keep what a publisher wrote.
-            StoreError::Missing { place }
-            | StoreError::Damaged { place, .. }
-            | StoreError::Malformed { place, .. }
-                if place.version.is_none() =>
-            {
-                Error::Store
-            }
-            StoreError::Missing { .. } | StoreError::Damaged { .. } | StoreError::Malformed { .. } => {
-                Error::BadArtifact
-            }
-            StoreError::Conflict { .. } | StoreError::Unsupported { .. } | StoreError::Io { .. } => {
-                Error::Store
-            }
-            StoreError::Range { .. } | StoreError::Refused { .. } | StoreError::Runtime(_) => Error::Internal,
-        };
-        variant(Box::new(error))
+impl From<ComputeError> for Error {
+    fn from(error: ComputeError) -> Self {
+        Error::Device(Box::new(error))
     }
 }
 
-fn at_location(error: &LocationError) -> fn(Cause) -> Error {
-    match error {
-        LocationError::Scheme { .. } | LocationError::Path { .. } | LocationError::NotFound { .. } => {
-            Error::BadInput
+impl From<LocationError> for Error {
+    fn from(error: LocationError) -> Self {
+        match error {
+            LocationError::Changed { .. } | LocationError::ShortRead { .. } | LocationError::Store { .. } => {
+                Error::Store(Box::new(error))
+            }
+            _ => Error::BadInput(Box::new(error)),
         }
-        LocationError::Changed { .. } | LocationError::ShortRead { .. } | LocationError::Store { .. } => {
-            Error::Store
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Location(error) => error.into(),
+            StoreError::Name(_) | StoreError::NotFound { .. } => Error::BadInput(Box::new(error)),
+            // No version names it yet: the store did not keep what a publisher wrote.
+            StoreError::Missing { ref place }
+            | StoreError::Damaged { ref place, .. }
+            | StoreError::Malformed { ref place, .. }
+                if place.version.is_none() =>
+            {
+                Error::Store(Box::new(error))
+            }
+            StoreError::Missing { .. }
+            | StoreError::Damaged { .. }
+            | StoreError::Malformed { .. }
+            | StoreError::Range { .. } => Error::BadArtifact(Box::new(error)),
+            StoreError::Conflict { .. }
+            | StoreError::Refused { .. }
+            | StoreError::Unsupported { .. }
+            | StoreError::Io { .. } => Error::Store(Box::new(error)),
+            StoreError::Runtime(_) => Error::Internal(Box::new(error)),
         }
     }
 }
@@ -133,12 +133,10 @@ fn at_location(error: &LocationError) -> fn(Cause) -> Error {
 impl From<LoadError> for Error {
     fn from(error: LoadError) -> Self {
         match error {
-            // Of several segments: well published, by a version that can read it.
-            LoadError::Store(StoreError::Unsupported { .. })
-            | LoadError::Kind { .. }
-            | LoadError::Tensor(_)
-            | LoadError::Mismatch { .. } => Error::BadArtifact(Box::new(error)),
+            // An artifact of several segments is for a version that reads them.
+            LoadError::Store(StoreError::Unsupported { .. }) => Error::BadArtifact(Box::new(error)),
             LoadError::Store(error) => error.into(),
+            error => Error::BadArtifact(Box::new(error)),
         }
     }
 }
@@ -149,37 +147,14 @@ impl From<QueryError> for Error {
     }
 }
 
-impl From<CertifyError> for Error {
-    fn from(error: CertifyError) -> Self {
-        match error {
-            CertifyError::NoQueries => Error::BadInput(Box::new(error)),
-            CertifyError::Cancelled => Error::Cancelled,
-        }
-    }
-}
-
-impl From<ComputeError> for Error {
-    fn from(error: ComputeError) -> Self {
-        Error::Device(Box::new(error))
-    }
-}
-
 impl From<TrainError> for Error {
     fn from(error: TrainError) -> Self {
         match error {
-            TrainError::TooFewRows { .. } | TrainError::Parameter { .. } | TrainError::Magnitude { .. } => {
-                Error::BadInput(Box::new(error))
-            }
-            TrainError::Label { .. } => Error::Device(Box::new(error)),
             TrainError::Cancelled => Error::Cancelled,
             TrainError::Compute(error) => error.into(),
+            TrainError::Label { .. } => Error::Internal(Box::new(error)),
+            error => Error::BadInput(Box::new(error)),
         }
-    }
-}
-
-impl From<KeepError> for Error {
-    fn from(error: KeepError) -> Self {
-        Error::BadInput(Box::new(error))
     }
 }
 
@@ -187,7 +162,7 @@ impl From<ivf::BuildError> for Error {
     fn from(error: ivf::BuildError) -> Self {
         match error {
             ivf::BuildError::Train(error) => error.into(),
-            ivf::BuildError::Rows { .. } | ivf::BuildError::Keep(_) => Error::BadInput(Box::new(error)),
+            error => Error::BadInput(Box::new(error)),
         }
     }
 }
@@ -195,75 +170,65 @@ impl From<ivf::BuildError> for Error {
 impl From<hnsw::BuildError> for Error {
     fn from(error: hnsw::BuildError) -> Self {
         match error {
-            hnsw::BuildError::Rows { .. } => Error::BadInput(Box::new(error)),
             hnsw::BuildError::Cancelled => Error::Cancelled,
             hnsw::BuildError::Compute(error) => error.into(),
+            error => Error::BadInput(Box::new(error)),
         }
     }
 }
 
-#[cfg(feature = "build")]
-impl From<SourceError> for Error {
-    fn from(error: SourceError) -> Self {
-        match &error {
-            SourceError::Location(location) => at_location(location)(Box::new(error)),
-            SourceError::Cancelled => Error::Cancelled,
-            SourceError::Arrow(_)
-            | SourceError::Parquet(_)
-            | SourceError::Summary { .. }
-            | SourceError::Thread(_) => Error::Internal(Box::new(error)),
-            SourceError::Pattern { .. }
-            | SourceError::NoFile { .. }
-            | SourceError::NoInputs
-            | SourceError::Footer { .. }
-            | SourceError::Damaged { .. }
-            | SourceError::MissingColumn { .. }
-            | SourceError::ColumnType { .. }
-            | SourceError::TypeDiffers { .. }
-            | SourceError::RepeatedColumn { .. }
-            | SourceError::Dimension { .. }
-            | SourceError::DimensionLimit { .. }
-            | SourceError::Predicate { .. }
-            | SourceError::PredicateUnsupported { .. }
-            | SourceError::BadRow { .. }
-            | SourceError::NoRows { .. }
-            | SourceError::NothingKept { .. }
-            | SourceError::TooManyRows { .. }
-            | SourceError::HoldOut { .. }
-            | SourceError::GroundTruth { .. } => Error::BadInput(Box::new(error)),
-        }
-    }
-}
-
-#[cfg(feature = "build")]
-impl From<SpecError> for Error {
-    fn from(error: SpecError) -> Self {
-        Error::BadInput(Box::new(error))
-    }
-}
-
-#[cfg(feature = "build")]
-impl From<Cancelled> for Error {
-    fn from(_: Cancelled) -> Self {
-        Error::Cancelled
-    }
-}
-
-#[cfg(feature = "build")]
-impl From<dataset::Error> for Error {
-    fn from(error: dataset::Error) -> Self {
-        use dataset::Error as E;
+impl From<CertifyError> for Error {
+    fn from(error: CertifyError) -> Self {
         match error {
-            E::UnknownDataset { .. }
-            | E::Recipe { .. }
-            | E::Digest { .. }
-            | E::MissingFile { .. }
-            | E::Content { .. }
-            | E::RowCount { .. } => Error::BadInput(Box::new(error)),
-            // A registry's client is how its store is reached.
-            E::NoClient { .. } | E::Client { .. } | E::Io { .. } | E::Parquet { .. } => {
-                Error::Store(Box::new(error))
+            CertifyError::Cancelled => Error::Cancelled,
+            error => Error::BadInput(Box::new(error)),
+        }
+    }
+}
+
+#[cfg(feature = "build")]
+mod of_builds {
+    use super::Error;
+    use crate::dataset;
+    use crate::job::{Cancelled, SpecError};
+    use crate::source::SourceError;
+
+    impl From<SourceError> for Error {
+        fn from(error: SourceError) -> Self {
+            match error {
+                SourceError::Cancelled => Error::Cancelled,
+                SourceError::Location(error) => error.into(),
+                SourceError::Arrow(_)
+                | SourceError::Parquet(_)
+                | SourceError::Summary { .. }
+                | SourceError::Thread(_) => Error::Internal(Box::new(error)),
+                error => Error::BadInput(Box::new(error)),
             }
+        }
+    }
+
+    impl From<dataset::Error> for Error {
+        fn from(error: dataset::Error) -> Self {
+            use dataset::Error as E;
+            match error {
+                // A registry's client is how its store is reached.
+                E::NoClient { .. } | E::Client { .. } | E::Io { .. } | E::Parquet { .. } => {
+                    Error::Store(Box::new(error))
+                }
+                error => Error::BadInput(Box::new(error)),
+            }
+        }
+    }
+
+    impl From<SpecError> for Error {
+        fn from(error: SpecError) -> Self {
+            Error::BadInput(Box::new(error))
+        }
+    }
+
+    impl From<Cancelled> for Error {
+        fn from(_: Cancelled) -> Self {
+            Error::Cancelled
         }
     }
 }
@@ -321,7 +286,6 @@ mod tests {
             (StoreError::Damaged { place: place(Some(1)), expected: "1".into(), got: "2".into() }, 4),
             (StoreError::Damaged { place: place(None), expected: "1".into(), got: "2".into() }, 5),
             (StoreError::Unsupported { what: "publishing".into() }, 5),
-            (StoreError::Refused { index: "words".into(), what: "no files".into() }, 1),
         ];
         for (error, code) in cases {
             let text = error.to_string();

@@ -342,4 +342,27 @@ mod tests {
             }
         }
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(2000))]
+
+        /// Several fields at once, with the values that lengths and offsets go wrong at.
+        #[test]
+        fn no_several_changed_words_make_decoding_panic(
+            which in 0usize..5,
+            changes in proptest::collection::vec((0usize..400, 0usize..6), 1..5),
+        ) {
+            let ids = id_columns();
+            let file = ids.get(which).map_or_else(|| encode(&attributes()), encode_ids).unwrap();
+            let mut bytes = file.to_vec();
+            for (word, value) in changes {
+                // The metadata lies at the start and the end; the body, where all is well, between.
+                let words = bytes.len() / 4;
+                let at = 4 * if word % 2 == 0 { (word / 2) % words } else { words - 1 - (word / 2) % words };
+                let value = [0, 1, 4096, i32::MAX, i32::MIN, -1][value];
+                bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+            }
+            let _ = decode(bytes.into(), 3);
+        }
+    }
 }

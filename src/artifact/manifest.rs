@@ -82,6 +82,9 @@ pub struct ManifestDraft {
     pub backend: Backend,
     #[serde(default)]
     pub training: Vec<Training>,
+    /// What the family has to say of what it built: parameters with every default resolved, sizes, repairs.
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    pub built: serde_json::Value,
     #[serde(default)]
     pub stages: Vec<Stage>,
     /// The largest resident set of the build's process.
@@ -124,13 +127,16 @@ pub struct Input {
     pub rows: u64,
 }
 
-/// `read = filtered + kept + rejected`, where `kept` are the rows of the index.
+/// `read = filtered + kept + held_out + rejected`, where `kept` are the rows of the index.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RowCounts {
     pub read: u64,
     /// Rows that the job's `where` left out.
     pub filtered: u64,
     pub kept: u64,
+    /// Rows drawn as queries.
+    #[serde(default)]
+    pub held_out: u64,
     /// Rows that cannot be indexed, by reason (`null_vector`, `not_finite`, …).
     pub rejected: BTreeMap<String, u64>,
 }
@@ -171,6 +177,11 @@ pub struct AttributeSummary {
     /// Distinct values, nulls apart; an estimate where the summary says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distinct: Option<u64>,
+    /// Least and greatest number, date or timestamp, as text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<String>,
 }
 
 impl ManifestDraft {
@@ -189,6 +200,7 @@ impl ManifestDraft {
             row_counts: RowCounts { read: rows, kept: rows, ..Default::default() },
             backend: Backend { backend: String::new(), device: String::new() },
             training: Vec::new(),
+            built: serde_json::Value::Null,
             stages: Vec::new(),
             peak_memory_bytes: None,
             attributes: Vec::new(),

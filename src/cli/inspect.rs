@@ -1,5 +1,6 @@
 //! `annvil inspect`: the manifest for a person.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Duration;
 
@@ -51,14 +52,17 @@ fn render(uri: &str, manifest: &Manifest, is_latest: bool) -> String {
     let restores = manifest.restores.map_or(String::new(), |version| format!(", restores version {version}"));
     let mut text = format!("{uri} version {}{latest}{restores}\n\n", manifest.version);
     let mut line = |name: &str, value: String| text += &format!("{name:<9} {value}\n");
-    let params = params_of(&build.job, &manifest.index_name);
-    line("kind", [vec![cell(&build.kind)], params].concat().join(", "));
+    line("kind", [vec![cell(&build.kind)], params(manifest)].concat().join(", "));
     line("rows", format!("{} × {}, {}", count(build.rows), build.dim, build.metric));
     let files = || manifest.segments.iter().flat_map(|segment| &segment.files);
     let size = files().map(|file| file.size_bytes).fold(0, u64::saturating_add);
     line("size", format!("{} in {} files", bytes(size), files().count()));
     line("built", format!("{} by annvil {}", utc(manifest.created_unix_ms), cell(&build.annvil_version)));
     let Backend { backend, device } = &build.backend;
+    let details = details(&build.built);
+    if !details.is_empty() {
+        line("details", details.join(", "));
+    }
     line("backend", cell(&format!("{backend} ({device})")));
     line("seed", build.seed.to_string());
     let gate = build.certificate.as_ref().and_then(|certificate| certificate.gate);
@@ -66,10 +70,13 @@ fn render(uri: &str, manifest: &Manifest, is_latest: bool) -> String {
     if let Some(peak) = build.peak_memory_bytes {
         line("memory", format!("{} at most", bytes(peak)));
     }
-    let RowCounts { read, filtered, rejected, .. } = &build.row_counts;
+    let RowCounts { read, filtered, held_out, rejected, .. } = &build.row_counts;
     let all_rejected = rejected.values().copied().fold(0, u64::saturating_add);
-    let (read, filtered, all_rejected) = (count(*read), count(*filtered), count(all_rejected));
-    line("source", format!("{read} rows read, {filtered} filtered, {all_rejected} rejected"));
+    let [read, filtered, all_rejected, held_out] = [*read, *filtered, all_rejected, *held_out].map(count);
+    line(
+        "source",
+        format!("{read} rows read, {filtered} filtered, {all_rejected} rejected, {held_out} held out"),
+    );
     for (reason, rows) in rejected {
         line("", format!("{} rejected: {}", count(*rows), cell(reason)));
     }
@@ -85,20 +92,43 @@ fn render(uri: &str, manifest: &Manifest, is_latest: bool) -> String {
         + &render_stages(&build.stages)
 }
 
-/// The parameters of the index's own entry in the job, as `m 16`; what was left to the builder, as `auto`, is not told.
-fn params_of(job: &Value, index_name: &str) -> Vec<String> {
-    let entries = job["index"].as_array().into_iter().flatten();
-    let Some(Value::Object(entry)) = entries.into_iter().find(|entry| entry["name"] == index_name) else {
-        return Vec::new();
+/// The index's parameters as `m 16`: as the build resolved them, and those of its entry in the job that the build does
+/// not tell again.
+fn params(manifest: &Manifest) -> Vec<String> {
+    let Manifest { index_name, build, .. } = manifest;
+    let entries = build.job["index"].as_array().into_iter().flatten();
+    let entry = entries.into_iter().find(|entry| entry["name"] == index_name.as_str());
+    let own = entry.and_then(Value::as_object).into_iter().flatten();
+    let mut params: BTreeMap<&str, &Value> = own
+        .filter(|(name, value)| !["name", "kind", "metric"].contains(&name.as_str()) && **value != "auto")
+        .map(|(name, value)| (name.as_str(), value))
+        .collect();
+    let resolved = build.built["params"].as_object().into_iter().flatten();
+    params.extend(resolved.map(|(name, value)| (name.as_str(), value)));
+    params.into_iter().filter_map(|(name, value)| told(name, value)).collect()
+}
+
+/// What else the build tells of what it made.
+fn details(built: &Value) -> Vec<String> {
+    let mut details = Vec::new();
+    for (name, value) in built.as_object().into_iter().flatten().filter(|(name, _)| *name != "params") {
+        match value {
+            Value::Object(group) => details.extend(group.iter().filter_map(|(name, value)| told(name, value))),
+            _ => details.extend(told(name, value)),
+        }
+    }
+    details
+}
+
+fn told(name: &str, value: &Value) -> Option<String> {
+    let value = match value {
+        Value::String(text) => text.clone(),
+        // Most were f32, and look like it again.
+        Value::Number(number) if number.is_f64() => (number.as_f64()? as f32).to_string(),
+        Value::Number(_) | Value::Array(_) | Value::Bool(_) => value.to_string(),
+        Value::Object(_) | Value::Null => return None,
     };
-    let expert = entry.get("expert").and_then(Value::as_object);
-    let told = |(name, value): (&String, &Value)| match value {
-        Value::String(text) if text != "auto" => Some(cell(&format!("{name} {text}"))),
-        Value::Number(_) | Value::Array(_) => Some(cell(&format!("{name} {value}"))),
-        _ => None,
-    };
-    let own = entry.iter().filter(|(name, _)| !["name", "kind", "metric"].contains(&name.as_str()));
-    own.chain(expert.into_iter().flatten()).filter_map(told).collect()
+    Some(cell(&format!("{name} {value}")))
 }
 
 fn titled(title: &str, table: &Table) -> String {
@@ -122,9 +152,19 @@ fn render_attributes(attributes: &[AttributeSummary]) -> String {
         ("type", Align::Left),
         ("nulls", Align::Right),
         ("distinct", Align::Right),
+        ("least", Align::Left),
+        ("greatest", Align::Left),
     ]);
-    for AttributeSummary { name, data_type, nulls, distinct } in attributes {
-        table.row([name.clone(), data_type.clone(), count(*nulls), distinct.map_or("–".into(), count)]);
+    for AttributeSummary { name, data_type, nulls, distinct, min, max } in attributes {
+        let unknown = || "–".to_string();
+        table.row([
+            name.clone(),
+            data_type.clone(),
+            count(*nulls),
+            distinct.map_or_else(unknown, count),
+            min.clone().unwrap_or_else(unknown),
+            max.clone().unwrap_or_else(unknown),
+        ]);
     }
     titled("attributes", &table)
 }
@@ -175,7 +215,13 @@ mod tests {
             data_type: "Utf8".into(),
             nulls: 0,
             distinct: Some(9_997),
+            min: Some("aback".into()),
+            max: None,
         }];
+        build.built = serde_json::json!({
+            "params": { "m": 16, "alpha": 1.2f32, "c_max": 512 },
+            "graph": { "level_rows": [9997, 600], "repaired_rows": 0 },
+        });
         build.certificate = Some(curve::example());
         let file = |name: &str| FileRef { name: name.into(), size_bytes: 3 << 20, blake3: Digest::of(b"") };
         Manifest {
@@ -196,16 +242,17 @@ mod tests {
         let text = render("out/words", &manifest(), true);
         for line in [
             "out/words version 4, the latest, restores version 2",
-            "kind      hnsw, ef_construction 200, m 16, fanout [10,3]",
+            "kind      hnsw, alpha 1.2, c_max 512, ef_construction 200, m 16",
+            "details   level_rows [9997,600], repaired_rows 0",
             "rows      9,997 × 100, cosine",
             "size      6.0 MiB in 2 files",
             "built     2026-11-20 07:31:40 UTC by annvil 0.1.0",
             "backend   cpu (avx512)",
             "gate      recall@10 ≥ 0.95",
-            "source    10,000 rows read, 0 filtered, 3 rejected",
+            "source    10,000 rows read, 0 filtered, 3 rejected, 0 held out",
             "          3 rejected: null_vector",
             "  base.parquet  4.0 MiB  10,000",
-            "  word    Utf8      0     9,997",
+            "  word    Utf8      0     9,997  aback  –",
             "  graph.safetensors  3.0 MiB  af1349b9f5f9a1a6",
             "  read   120 ms  230 ms",
         ] {

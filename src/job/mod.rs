@@ -1,8 +1,11 @@
 //! A build job: what a job file may say ([`JobSpec`]), what is wrong with one ([`SpecError`]), and how a running job
 //! tells about itself ([`Progress`]) and is stopped ([`CancelToken`]).
 
+mod backend;
 mod check;
 mod diagnostics;
+mod forge;
+mod ledger;
 mod origin;
 mod parse;
 mod progress;

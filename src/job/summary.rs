@@ -1,12 +1,13 @@
-//! What a build made, as data: the command line renders it, and `--json` prints it.
+//! What a build made, for whoever asked for it.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::artifact::Certificate;
+use crate::artifact::{Certificate, Stage};
 use crate::vectors::Metric;
 
+/// What a build made.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BuildSummary {
     pub job: String,
@@ -19,9 +20,7 @@ pub struct BuildSummary {
     pub queries: u64,
     /// In the order that they ran.
     pub stages: Vec<StageCost>,
-    /// The largest resident set of the process.
     pub peak_memory_bytes: Option<u64>,
-    /// In the job's order; those below their gate among them.
     pub indexes: Vec<BuiltIndex>,
 }
 
@@ -44,15 +43,29 @@ pub struct RowCounts {
 pub struct StageCost {
     pub name: String,
     pub wall_ms: f64,
+    /// Of all threads together.
+    pub cpu_ms: f64,
     pub bytes_read: u64,
     pub bytes_written: u64,
+}
+
+impl From<&Stage> for StageCost {
+    fn from(stage: &Stage) -> Self {
+        Self {
+            name: stage.name.clone(),
+            wall_ms: stage.wall_ms,
+            cpu_ms: stage.cpu_ms,
+            bytes_read: stage.bytes_read,
+            bytes_written: stage.bytes_written,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BuiltIndex {
     pub name: String,
     pub kind: String,
-    /// What `effort` is called: `nprobe`, `ef_search`; none where there is no such setting.
+    /// `nprobe`, `ef_search`; none for exact search.
     pub effort_name: Option<String>,
     pub certificate: Certificate,
     #[serde(flatten)]
@@ -67,8 +80,10 @@ pub enum Outcome {
         version: u64,
         size_bytes: u64,
     },
-    /// Not published: recall@k of the certificate's gate, at the setting that would have been the default.
+    /// Recall@k of the gate, at the best setting measured.
     BelowGate {
         recall: f64,
     },
+    /// It passed, and another index of the job did not: a job publishes all of its indexes or none.
+    Withheld,
 }

@@ -196,7 +196,7 @@ impl Source {
             if batches.counts.kept > MAX_ROWS {
                 return Err(SourceError::TooManyRows { limit: MAX_ROWS });
             }
-            if progress(batches.counts.read, batches.bytes_read).is_break() {
+            if progress(batches.counts.read, batches.bytes_read()).is_break() {
                 return Err(SourceError::Cancelled);
             }
         }
@@ -292,7 +292,7 @@ impl Batches {
 
     /// Bytes fetched from the store so far.
     pub fn bytes_read(&self) -> u64 {
-        self.bytes_read
+        self.scan.as_ref().map_or(self.bytes_read, Scan::bytes_read)
     }
 
     /// Once the stream has ended: counts, rejected rows and the files they are from.

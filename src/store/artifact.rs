@@ -241,11 +241,20 @@ mod tests {
 
     #[test]
     fn ranges_become_ascending_runs_of_whole_blocks() {
-        assert_eq!(block_runs(&[], 10), []);
-        assert_eq!(block_runs(&[3..3], 10), []);
-        assert_eq!(block_runs(&[3..4], 10), [0..10]);
-        assert_eq!(block_runs(&[B..B + 1, 0..1], 3 * B), [0..2 * B]);
-        assert_eq!(block_runs(&[2 * B..2 * B + 9, 1..2, 5..9], 2 * B + 9), [0..B, 2 * B..2 * B + 9]);
-        assert_eq!(block_runs(&[B - 1..B + 1], 5 * B), [0..2 * B]);
+        let cases = [
+            (vec![], 10, vec![]),
+            (vec![(3, 3)], 10, vec![]),
+            (vec![(3, 4)], 10, vec![(0, 10)]),
+            (vec![(B, B + 1), (0, 1)], 3 * B, vec![(0, 2 * B)]),
+            (vec![(2 * B, 2 * B + 9), (1, 2), (5, 9)], 2 * B + 9, vec![(0, B), (2 * B, 2 * B + 9)]),
+            (vec![(B - 1, B + 1)], 5 * B, vec![(0, 2 * B)]),
+            (vec![(u64::MAX - 1, u64::MAX)], u64::MAX, vec![(u64::MAX - B + 1, u64::MAX)]),
+        ];
+        for (ranges, size_bytes, expected) in cases {
+            let ranges: Vec<Range<u64>> = ranges.into_iter().map(|(start, end)| start..end).collect();
+            let runs = block_runs(&ranges, size_bytes);
+            let runs: Vec<(u64, u64)> = runs.into_iter().map(|run| (run.start, run.end)).collect();
+            assert_eq!(runs, expected);
+        }
     }
 }

@@ -139,6 +139,13 @@ impl Location {
         }
     }
 
+    /// Writes an object here, in place of what may be there.
+    pub fn write(&self, bytes: bytes::Bytes) -> Result<(), super::StoreError> {
+        let (store, path) = (self.store.clone(), self.path.clone());
+        let written = super::runtime::wait_for(async move { store.put(&path, bytes.into()).await })?;
+        written.map(|_| ()).map_err(|error| self.error(error).into())
+    }
+
     pub async fn head(&self) -> Result<Object, LocationError> {
         let meta = self.store.head(&self.path).await.map_err(|error| self.error(error))?;
         Ok(Object { location: self.clone(), size_bytes: meta.size, e_tag: meta.e_tag })
@@ -236,7 +243,9 @@ fn resolve_parents(path: PathBuf) -> std::io::Result<PathBuf> {
 }
 
 fn local_files() -> Arc<dyn ObjectStore> {
-    static STORE: LazyLock<Arc<LocalFileSystem>> = LazyLock::new(Arc::default);
+    // What publishing returns from has to be on the disk, not on its way there.
+    static STORE: LazyLock<Arc<LocalFileSystem>> =
+        LazyLock::new(|| Arc::new(LocalFileSystem::new().with_fsync(true)));
     STORE.clone()
 }
 

@@ -1,1 +1,137 @@
-//! placeholder
+//! Compute shaders through wgpu: Vulkan, Metal and DX12. One WGSL file per kernel in `shaders/`, and beside this file
+//! one Rust file of the same name that feeds it.
+//!
+//! The heavy work is matrix products whose result is reduced in the tile, so that distances never reach memory as
+//! an n×k matrix (Flash-KMeans' lesson). All arithmetic is f32; results do not depend on how rows are tiled,
+//! streamed or batched, so that a memory budget changes no byte.
+//!
+//! Refuses: values whose squares leave f32's range (2⁶³ and beyond); what cannot be cut to fit one binding (a row, a
+//! codebook, a leaf). A device that is lost stays lost: open another, or fall back to another backend.
+
+mod adapter;
+mod buffers;
+mod centroid_sums;
+mod device;
+pub mod kernels;
+mod kmeans_assign;
+pub mod layout;
+mod leaf_top_k;
+mod limits;
+mod memory;
+mod pipelines;
+mod pq_encode;
+mod rows;
+mod squared_norms;
+mod top_k;
+mod work;
+
+pub use adapter::{AdapterSummary, adapters};
+pub use buffers::TransferStats;
+pub use device::GpuOptions;
+
+use super::{BackendInfo, CentroidSums, CodebookView, Compute, Leaves, ResidualOf, Result, Rows};
+use crate::vectors::{Metric, Neighbor, Neighbors, VectorView};
+use buffers::Buffers;
+use device::Device;
+use pipelines::{Constants, Pipelines};
+use rows::DeviceRows;
+
+/// The GPU backend. Cheap to share between threads; their work is interleaved on the device's one queue.
+pub struct Gpu {
+    device: Device,
+    buffers: Buffers,
+    pipelines: Pipelines,
+}
+
+impl Gpu {
+    /// Opens the preferred adapter: discrete before virtual before integrated.
+    ///
+    /// # Errors
+    /// [`NoAdapter`](super::ComputeError::NoAdapter) where there is none, or only software and that is not allowed.
+    pub fn new(options: GpuOptions) -> Result<Self> {
+        let device = Device::open(&adapter::instance(), &options)?;
+        let buffers = Buffers::new(options.memory_budget);
+        Ok(Self { device, buffers, pipelines: Pipelines::default() })
+    }
+
+    /// The adapter that was chosen.
+    pub fn adapter(&self) -> &AdapterSummary {
+        &self.device.adapter
+    }
+
+    /// What has crossed the bus since the device was opened, and the most memory held.
+    pub fn transfers(&self) -> TransferStats {
+        self.buffers.stats()
+    }
+
+    /// Gives the device back to the driver now. Every later operation returns
+    /// [`DeviceLost`](super::ComputeError::DeviceLost), as it would had the driver taken it.
+    pub fn destroy(&self) {
+        self.device.device.destroy();
+    }
+
+    /// Constants for the kernels that work on `dim` dimensions.
+    fn constants(&self, dim: usize) -> Constants {
+        Constants { lanes: self.device.lanes, depth: kernels::depth(dim), capacity: 0 }
+    }
+}
+
+impl std::fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gpu").field("adapter", self.adapter()).finish_non_exhaustive()
+    }
+}
+
+/// The metric's number in `metric.wgsl`.
+fn metric_number(metric: Metric) -> u32 {
+    match metric {
+        Metric::L2 => 0,
+        Metric::InnerProduct => 1,
+        Metric::Cosine => 2,
+    }
+}
+
+impl Compute for Gpu {
+    fn info(&self) -> BackendInfo {
+        let AdapterSummary { name, api, .. } = &self.device.adapter;
+        BackendInfo { backend: "gpu".into(), device: format!("{name}, {api}") }
+    }
+
+    fn upload<'a>(&self, rows: VectorView<'a>) -> Result<Rows<'a>> {
+        self.device.check()?;
+        Ok(match DeviceRows::new(self, rows)? {
+            Some(held) => Rows::with_device(rows, held),
+            None => Rows::on_host(rows),
+        })
+    }
+
+    fn assign(&self, rows: &Rows<'_>, centroids: VectorView<'_>, metric: Metric) -> Result<Vec<Neighbor>> {
+        self.device.check()?;
+        kmeans_assign::kmeans_assign(self, rows, centroids, metric)
+    }
+
+    fn centroid_sums(&self, rows: &Rows<'_>, labels: &[u32], nlist: usize) -> Result<CentroidSums> {
+        self.device.check()?;
+        centroid_sums::centroid_sums(self, rows, labels, nlist)
+    }
+
+    fn pq_encode(
+        &self,
+        rows: &Rows<'_>,
+        residual_of: Option<ResidualOf<'_>>,
+        codebook: CodebookView<'_>,
+    ) -> Result<Vec<u8>> {
+        self.device.check()?;
+        pq_encode::pq_encode(self, rows, residual_of, codebook)
+    }
+
+    fn top_k(&self, queries: VectorView<'_>, rows: &Rows<'_>, metric: Metric, k: usize) -> Result<Neighbors> {
+        self.device.check()?;
+        top_k::top_k(self, queries, rows, metric, k)
+    }
+
+    fn leaf_top_k(&self, rows: &Rows<'_>, leaves: &Leaves, metric: Metric, k: usize) -> Result<Neighbors> {
+        self.device.check()?;
+        leaf_top_k::leaf_top_k(self, rows, leaves, metric, k)
+    }
+}

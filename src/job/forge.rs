@@ -1,0 +1,229 @@
+//! From rows to an index that the loader's own code has put together from encoded bytes.
+
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow_array::UInt32Array;
+use bytes::Bytes;
+
+use super::progress::{Progress, Stage, Unit};
+use super::spec::{Auto, HnswSpec, IndexParams, IndexSpec, IvfPqSpec, Refine};
+use crate::artifact::columns::{self, ATTRIBUTES_FILE, IDS_FILE};
+use crate::artifact::{Section, Training, safetensors};
+use crate::compute::Compute;
+use crate::error::Error;
+use crate::flat::FlatIndex;
+use crate::hnsw::{self, HnswParams};
+use crate::index::{Precision, SearchIndex};
+use crate::ivf::{self, IvfPqParams};
+use crate::loader;
+use crate::source::Dataset;
+use crate::train;
+use crate::vectors::RowIds;
+
+/// An index in its published form, and what its build has to say.
+pub(super) struct Forged {
+    /// Assembled from `files`.
+    pub index: Arc<dyn SearchIndex>,
+    /// `order[ordinal]` is the row of the dataset.
+    pub order: Vec<u32>,
+    /// Everything that is to be published but the manifest.
+    pub files: Vec<(String, Bytes)>,
+    pub training: Vec<Training>,
+    pub warnings: Vec<String>,
+    /// What was built, beyond the job's parameters.
+    pub details: serde_json::Value,
+}
+
+/// What a family's build returns, whatever the family.
+struct Raw {
+    sections: Vec<Section>,
+    order: Vec<u32>,
+    training: Vec<Training>,
+    warnings: Vec<String>,
+    details: serde_json::Value,
+}
+
+/// Builds, encodes, decodes and assembles. What is certified later is what is published, bytes and all.
+pub(super) fn forge(
+    compute: &dyn Compute,
+    rows: &Dataset,
+    spec: &IndexSpec,
+    seed: u64,
+    progress: &Progress,
+) -> Result<Forged, Error> {
+    let watch = Watch::new(progress, &spec.name);
+    let raw = match &spec.params {
+        IndexParams::Flat(_) => flat(rows, spec)?,
+        IndexParams::IvfPq(params) => ivf_pq(compute, rows, spec, params, seed, &watch)?,
+        IndexParams::Hnsw(params) => hnsw(compute, rows, spec, params, seed, &watch)?,
+    };
+    watch.finish();
+    let mut files = Vec::with_capacity(raw.sections.len() + 2);
+    let mut decoded = Vec::with_capacity(raw.sections.len());
+    for section in raw.sections {
+        let encoded = safetensors::encode(&section);
+        // The section's own tensors are dropped here: one copy of the index in memory, not two.
+        let name = section.name.clone();
+        drop(section);
+        decoded.push(safetensors::decode(&name, encoded.bytes.clone()).map_err(internal)?);
+        files.push((encoded.file_name, encoded.bytes));
+    }
+    let index = loader::assemble(spec.params.kind(), &decoded).map_err(internal)?;
+    files.extend(column_files(rows, &raw.order)?);
+    let Raw { order, training, warnings, details, .. } = Raw { sections: Vec::new(), ..raw };
+    Ok(Forged { index, order, files, training, warnings, details })
+}
+
+/// A fault of ours: what we wrote could not be read.
+fn internal(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::Internal(Box::new(error))
+}
+
+fn flat(rows: &Dataset, spec: &IndexSpec) -> Result<Raw, Error> {
+    let index = FlatIndex::build(rows.vectors.view(), spec.metric, Precision::F32).map_err(internal)?;
+    Ok(Raw {
+        sections: index.sections(),
+        order: (0..rows.rows() as u32).collect(),
+        training: Vec::new(),
+        warnings: Vec::new(),
+        details: serde_json::Value::Null,
+    })
+}
+
+fn ivf_pq(
+    compute: &dyn Compute,
+    rows: &Dataset,
+    spec: &IndexSpec,
+    params: &IvfPqSpec,
+    seed: u64,
+    watch: &Watch<'_>,
+) -> Result<Raw, Error> {
+    let defaults = IvfPqParams::defaults_for(rows.rows(), rows.vectors.dim());
+    let params = IvfPqParams {
+        nlist: params.nlist.given().unwrap_or(defaults.nlist),
+        pq_m: params.pq_m.given().unwrap_or(defaults.pq_m),
+        pq_bits: params.pq_bits as usize,
+        refine: match params.refine {
+            Refine::None => ivf::Refine::None,
+            Refine::F16 => ivf::Refine::F16,
+            Refine::F32 => ivf::Refine::F32,
+        },
+        kmeans_iterations: params.kmeans_iterations,
+    };
+    let observer = |state: train::Progress| watch.observe(state);
+    let built = ivf::build(compute, rows.vectors.view(), spec.metric, &params, seed, &observer)?;
+    let report = built.report;
+    Ok(Raw {
+        sections: built.index.sections(),
+        order: built.order,
+        training: vec![
+            Training { name: "k-means".into(), loss: report.kmeans_inertia.clone() },
+            Training { name: "product quantizer".into(), loss: report.pq_inertia.clone() },
+        ],
+        warnings: report.warnings.iter().map(ToString::to_string).collect(),
+        details: serde_json::json!({
+            "params": params,
+            "kmeans_rows": report.kmeans_rows,
+            "pq_rows": report.pq_rows,
+            "longest_list": report.longest_list,
+            "empty_lists": report.empty_lists,
+        }),
+    })
+}
+
+fn hnsw(
+    compute: &dyn Compute,
+    rows: &Dataset,
+    spec: &IndexSpec,
+    params: &HnswSpec,
+    seed: u64,
+    watch: &Watch<'_>,
+) -> Result<Raw, Error> {
+    let params = hnsw_params(params);
+    let observer = |state: train::Progress| watch.observe(state);
+    let built = hnsw::build(compute, rows.vectors.view(), spec.metric, &params, seed, &observer)?;
+    Ok(Raw {
+        sections: built.index.sections(),
+        order: built.order,
+        training: Vec::new(),
+        warnings: Vec::new(),
+        details: serde_json::json!({ "params": params, "graph": built.stats }),
+    })
+}
+
+fn hnsw_params(spec: &HnswSpec) -> HnswParams {
+    let defaults = HnswParams::new(spec.m, spec.ef_construction);
+    let expert = &spec.expert;
+    HnswParams {
+        m: spec.m,
+        c_max: expert.c_max.given().unwrap_or(defaults.c_max),
+        fanout: match &expert.fanout {
+            Auto::Auto => defaults.fanout,
+            Auto::Given(fanout) => fanout.clone(),
+        },
+        leaf_k: expert.leaf_k.given().unwrap_or(defaults.leaf_k),
+        l_max: expert.l_max.given().unwrap_or(defaults.l_max),
+        alpha: expert.alpha.given().map_or(defaults.alpha, |alpha| alpha as f32),
+        code: defaults.code,
+    }
+}
+
+/// Ids and attributes in the index's order.
+fn column_files(rows: &Dataset, order: &[u32]) -> Result<Vec<(String, Bytes)>, Error> {
+    let order = UInt32Array::from(order.to_vec());
+    let ids = arrow_select::take::take(&rows.ids, &order, None).map_err(internal)?;
+    let ids = RowIds::from_array(ids.as_ref()).map_err(internal)?;
+    let mut files = vec![(IDS_FILE.to_string(), columns::encode_ids(&ids).map_err(internal)?)];
+    if rows.attributes.num_columns() > 0 {
+        let attributes =
+            arrow_select::take::take_record_batch(&rows.attributes, &order).map_err(internal)?;
+        files.push((ATTRIBUTES_FILE.into(), columns::encode(&attributes).map_err(internal)?));
+    }
+    Ok(files)
+}
+
+/// Turns what a build reports into stages of the job's progress: one at a time, each until another is named.
+struct Watch<'a> {
+    progress: &'a Progress,
+    index: &'a str,
+    current: Mutex<Option<Current>>,
+}
+
+struct Current {
+    name: &'static str,
+    stage: Stage,
+    done: u64,
+}
+
+impl<'a> Watch<'a> {
+    fn new(progress: &'a Progress, index: &'a str) -> Self {
+        Self { progress, index, current: Mutex::new(None) }
+    }
+
+    fn observe(&self, state: train::Progress) -> ControlFlow<()> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.as_ref().is_none_or(|current| current.name != state.stage || current.done > state.done) {
+            if let Some(finished) = current.take() {
+                finished.stage.finish();
+            }
+            let name = format!("{}: {}", self.index, state.stage);
+            let stage = self.progress.stage(name, Unit::STEPS, Some(state.total));
+            *current = Some(Current { name: state.stage, stage, done: 0 });
+        }
+        if let Some(current) = current.as_mut() {
+            current.stage.inc(state.done - current.done);
+            current.done = state.done;
+            if let Some(inertia) = state.inertia {
+                current.stage.set_message(format!("inertia {inertia:.6e}"));
+            }
+        }
+        if self.progress.check().is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn finish(self) {
+        if let Some(current) = self.current.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            current.stage.finish();
+        }
+    }
+}
