@@ -27,8 +27,10 @@ pub use parse::{MAX_JOB_FILE_BYTES, SpecError, documented_keys};
 pub use progress::Bars;
 pub use progress::{CancelToken, Cancelled, Event, Level, Progress, Renderer, Stage, StageState, Unit};
 pub use progress::{JsonLines, PlainLines, Silent};
+pub use run::run;
 pub use spec::{
     Auto, Backend, FlatSpec, Gate, HnswExpert, HnswSpec, IndexParams, IndexSpec, IvfPqSpec, JobSpec,
     OnBadRow, OutputSpec, Overrides, QueriesSpec, Refine, SourceSpec, Target,
 };
+pub use summary::{BuildSummary, BuiltIndex, Outcome, RowCounts, StageCost};
 pub use uri::Uri;

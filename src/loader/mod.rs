@@ -21,7 +21,7 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 use rayon::prelude::*;
 
-pub use families::assemble;
+pub use families::{assemble, effort_name};
 pub use query::QueryError;
 
 use crate::artifact::{Manifest, TensorError};
@@ -119,7 +119,8 @@ impl Index {
     pub fn of(artifact: Artifact) -> Result<Self, LoadError> {
         let manifest = artifact.manifest();
         let segment = artifact.only_segment()?;
-        let sections = segment.section_names().map(|name| segment.section(name)).collect::<Result<Vec<_>, _>>()?;
+        let sections =
+            segment.section_names().map(|name| segment.section(name)).collect::<Result<Vec<_>, _>>()?;
         let family = assemble(&manifest.build.kind, &sections)?;
         let ids = artifact.ids()?;
         let expect = |what, expected: u64, got: usize| {
@@ -156,6 +157,11 @@ impl Index {
 
     pub fn metric(&self) -> Metric {
         self.family.metric()
+    }
+
+    /// What effort is called here: `nprobe`, `ef_search`; `None` where there is no such setting.
+    pub fn effort_name(&self) -> Option<&'static str> {
+        self.family.effort_name()
     }
 
     pub fn ids(&self) -> &RowIds {
@@ -199,7 +205,11 @@ impl Index {
     /// # Errors
     /// A query of another dimension, with a value that is not finite, or (cosine) of length 0; `k` or effort 0;
     /// a recall that the certificate does not have; exact search where no vectors are kept.
-    pub fn search(&self, queries: VectorView<'_>, options: &SearchOptions) -> Result<Vec<Vec<Hit>>, QueryError> {
+    pub fn search(
+        &self,
+        queries: VectorView<'_>,
+        options: &SearchOptions,
+    ) -> Result<Vec<Vec<Hit>>, QueryError> {
         let setting = self.setting(options)?;
         let queries = query::prepare(queries, self.dim(), self.metric())?;
         let queries = queries.view();
