@@ -11,6 +11,7 @@ mod curve;
 mod dataset;
 mod inspect;
 mod interrupt;
+mod measure;
 mod query_file;
 mod rollback;
 mod search;

@@ -18,10 +18,8 @@ mod summary;
 mod uri;
 
 pub use check::SourceFacts;
-pub use ledger::cpu_time;
-pub use run::run;
-pub use summary::{BuildSummary, BuiltIndex, Outcome, RowCounts, StageCost};
 pub use diagnostics::{Diagnostic, Diagnostics, Place, Quote, Severity};
+pub use ledger::cpu_time;
 pub use parse::{MAX_JOB_FILE_BYTES, SpecError, documented_keys};
 #[cfg(feature = "cli")]
 pub use progress::Bars;
