@@ -159,11 +159,6 @@ impl Index {
         self.family.metric()
     }
 
-    /// What effort is called here: `nprobe`, `ef_search`; `None` where there is no such setting.
-    pub fn effort_name(&self) -> Option<&'static str> {
-        self.family.effort_name()
-    }
-
     pub fn ids(&self) -> &RowIds {
         &self.ids
     }
