@@ -1,7 +1,7 @@
 //! From the job's `backend` to something that computes.
 
-use super::spec::Backend;
 use super::progress::Progress;
+use super::spec::Backend;
 use crate::compute::Compute;
 use crate::compute::cpu::Cpu;
 use crate::compute::reference::Reference;
@@ -29,7 +29,8 @@ fn gpu() -> Result<Box<dyn Compute>, Error> {
 
 #[cfg(not(feature = "gpu"))]
 fn gpu() -> Result<Box<dyn Compute>, Error> {
-    Err(crate::compute::ComputeError::NoAdapter("this build has no GPU backend (feature `gpu`)".into()).into())
+    Err(crate::compute::ComputeError::NoAdapter("this build has no GPU backend (feature `gpu`)".into())
+        .into())
 }
 
 /// A hardware GPU, with the CPU to go on with should it fail; else the CPU.

@@ -148,7 +148,8 @@ impl<'a> Job<'a> {
         })?;
         // What a list column's length and `where` leave is only known now.
         self.check(Some(rows.vectors.dim()), rows.rows() as u64, false)?;
-        let rejects_uri = rows.rejects.as_ref().map(|rejects| self.keep_rejects(rejects, ledger)).transpose()?;
+        let rejects_uri =
+            rows.rejects.as_ref().map(|rejects| self.keep_rejects(rejects, ledger)).transpose()?;
         let attributes = ledger.enter("summarise attributes", |_| rows.attribute_summary())?;
         let attributes = attributes
             .into_iter()
@@ -259,7 +260,8 @@ impl<'a> Job<'a> {
     ) -> Result<BuildSummary, Error> {
         let Measured { read, queries, .. } = measured;
         let (rows, dim) = (read.rows.rows(), read.rows.vectors.dim());
-        let source = SourceRecord { counts: read.rows.counts, inputs: read.rows.inputs, attributes: read.attributes };
+        let source =
+            SourceRecord { counts: read.rows.counts, inputs: read.rows.inputs, attributes: read.attributes };
         // The rows are in the indexes now.
         drop((read.rows.vectors, read.rows.ids, read.rows.attributes));
         let all_pass = certified.iter().all(|index| index.certified.below_gate.is_none());
@@ -359,7 +361,12 @@ impl<'a> Job<'a> {
                 refine: certificate.chosen_refine,
             }),
             certificate: Some(certificate.clone()),
-            ..artifact::ManifestDraft::new(index.spec.params.kind(), index.spec.metric, dim as u32, rows as u64)
+            ..artifact::ManifestDraft::new(
+                index.spec.params.kind(),
+                index.spec.metric,
+                dim as u32,
+                rows as u64,
+            )
         }
     }
 
