@@ -11,6 +11,7 @@ mod curve;
 mod dataset;
 mod inspect;
 mod interrupt;
+mod measure;
 mod query_file;
 mod rollback;
 mod search;
@@ -53,6 +54,7 @@ enum Command {
     Build(build::BuildArgs),
     Check(check::CheckArgs),
     Search(search::SearchArgs),
+    Measure(measure::MeasureArgs),
     Inspect(inspect::InspectArgs),
     Verify(verify::VerifyArgs),
     Versions(versions::VersionsArgs),
@@ -69,6 +71,7 @@ pub fn main() -> ExitCode {
         Command::Build(args) => build::run(args, out),
         Command::Check(args) => check::run(args, out),
         Command::Search(args) => search::run(args, out),
+        Command::Measure(args) => measure::run(args, out),
         Command::Inspect(args) => inspect::run(args, out),
         Command::Verify(args) => verify::run(args, out),
         Command::Versions(args) => versions::run(args, out),

@@ -154,7 +154,9 @@ mod tests {
                     for k in [1, 10, 1000] {
                         let params = SearchParams { k, effort: 1, refine: 0 };
                         let mut batch = Vec::new();
-                        searcher.search_batch(queries.view(), &params, &mut |_, found| batch.push(found.to_vec()));
+                        searcher.search_batch(queries.view(), &params, &mut |_, found| {
+                            batch.push(found.to_vec())
+                        });
                         for (query, batch) in queries.view().iter().zip(&batch) {
                             let mut expected: Vec<Neighbor> = (0..n)
                                 .map(|i| Neighbor::new(i as u32, metric.distance(query, rows.row(i)) as f32))

@@ -24,7 +24,9 @@ impl FlatIndex {
             return Err(content(format!("expected rows × dim, got shape {:?}", tensor.shape)));
         };
         if dim == 0 || rows > u64::from(u32::MAX) {
-            return Err(content(format!("expected 1 or more dimensions and at most 2³² − 1 rows, got {rows} × {dim}")));
+            return Err(content(format!(
+                "expected 1 or more dimensions and at most 2³² − 1 rows, got {rows} × {dim}"
+            )));
         }
         let precision = match tensor.dtype {
             Dtype::F32 => Precision::F32,
@@ -69,7 +71,10 @@ mod tests {
         let no_dim: Array<f32> = vec![].into();
         assert!(matches!(refused(good.clone().with(SECTION, &no_dim, &[2, 0])), TensorError::Content { .. }));
         let integers: Array<u32> = vec![1; 6].into();
-        assert!(matches!(refused(good.clone().with(SECTION, &integers, &[2, 3])), TensorError::Content { .. }));
+        assert!(matches!(
+            refused(good.clone().with(SECTION, &integers, &[2, 3])),
+            TensorError::Content { .. }
+        ));
         let nan: Array<f32> = vec![0.5, 0.5, 0.5, f32::NAN, 0.5, 0.5].into();
         let error = refused(good.clone().with(SECTION, &nan, &[2, 3])).to_string();
         assert!(error.contains("row 1"), "{error}");

@@ -68,11 +68,18 @@ mod tests {
         fn leaf_top_k(&self, _: &Rows<'_>, _: &Leaves, _: Metric, _: usize) -> Result<Neighbors> {
             unreachable!()
         }
-        fn top_k(&self, queries: VectorView<'_>, rows: &Rows<'_>, metric: Metric, k: usize) -> Result<Neighbors> {
+        fn top_k(
+            &self,
+            queries: VectorView<'_>,
+            rows: &Rows<'_>,
+            metric: Metric,
+            k: usize,
+        ) -> Result<Neighbors> {
             let all = Reference.top_k(queries, rows, metric, rows.host().rows())?;
             let mut found = Neighbors::new(queries.rows(), k);
             for query in 0..queries.rows() {
-                let error = |n: &Neighbor| 1e-6 * Random::of(query as u64, u64::from(n.ordinal)).normal() as f32;
+                let error =
+                    |n: &Neighbor| 1e-6 * Random::of(query as u64, u64::from(n.ordinal)).normal() as f32;
                 let off = |n: &Neighbor| Neighbor::new(n.ordinal, n.distance + error(n));
                 let mut row: Vec<Neighbor> = all.row(query).iter().map(off).collect();
                 row.sort_unstable();
@@ -98,7 +105,8 @@ mod tests {
         for metric in Metric::ALL {
             for k in [1, 10, 599, 600, 700] {
                 let truth = ground_truth(&Sloppy, queries.view(), rows.view(), metric, k).unwrap();
-                let expected = Reference.top_k(queries.view(), &Rows::on_host(rows.view()), metric, k).unwrap();
+                let expected =
+                    Reference.top_k(queries.view(), &Rows::on_host(rows.view()), metric, k).unwrap();
                 assert_eq!(truth, expected, "{metric} k = {k}");
             }
         }
@@ -106,7 +114,8 @@ mod tests {
 
     #[test]
     fn no_rows_give_padding_only() {
-        let truth = ground_truth(&Reference, VectorView::new(&[1.0], 1), VectorView::new(&[], 1), Metric::L2, 3);
+        let truth =
+            ground_truth(&Reference, VectorView::new(&[1.0], 1), VectorView::new(&[], 1), Metric::L2, 3);
         assert_eq!(truth.unwrap().found(0), []);
     }
 }

@@ -46,21 +46,25 @@ enum Values {
 }
 
 impl KeptVectors {
+    /// Whether every value of `rows` fits `precision`: for a build to ask before it trains.
+    pub fn check(rows: VectorView<'_>, precision: Precision) -> Result<(), KeepError> {
+        if precision == Precision::F32 {
+            return Ok(());
+        }
+        match rows.as_slice().par_iter().position_first(|&value| !f16::from_f32(value).is_finite()) {
+            Some(at) => Err(KeepError::Overflow { row: at / rows.dim(), got: rows.as_slice()[at] }),
+            None => Ok(()),
+        }
+    }
+
     /// Keeps `rows[order[0]], rows[order[1]], …`.
     pub fn gather(rows: VectorView<'_>, order: &[u32], precision: Precision) -> Result<Self, KeepError> {
-        let dim = rows.dim();
+        Self::check(rows, precision)?;
         let values = match precision {
             Precision::F32 => Values::F32(gathered(rows, order, |value| value).into()),
-            Precision::F16 => {
-                let values = gathered(rows, order, f16::from_f32);
-                if let Some(at) = values.par_iter().position_first(|value| !value.is_finite()) {
-                    let row = order[at / dim] as usize;
-                    return Err(KeepError::Overflow { row, got: rows.row(row)[at % dim] });
-                }
-                Values::F16(values.into())
-            }
+            Precision::F16 => Values::F16(gathered(rows, order, f16::from_f32).into()),
         };
-        Ok(Self { values, dim })
+        Ok(Self { values, dim: rows.dim() })
     }
 
     pub fn precision(&self) -> Precision {

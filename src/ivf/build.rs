@@ -5,13 +5,13 @@ use std::ops::ControlFlow;
 use rayon::prelude::*;
 
 use super::params::IvfPqParams;
-use super::IvfPq;
+use super::{IvfPq, inverse_norms};
 use crate::artifact::Array;
 use crate::compute::{Compute, ComputeError, ResidualOf};
 use crate::index::{KeepError, KeptVectors};
 use crate::train::{
-    self, Kmeans, KmeansParams, Observer, PqParams, PqShape, PqTraining, ProductQuantizer, Progress, TrainError,
-    Warning, check_magnitude, checked_labels,
+    self, Kmeans, KmeansParams, Observer, PqParams, PqShape, PqTraining, ProductQuantizer, Progress,
+    TrainError, Warning, check_magnitude, checked_labels,
 };
 use crate::vectors::{Metric, Random, VectorBuf, VectorView};
 
@@ -76,6 +76,9 @@ pub fn build(
     }
     let shape = params.check(rows.dim(), Some(rows.rows()))?;
     check_magnitude(rows)?;
+    if let Some(precision) = params.refine.precision() {
+        KeptVectors::check(rows, precision)?;
+    }
     let mut kmeans_params = KmeansParams::new(params.nlist, Random::of(seed, 1).next_u64());
     kmeans_params.iterations = params.kmeans_iterations;
     let kmeans = train::train(compute, rows, &kmeans_params, observer)?;
@@ -93,6 +96,7 @@ pub fn build(
     let mut index = IvfPq {
         metric,
         dim: rows.dim(),
+        inverse_norms: inverse_norms(metric, centroids),
         centroids: kmeans.centroids.into_vec().into(),
         list_offsets: lists.offsets.into(),
         quantizer,

@@ -38,6 +38,19 @@ pub struct IvfPq {
     terms: Option<Array<f32>>,
     /// What candidates are ranked again with.
     kept: Option<KeptVectors>,
+    /// For cosine, 1 / |centroid| of each list (0 for a centroid of length 0). Derived, not stored.
+    inverse_norms: Vec<f32>,
+}
+
+fn inverse_norms(metric: Metric, centroids: VectorView<'_>) -> Vec<f32> {
+    let inverse_norm = |centroid: &[f32]| {
+        let norm = centroid.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+        if norm > 0.0 { (1.0 / norm) as f32 } else { 0.0 }
+    };
+    match metric {
+        Metric::Cosine => centroids.iter().map(inverse_norm).collect(),
+        _ => Vec::new(),
+    }
 }
 
 impl IvfPq {

@@ -11,20 +11,26 @@
 //! | inner product | −⟨q, c + r̂⟩ | −⟨q, c⟩ | – | −⟨q, ·⟩ |
 //! | cosine | 1 − ⟨q, c + r̂⟩ | 1 − ⟨q, c⟩ | – | −⟨q, ·⟩ |
 //!
-//! Lists are probed in the order of that middle column: nearest first for L2; for inner product and cosine those
-//! first whose mean row has the greatest product with the query, because ⟨q, c⟩ is the mean of ⟨q, x⟩ over the
-//! rows of the list.
+//! Lists are probed nearest centroid first for L2, and by greatest ⟨q, c⟩ for inner product: it is the mean of
+//! ⟨q, x⟩ over the rows of the list. For cosine they are probed by ⟨q, c⟩ / |c|, the angle: the mean of unit vectors
+//! is short where they are spread, and a wide list's best row lies further above its mean. Measured at equal
+//! `nprobe` against ⟨q, c⟩: recall@10 .953 for .945 (glove10k, 32 of 256 lists) and .909 for .907 (minilm100k, 32
+//! of 512); the nearest centroid by L2 gave .942 and .902.
 
 use std::sync::Arc;
 
 use super::IvfPq;
 use crate::artifact::Section;
-use crate::index::{KeptVectors, SearchIndex, SearchParams, Searcher};
 use crate::compute::cpu::kernels;
+use crate::index::{KeptVectors, SearchIndex, SearchParams, Searcher};
 use crate::vectors::{Metric, Neighbor, TopK};
 
-/// Candidates that are ranked again for each row to return, where the caller does not say.
+/// Candidates that are ranked again for each row to return, where the caller does not say, and at least
+/// [`REFINE_FLOOR`]. Measured with the default codes against ranking all rows again, recall@10 at 32 probes: 10 per
+/// row cost nothing on glove10k (25 bytes for 100-d) and .002 on minilm100k (48 bytes for 384-d), 5 cost .001 and
+/// .011. Recall@1 is .999 there from 100 candidates, .971 from 10.
 const REFINE_FACTOR: usize = 10;
+const REFINE_FLOOR: usize = 100;
 
 /// Codes scored at a time: their scores (4 KiB) stay in the first-level cache beside the table.
 const SCAN_ROWS: usize = 1024;
@@ -111,8 +117,9 @@ impl Best {
 
 struct IvfPqSearcher {
     index: Arc<IvfPq>,
-    /// Lists with rows, those to probe first and in order.
+    /// Lists with rows, by how early they are probed: those to probe first and in order.
     lists: Vec<Neighbor>,
+    /// For each list the part of an estimate that its rows share.
     list_distances: Vec<f32>,
     table: Vec<f32>,
     scores: Vec<f32>,
@@ -139,7 +146,8 @@ impl Searcher for IvfPqSearcher {
             found.extend_from_slice(self.candidates.top.sorted());
             return;
         }
-        let refine = if params.refine == 0 { k.saturating_mul(REFINE_FACTOR) } else { params.refine };
+        let default = k.saturating_mul(REFINE_FACTOR).max(REFINE_FLOOR);
+        let refine = if params.refine == 0 { default } else { params.refine };
         self.scan_lists(refine.max(k).min(self.index.rows()), k, params.effort.max(1));
         found.extend_from_slice(self.rank_again(query, k));
     }
@@ -151,16 +159,21 @@ impl IvfPqSearcher {
         let index = &*self.index;
         match index.metric {
             Metric::L2 => (kernels().l2_rows)(query, &index.centroids, &mut self.list_distances),
-            metric => {
-                (kernels().dot_rows)(query, &index.centroids, &mut self.list_distances);
-                self.list_distances.iter_mut().for_each(|value| *value = metric.distance_of_dot(*value));
-            }
+            _ => (kernels().dot_rows)(query, &index.centroids, &mut self.list_distances),
         }
         self.lists.clear();
-        let offsets = index.list_offsets.windows(2);
-        for ((list, &distance), range) in (0u32..).zip(&self.list_distances).zip(offsets) {
+        let ranges = index.list_offsets.windows(2);
+        for (list, (shared, range)) in self.list_distances.iter_mut().zip(ranges).enumerate() {
+            let rank = match index.metric {
+                Metric::L2 => *shared,
+                Metric::InnerProduct => -*shared,
+                Metric::Cosine => -*shared * index.inverse_norms[list],
+            };
+            if index.metric != Metric::L2 {
+                *shared = index.metric.distance_of_dot(*shared);
+            }
             if range[0] < range[1] {
-                self.lists.push(Neighbor::new(list, distance));
+                self.lists.push(Neighbor::new(list as u32, rank));
             }
         }
         let head = nprobe.min(self.lists.len());
@@ -182,16 +195,17 @@ impl IvfPqSearcher {
             if probe == nprobe {
                 self.lists[nprobe..].sort_unstable();
             }
-            let list = self.lists[probe];
-            seen += self.index.list(list.ordinal as usize).len();
+            let list = self.lists[probe].ordinal as usize;
+            seen += self.index.list(list).len();
             self.scan_list(list);
         }
     }
 
-    fn scan_list(&mut self, list: Neighbor) {
+    fn scan_list(&mut self, list: usize) {
         let index = &*self.index;
         let code_size = index.quantizer.shape().code_size();
-        let rows = index.list(list.ordinal as usize);
+        let rows = index.list(list);
+        let shared = self.list_distances[list];
         for start in rows.clone().step_by(SCAN_ROWS) {
             let end = (start + SCAN_ROWS).min(rows.end);
             let scores = &mut self.scores[..end - start];
@@ -200,8 +214,8 @@ impl IvfPqSearcher {
                 Some(terms) => scores
                     .iter_mut()
                     .zip(&terms[start..end])
-                    .for_each(|(score, &term)| *score += list.distance + term),
-                None => scores.iter_mut().for_each(|score| *score += list.distance),
+                    .for_each(|(score, &term)| *score += shared + term),
+                None => scores.iter_mut().for_each(|score| *score += shared),
             }
             collect(scores, start as u32, &mut self.candidates.top);
         }

@@ -10,13 +10,13 @@
 
 use rayon::prelude::*;
 
-use super::IvfPq;
 use super::params::{IvfPqParams, Refine};
+use super::{IvfPq, inverse_norms};
 use crate::artifact::{Array, Section, TensorError};
 use crate::index::KeptVectors;
 use crate::index::SearchIndex;
 use crate::train::{PqShape, ProductQuantizer};
-use crate::vectors::Metric;
+use crate::vectors::{Metric, VectorView};
 
 const IVF: &str = "ivf";
 const CODES: &str = "codes";
@@ -82,7 +82,8 @@ impl IvfPq {
             }
             None => None,
         };
-        Ok(Self { metric, dim, centroids, list_offsets, quantizer, codes, terms, kept })
+        let inverse_norms = inverse_norms(metric, VectorView::new(&centroids, dim));
+        Ok(Self { metric, dim, centroids, list_offsets, quantizer, codes, terms, kept, inverse_norms })
     }
 }
 
@@ -107,14 +108,17 @@ fn read_refine(ivf: &Section) -> Result<Refine, TensorError> {
 fn read_rows(codes: &Section) -> Result<usize, TensorError> {
     match codes.tensor("codes")?.shape[..] {
         [rows, _] if rows > 0 && rows < u64::from(u32::MAX) => Ok(rows as usize),
-        ref got => Err(content("codes", format!("expected 1 to {} rows of codes, got shape {got:?}", u32::MAX - 1))),
+        ref got => {
+            Err(content("codes", format!("expected 1 to {} rows of codes, got shape {got:?}", u32::MAX - 1)))
+        }
     }
 }
 
 fn read_quantizer(ivf: &Section, dim: usize) -> Result<ProductQuantizer, TensorError> {
     let (codebooks, got) = ivf.array_of_rank::<f32>("codebooks", 3)?;
     let refused = |what: String| content("codebooks", what);
-    let shape = PqShape::new(dim, got[0], ivf.metadata("pq_bits")?).map_err(|error| refused(error.to_string()))?;
+    let shape =
+        PqShape::new(dim, got[0], ivf.metadata("pq_bits")?).map_err(|error| refused(error.to_string()))?;
     let expected = [shape.pq_m, shape.ksub(), shape.dsub];
     if got != expected {
         return Err(refused(format!("expected shape {expected:?}, got {got:?}")));
@@ -150,7 +154,7 @@ fn check_offsets(offsets: &[u64], rows: usize) -> Result<(), TensorError> {
 
 /// Any byte is an 8-bit code and any two halves are 4-bit codes, but for the half that an odd `pq_m` leaves over.
 fn check_codes(codes: &[u8], shape: &PqShape) -> Result<(), TensorError> {
-    if shape.pq_bits == 8 || shape.pq_m % 2 == 0 {
+    if shape.pq_bits == 8 || shape.pq_m.is_multiple_of(2) {
         return Ok(());
     }
     let code_size = shape.code_size();

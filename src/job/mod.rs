@@ -19,6 +19,7 @@ mod uri;
 
 pub use check::SourceFacts;
 pub use diagnostics::{Diagnostic, Diagnostics, Place, Quote, Severity};
+pub use ledger::cpu_time;
 pub use parse::{MAX_JOB_FILE_BYTES, SpecError, documented_keys};
 #[cfg(feature = "cli")]
 pub use progress::Bars;

@@ -26,7 +26,7 @@ pub use query::QueryError;
 
 use crate::artifact::{Manifest, TensorError};
 use crate::flat::FlatIndex;
-use crate::index::{SearchIndex, SearchParams};
+use crate::index::{SearchIndex, SearchParams, Searcher};
 use crate::store::{Artifact, IndexStore, StoreError};
 use crate::vectors::{Metric, RowId, RowIds, VectorView};
 
@@ -159,11 +159,6 @@ impl Index {
         self.family.metric()
     }
 
-    /// What effort is called here: `nprobe`, `ef_search`; `None` where there is no such setting.
-    pub fn effort_name(&self) -> Option<&'static str> {
-        self.family.effort_name()
-    }
-
     pub fn ids(&self) -> &RowIds {
         &self.ids
     }
@@ -176,6 +171,22 @@ impl Index {
     /// The vector of a row as the index keeps it (for cosine normalised), where it does.
     pub fn vector(&self, ordinal: u32) -> Option<Vec<f32>> {
         self.family.kept().map(|kept| kept.vector(ordinal))
+    }
+
+    /// What the effort of a search is called here, see [`SearchIndex::effort_name`].
+    pub fn effort_name(&self) -> Option<&'static str> {
+        self.family.effort_name()
+    }
+
+    /// The settings that a certificate would measure, see [`SearchIndex::ladder`].
+    pub fn ladder(&self, k: usize) -> Vec<SearchParams> {
+        self.family.ladder(k)
+    }
+
+    /// One thread's session, below ids and checks: for callers that prepare their queries themselves (of the index's
+    /// dimension, finite and, for cosine, normalised) and read ordinals. Allocates nothing per query after warm-up.
+    pub fn searcher(&self) -> Box<dyn Searcher> {
+        self.family.clone().searcher()
     }
 
     /// The setting that `options` come to: (`nprobe` or `ef_search`, refine); `None` for an exact search.

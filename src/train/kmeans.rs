@@ -15,8 +15,8 @@ use crate::vectors::{Metric, Random, VectorBuf, VectorView};
 pub struct KmeansParams {
     /// Centroids, 1 or more and at most one per row.
     pub k: usize,
-    /// Passes over the sample at most, 1 to 1,000. Default 10: the passes after that lower the inertia by less
-    /// than 0.5 % together.
+    /// Passes over the sample at most, 1 to 1,000. Default 10: ten more lower the inertia by 0.3 to 0.4 %
+    /// (glove10k with k = 256, minilm100k with k = 1,024).
     pub iterations: usize,
     /// Stop once a pass lowers the inertia by less than this part of it. Default 1e-4.
     pub tolerance: f64,
@@ -30,13 +30,15 @@ pub struct KmeansParams {
     /// together, so this bounds what clustering can bound, not every list.
     pub max_imbalance: usize,
     /// More centroids than this are trained in two levels: √k clusters, then each one's share of the k centroids
-    /// within it, then [`FINAL_PASSES`] passes over all. Default 2,048.
+    /// within it, then [`FINAL_PASSES`] passes over all. Default 4,096.
     pub two_level_above: usize,
     pub seed: u64,
 }
 
-/// Full passes that close two-level training. They win back what the hierarchy loses at its borders.
-pub const FINAL_PASSES: usize = 2;
+/// Full passes that close two-level training and win back what the hierarchy loses at its borders. On minilm100k
+/// with k = 1,024 the inertia ends 1.0 % above that of ten passes over all after 2 of them, 0.4 % after 4, 0.1 %
+/// after 6.
+pub const FINAL_PASSES: usize = 4;
 
 impl KmeansParams {
     pub fn new(k: usize, seed: u64) -> Self {
@@ -47,7 +49,7 @@ impl KmeansParams {
             max_rows_per_centroid: 256,
             min_rows_per_centroid: 39,
             max_imbalance: 8,
-            two_level_above: 2048,
+            two_level_above: 4096,
             seed,
         }
     }
@@ -112,10 +114,7 @@ pub fn train(
     let (seeds, passes) = if params.k > params.two_level_above {
         (two_level_seeds(compute, &uploaded, params, observer)?, FINAL_PASSES)
     } else {
-        (
-            seeding::plus_plus(sample, params.k, &mut Random::of(params.seed, Draw::SEEDS)),
-            params.iterations,
-        )
+        (seeding::plus_plus(sample, params.k, &mut Random::of(params.seed, Draw::SEEDS)), params.iterations)
     };
     let lloyd = Lloyd {
         passes,
@@ -223,7 +222,7 @@ impl Lloyd {
 }
 
 /// √k clusters of a part of the sample; each gets its share of the k centroids by its number of rows, trained
-/// among its own rows. Costs about 2/√k of training k centroids at once, and keeps lists balanced: dense regions
+/// among its own rows. Costs about 1/√k of training k centroids at once, and keeps lists balanced: dense regions
 /// get centroids in proportion. The idea is that of SuperKMeans' hierarchical form (arXiv 2603.20009).
 fn two_level_seeds(
     compute: &dyn Compute,
@@ -345,7 +344,10 @@ mod tests {
         let trained = train(&Reference, rows.view(), &params, &unobserved).unwrap();
         assert_eq!((trained.rows, trained.moved), (3000, 0));
         assert!(trained.inertia.windows(2).all(|pair| pair[1] <= pair[0] * (1.0 + 1e-6)));
-        assert!(inertia_of(rows.view(), trained.centroids.view()) <= trained.inertia.last().unwrap() * (1.0 + 1e-6));
+        assert!(
+            inertia_of(rows.view(), trained.centroids.view())
+                <= trained.inertia.last().unwrap() * (1.0 + 1e-6)
+        );
     }
 
     /// Textbook Lloyd in f64, seeded by plain random rows and run to its end: the mean of ten runs.
@@ -392,6 +394,28 @@ mod tests {
     }
 
     #[test]
+    fn every_one_of_many_separate_groups_gets_its_centroid() {
+        let mut random = Random::new(6);
+        let mut rows = VectorBuf::new(Vec::new(), 2);
+        for i in 0..2560 {
+            let (x, y) = ((i % 16) as f32, (i / 16 % 8) as f32);
+            rows.push(&[x + 0.01 * random.normal() as f32, y + 0.01 * random.normal() as f32]);
+        }
+        for seed in 0..5 {
+            let trained = train(&Reference, rows.view(), &KmeansParams::new(128, seed), &unobserved).unwrap();
+            let nearest = |row: &[f32]| {
+                let distances = trained.centroids.view().iter().map(|c| Metric::L2.distance(row, c));
+                distances.fold(f64::INFINITY, f64::min)
+            };
+            let lost = (0..128).filter(|&i| nearest(&[(i % 16) as f32, (i / 16) as f32]) > 0.01).count();
+            assert!(
+                lost <= 12,
+                "seed {seed}: {lost} of 128 groups share a centroid; sampled rows lose about 47"
+            );
+        }
+    }
+
+    #[test]
     fn two_levels_cost_little_inertia_and_balance_the_lists() {
         let rows = clustered(4000, 6, 500, 9);
         let flat = train(&Reference, rows.view(), &KmeansParams::new(100, 1), &unobserved).unwrap();
@@ -422,7 +446,8 @@ mod tests {
         let longest = 8 * 2000 / 101;
         let lloyd = Lloyd { passes: 12, tolerance: 0.0, longest, seed: 1 };
         let trained = lloyd.run(&Reference, &Rows::on_host(rows.view()), seeds, |_, _| Ok(())).unwrap();
-        let found = Reference.assign(&Rows::on_host(rows.view()), trained.centroids.view(), Metric::L2).unwrap();
+        let found =
+            Reference.assign(&Rows::on_host(rows.view()), trained.centroids.view(), Metric::L2).unwrap();
         let mut counts = vec![0usize; 101];
         found.iter().for_each(|found| counts[found.ordinal as usize] += 1);
         assert!(trained.moved >= 1900 / longest);
@@ -444,7 +469,12 @@ mod tests {
                     assert!(inertia_of(rows, trained.centroids.view()) < 1e-6, "k = {k}");
                 }
                 let is_empty = |warning: &Warning| matches!(warning, Warning::EmptyClusters { .. });
-                assert_eq!(trained.warnings.iter().any(is_empty), k > distinct, "k = {k}: {:?}", trained.warnings);
+                assert_eq!(
+                    trained.warnings.iter().any(is_empty),
+                    k > distinct,
+                    "k = {k}: {:?}",
+                    trained.warnings
+                );
             }
         }
     }

@@ -88,10 +88,16 @@ impl std::fmt::Display for Warning {
                 "{what}: {rows} rows train {centroids} centroids, {recommended} rows or more are recommended"
             ),
             Warning::EmptyClusters { what, empty, centroids } => {
-                write!(f, "{what}: {empty} of {centroids} clusters are empty: the rows have too few distinct values")
+                write!(
+                    f,
+                    "{what}: {empty} of {centroids} clusters are empty: the rows have too few distinct values"
+                )
             }
             Warning::LongestList { rows, mean } => {
-                write!(f, "the longest list holds {rows} rows, the mean is {mean}: queries that probe it are slow")
+                write!(
+                    f,
+                    "the longest list holds {rows} rows, the mean is {mean}: queries that probe it are slow"
+                )
             }
         }
     }

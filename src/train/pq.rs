@@ -27,14 +27,16 @@ pub struct PqShape {
 
 impl PqShape {
     pub fn new(dim: usize, pq_m: usize, pq_bits: usize) -> Result<Self, TrainError> {
-        let parameter = |name, expected, got: usize| TrainError::Parameter { name, expected, got: got.to_string() };
+        let parameter =
+            |name, expected, got: usize| TrainError::Parameter { name, expected, got: got.to_string() };
         if pq_bits != 8 && pq_bits != 4 {
             return Err(parameter("pq_bits", "8 or 4".into(), pq_bits));
         }
         if dim == 0 {
             return Err(parameter("dim", "1 or more".into(), dim));
         }
-        let dsub = [dim, padded(dim)].into_iter().find(|dim| pq_m > 0 && dim % pq_m == 0).map(|dim| dim / pq_m);
+        let dsub =
+            [dim, padded(dim)].into_iter().find(|dim| pq_m > 0 && dim % pq_m == 0).map(|dim| dim / pq_m);
         match dsub {
             Some(dsub) => Ok(Self { dim, pq_m, pq_bits, dsub }),
             None => {
@@ -48,7 +50,9 @@ impl PqShape {
     /// Every `pq_m` that vectors of `dim` dimensions can be cut into, ascending: the divisors of `dim` and of
     /// `dim` rounded up to a multiple of 4.
     pub fn allowed_pq_m(dim: usize) -> Vec<usize> {
-        (1..=padded(dim)).filter(|pq_m| dim % pq_m == 0 || padded(dim) % pq_m == 0).collect()
+        (1..=padded(dim))
+            .filter(|&pq_m| dim.is_multiple_of(pq_m) || padded(dim).is_multiple_of(pq_m))
+            .collect()
     }
 
     /// Codebook entries per sub-vector.
@@ -121,7 +125,11 @@ impl ProductQuantizer {
         let expected_values = shape.pq_m * ksub * dsub;
         if codebook.len() != expected_values {
             let expected = format!("{} × {ksub} × {dsub} = {expected_values} values", shape.pq_m);
-            return Err(TrainError::Parameter { name: "codebook", expected, got: codebook.len().to_string() });
+            return Err(TrainError::Parameter {
+                name: "codebook",
+                expected,
+                got: codebook.len().to_string(),
+            });
         }
         if let Some(index) = codebook.iter().position(|value| !value.is_finite()) {
             let got = format!("{} at {index}", codebook[index]);
@@ -262,14 +270,10 @@ impl ProductQuantizer {
             let (what, rows, centroids) = ("product quantizer".into(), sample.rows(), shape.ksub());
             training.warnings.push(Warning::FewTrainingRows { what, rows, centroids, recommended });
         }
-        let subs: Vec<VectorBuf> = (0..shape.pq_m).into_par_iter().map(|m| sub_vectors(sample, &shape, m)).collect();
-        let mut codebook: Vec<f32> = subs
-            .par_iter()
-            .enumerate()
-            .flat_map_iter(|(m, sub)| seed_entries(sub.view(), shape.ksub(), params.seed, m).into_vec())
-            .collect();
-        if sample.rows() > shape.ksub() {
-            lloyd(compute, sample, &subs, shape, params, observer, (&mut codebook, &mut training))?;
+        let sample = Sample::of(sample, shape);
+        let mut codebook = sample.seeds(params.seed);
+        if sample.rows.rows() > shape.ksub() {
+            sample.lloyd(compute, params, observer, &mut codebook, &mut training)?;
         }
         Ok((Self::from_codebook(shape, codebook)?, training))
     }
@@ -280,13 +284,14 @@ fn view<'a>(shape: &PqShape, centroids: &'a [f32]) -> CodebookView<'a> {
 }
 
 fn check_params(params: &PqParams) -> Result<(), TrainError> {
-    for (name, value) in
-        [("iterations", params.iterations), ("max_rows_per_centroid", params.max_rows_per_centroid)]
-    {
-        if value == 0 || (name == "iterations" && value > 1000) {
-            let expected = if name == "iterations" { "1 to 1000" } else { "1 or more" };
-            return Err(TrainError::Parameter { name, expected: expected.into(), got: value.to_string() });
-        }
+    let refused = |name, expected: &str, got: usize| {
+        Err(TrainError::Parameter { name, expected: expected.into(), got: got.to_string() })
+    };
+    if !(1..=1000).contains(&params.iterations) {
+        return refused("iterations", "1 to 1000", params.iterations);
+    }
+    if params.max_rows_per_centroid == 0 {
+        return refused("max_rows_per_centroid", "1 or more", 0);
     }
     Ok(())
 }
@@ -299,59 +304,79 @@ fn checked_codes(codes: Vec<u8>, ksub: usize) -> Result<Vec<u8>, TrainError> {
     }
 }
 
-/// Sub-vectors `m` of all rows, dense, padded with 0 past `dim`.
-fn sub_vectors(rows: VectorView<'_>, shape: &PqShape, m: usize) -> VectorBuf {
-    let (from, to) = ((m * shape.dsub).min(shape.dim), ((m + 1) * shape.dsub).min(shape.dim));
-    let mut subs = VectorBuf::zeroed(rows.rows(), shape.dsub);
-    for (sub, row) in subs.as_mut_slice().chunks_exact_mut(shape.dsub).zip(rows.iter()) {
-        sub[..to - from].copy_from_slice(&row[from..to]);
-    }
-    subs
-}
-
-fn seed_entries(sub: VectorView<'_>, ksub: usize, seed: u64, m: usize) -> VectorBuf {
-    if sub.rows() <= ksub {
-        return sub.gather(&(0..ksub).map(|code| (code % sub.rows()) as u32).collect::<Vec<u32>>());
-    }
-    seeding::plus_plus(sub, ksub, &mut Random::of(seed, (1 << 32) + m as u64))
-}
-
-fn lloyd(
-    compute: &dyn Compute,
-    sample: VectorView<'_>,
-    subs: &[VectorBuf],
+/// Training rows, whole and cut.
+struct Sample<'a> {
+    rows: VectorView<'a>,
+    /// For each sub-space the sub-vectors of all rows, dense, padded with 0 past `dim`.
+    subs: Vec<VectorBuf>,
     shape: PqShape,
-    params: &PqParams,
-    observer: Observer<'_>,
-    (codebook, training): (&mut [f32], &mut PqTraining),
-) -> Result<(), TrainError> {
-    let uploaded = compute.upload(sample)?;
-    let ksub = shape.ksub();
-    for pass in 0..params.iterations {
-        let codes = checked_codes(compute.pq_encode(&uploaded, None, view(&shape, codebook))?, ksub)?;
-        let passes: Vec<SubPass> = codebook
-            .par_chunks_exact_mut(ksub * shape.dsub)
-            .zip(subs)
-            .enumerate()
-            .map(|(m, (entries, sub))| {
-                let labels: Vec<u32> = codes[m..].iter().step_by(shape.pq_m).map(|&c| u32::from(c)).collect();
-                let mut random = Random::of(params.seed, ((pass as u64 + 2) << 32) + m as u64);
-                move_entries(sub.view(), &labels, entries, &mut random)
-            })
-            .collect();
-        // In the order of the sub-spaces.
-        let inertia: f64 = passes.iter().map(|pass| pass.inertia).sum();
-        let moved: usize = passes.iter().map(|pass| pass.moved).sum();
-        let (done, total) = (pass as u64 + 1, params.iterations as u64);
-        report(observer, Progress { stage: "product quantizer", done, total, inertia: Some(inertia) })?;
-        let last = training.inertia.last().copied();
-        training.inertia.push(inertia);
-        training.moved += moved;
-        if moved == 0 && last.is_some_and(|last| last - inertia <= params.tolerance * last) {
-            break;
-        }
+}
+
+impl<'a> Sample<'a> {
+    fn of(rows: VectorView<'a>, shape: PqShape) -> Self {
+        let cut = |m: usize| {
+            let (from, to) = ((m * shape.dsub).min(shape.dim), ((m + 1) * shape.dsub).min(shape.dim));
+            let mut subs = VectorBuf::zeroed(rows.rows(), shape.dsub);
+            for (sub, row) in subs.as_mut_slice().chunks_exact_mut(shape.dsub).zip(rows.iter()) {
+                sub[..to - from].copy_from_slice(&row[from..to]);
+            }
+            subs
+        };
+        Self { rows, subs: (0..shape.pq_m).into_par_iter().map(cut).collect(), shape }
     }
-    Ok(())
+
+    /// The first codebook, `pq_m × ksub × dsub`.
+    fn seeds(&self, seed: u64) -> Vec<f32> {
+        let ksub = self.shape.ksub();
+        let entries = |(m, sub): (usize, &VectorBuf)| {
+            let sub = sub.view();
+            if sub.rows() <= ksub {
+                let repeated: Vec<u32> = (0..ksub).map(|code| (code % sub.rows()) as u32).collect();
+                return sub.gather(&repeated).into_vec();
+            }
+            seeding::plus_plus(sub, ksub, &mut Random::of(seed, (1 << 32) + m as u64)).into_vec()
+        };
+        self.subs.par_iter().enumerate().flat_map_iter(entries).collect()
+    }
+
+    fn lloyd(
+        &self,
+        compute: &dyn Compute,
+        params: &PqParams,
+        observer: Observer<'_>,
+        codebook: &mut [f32],
+        training: &mut PqTraining,
+    ) -> Result<(), TrainError> {
+        let uploaded = compute.upload(self.rows)?;
+        let PqShape { pq_m, dsub, .. } = self.shape;
+        let ksub = self.shape.ksub();
+        for pass in 0..params.iterations {
+            let codes = compute.pq_encode(&uploaded, None, view(&self.shape, codebook))?;
+            let codes = checked_codes(codes, ksub)?;
+            let passes: Vec<SubPass> = codebook
+                .par_chunks_exact_mut(ksub * dsub)
+                .zip(&self.subs)
+                .enumerate()
+                .map(|(m, (entries, sub))| {
+                    let labels: Vec<u32> = codes[m..].iter().step_by(pq_m).map(|&c| u32::from(c)).collect();
+                    let mut random = Random::of(params.seed, ((pass as u64 + 2) << 32) + m as u64);
+                    move_entries(sub.view(), &labels, entries, &mut random)
+                })
+                .collect();
+            // In the order of the sub-spaces.
+            let inertia: f64 = passes.iter().map(|pass| pass.inertia).sum();
+            let moved: usize = passes.iter().map(|pass| pass.moved).sum();
+            let (done, total) = (pass as u64 + 1, params.iterations as u64);
+            report(observer, Progress { stage: "product quantizer", done, total, inertia: Some(inertia) })?;
+            let last = training.inertia.last().copied();
+            training.inertia.push(inertia);
+            training.moved += moved;
+            if moved == 0 && last.is_some_and(|last| last - inertia <= params.tolerance * last) {
+                break;
+            }
+        }
+        Ok(())
+    }
 }
 
 struct SubPass {
@@ -411,10 +436,11 @@ mod tests {
         let codes = quantizer.encode(&Reference, &Rows::on_host(rows.view()), None).unwrap();
         assert_eq!(codes.len(), rows.rows() * quantizer.shape().code_size());
         let mut decoded = vec![0.0; rows.dim()];
-        let errors = rows.view().iter().zip(codes.chunks_exact(quantizer.shape().code_size())).map(|(row, code)| {
-            quantizer.decode(code, &mut decoded);
-            Metric::L2.distance(row, &decoded)
-        });
+        let errors =
+            rows.view().iter().zip(codes.chunks_exact(quantizer.shape().code_size())).map(|(row, code)| {
+                quantizer.decode(code, &mut decoded);
+                Metric::L2.distance(row, &decoded)
+            });
         errors.sum::<f64>()
     }
 
@@ -458,7 +484,9 @@ mod tests {
 
     #[test]
     fn tables_sum_to_the_product_with_the_decoded_vector() {
-        for (dim, pq_m, pq_bits) in [(8, 2, 8), (8, 8, 4), (9, 3, 4), (9, 9, 4), (10, 6, 8), (10, 3, 4), (1, 1, 4)] {
+        for (dim, pq_m, pq_bits) in
+            [(8, 2, 8), (8, 8, 4), (9, 3, 4), (9, 9, 4), (10, 6, 8), (10, 3, 4), (1, 1, 4)]
+        {
             let rows = normal_rows(300, dim, 5);
             let (quantizer, _) = trained(&rows, pq_m, pq_bits);
             let codes = quantizer.encode(&Reference, &Rows::on_host(rows.view()), None).unwrap();
@@ -469,7 +497,8 @@ mod tests {
             for code in codes.chunks_exact(quantizer.shape().code_size()) {
                 quantizer.decode(code, &mut decoded);
                 let expected = 2.0 * Metric::InnerProduct.distance(&query, &decoded);
-                let looked_up = code.iter().zip(tables.chunks_exact(256)).map(|(&c, table)| table[usize::from(c)]);
+                let looked_up =
+                    code.iter().zip(tables.chunks_exact(256)).map(|(&c, table)| table[usize::from(c)]);
                 let got: f64 = looked_up.map(f64::from).sum();
                 assert!((got - expected).abs() < 1e-5 * (1.0 + expected.abs()), "{dim} {pq_m} {pq_bits}");
             }

@@ -1,16 +1,22 @@
-//! First centroids: k-means++ on a subsample.
+//! First centroids: k-means++ (Arthur, Vassilvitskii 2007) on a subsample.
 //!
-//! k-means++ (Arthur, Vassilvitskii 2007) over all rows costs as much arithmetic as a Lloyd iteration without its
-//! matrix products. On [`ROWS_PER_CENTROID`] rows per centroid it costs a thirty-second of that, and keeps what
-//! matters: no two seeds in one dense spot, none of them equal while distinct rows are left.
+//! On embeddings it gains nothing over plainly sampled rows: after ten passes the inertia is within 0.3 % either way
+//! (glove10k with k = 256 and three seeds, minilm100k with k = 512). It is there for rows in separate groups and for
+//! duplicates, where sampled rows leave groups without a centroid that Lloyd's iteration never gives them. With
+//! [`ROWS_PER_CENTROID`] rows per centroid to draw from it costs a sixty-fourth of the arithmetic of one pass over
+//! the usual sample.
 
 use rayon::prelude::*;
 
 use crate::compute::cpu::kernels;
 use crate::vectors::{Random, VectorBuf, VectorView};
 
-/// Rows drawn per seed.
-const ROWS_PER_CENTROID: usize = 8;
+/// Rows of the subsample per seed.
+const ROWS_PER_CENTROID: usize = 4;
+
+/// Rows of the subsample at least: for few centroids the cost is nothing, and from a small pool k-means++ draws
+/// mostly its outliers.
+const POOL_ROWS: usize = 2048;
 
 /// Rows per parallel piece: fixed, though no result depends on it.
 const PIECE_ROWS: usize = 2048;
@@ -23,8 +29,9 @@ const PIECE_ROWS: usize = 2048;
 pub(super) fn plus_plus(rows: VectorView<'_>, k: usize, random: &mut Random) -> VectorBuf {
     assert!(k > 0 && rows.rows() >= k);
     let subsample;
-    let pool = if rows.rows() > ROWS_PER_CENTROID * k {
-        subsample = rows.gather(&random.sample(rows.rows(), ROWS_PER_CENTROID * k));
+    let wanted = (ROWS_PER_CENTROID * k).max(POOL_ROWS);
+    let pool = if rows.rows() > wanted {
+        subsample = rows.gather(&random.sample(rows.rows(), wanted));
         subsample.view()
     } else {
         rows

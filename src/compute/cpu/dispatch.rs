@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use half::f16;
 
+use super::kernels::{Book, LeafRow, Minima, Strip};
 use crate::vectors::{Metric, Neighbor, TopK};
 
 /// Names the instruction set to use, by [`Isa::name`]. Only one that the CPU has and this build knows is taken;
@@ -37,6 +38,10 @@ impl std::fmt::Display for Isa {
     }
 }
 
+/// `out[i]` of `query` and row `ordinals[i]` of `base`.
+type Gather<T> = fn(query: &[f32], base: &[T], ordinals: &[u32], out: &mut [f32]);
+type Product = fn(base: &[f32], dim: usize, ordinals: &[u32], panels: &[f32], out: &mut [f32], stride: usize);
+
 /// The kernels of one instruction set. Lengths are asserted; rows are dense, row-major, and as long as the query.
 ///
 /// For one pair of vectors all functions of a table give the same bits (`dot`, `dot_rows`, `dot_gather`; and
@@ -52,10 +57,10 @@ pub struct Kernels {
     pub dot_rows: fn(query: &[f32], rows: &[f32], out: &mut [f32]),
     pub l2_rows: fn(query: &[f32], rows: &[f32], out: &mut [f32]),
     /// `out[i]` for row `ordinals[i]` of `base`, whose rows are fetched ahead of use.
-    pub dot_gather: fn(query: &[f32], base: &[f32], ordinals: &[u32], out: &mut [f32]),
-    pub l2_gather: fn(query: &[f32], base: &[f32], ordinals: &[u32], out: &mut [f32]),
-    pub dot_gather_f16: fn(query: &[f32], base: &[f16], ordinals: &[u32], out: &mut [f32]),
-    pub l2_gather_f16: fn(query: &[f32], base: &[f16], ordinals: &[u32], out: &mut [f32]),
+    pub dot_gather: Gather<f32>,
+    pub l2_gather: Gather<f32>,
+    pub dot_gather_f16: Gather<f16>,
+    pub l2_gather_f16: Gather<f16>,
     /// `out[i] = Σ_m tables[m][codes[i][m]]`: `tables` is `pq_m × ksub`, `codes` `out.len() × pq_m`, each code below
     /// `ksub`.
     pub pq_scan: fn(tables: &[f32], ksub: usize, codes: &[u8], out: &mut [f32]),
@@ -69,19 +74,13 @@ pub struct Kernels {
     pub(super) panel: usize,
     pub(super) pack: fn(base: &[f32], dim: usize, ordinals: &[u32], panels: &mut [f32]),
     pub(super) panel_norms: fn(panels: &[f32], dim: usize, norms: &mut [f32]),
-    pub(super) product:
-        fn(base: &[f32], dim: usize, ordinals: &[u32], panels: &[f32], out: &mut [f32], stride: usize),
+    pub(super) product: Product,
     pub(super) nearest: fn(products: &[f32], offsets: &[f32], scale: f32, first: u32, best: &mut Neighbor),
-    pub(super) offer: fn(strip: super::kernels::Strip<'_>, bounds: &mut [f32], tops: &mut [TopK]),
-    pub(super) minima: fn(row: super::kernels::LeafRow<'_>, groups: &mut [f32], lanes: &mut [f32]),
-    pub(super) bounds: fn(minima: super::kernels::Minima<'_>, k: usize, bounds: &mut [f32]),
-    pub(super) pick: fn(
-        row: super::kernels::LeafRow<'_>,
-        members: &[u32],
-        bounds: &mut [f32],
-        kept: &mut super::kernels::Kept,
-    ),
-    pub(super) encode: fn(book: super::kernels::Book<'_>, rows: &[f32], codes: &mut [u8]),
+    pub(super) offer: fn(strip: Strip<'_>, bounds: &mut [f32], tops: &mut [TopK]),
+    pub(super) minima: fn(row: LeafRow<'_>, groups: &mut [f32], lanes: &mut [f32]),
+    pub(super) bounds: fn(minima: Minima<'_>, k: usize, bounds: &mut [f32]),
+    pub(super) pick: fn(row: LeafRow<'_>, members: &[u32], bounds: &[f32], tops: &mut [TopK]),
+    pub(super) encode: fn(book: Book<'_>, rows: &[f32], codes: &mut [u8]),
     pub(super) sum_gather: fn(base: &[f32], ordinals: &[u32], sum: &mut [f32]),
 }
 
@@ -209,7 +208,7 @@ macro_rules! kernel_table {
     ($isa:expr, $lanes:ty, strip: $strip:literal, rows: $rows:literal, features: $($feature:literal)?,
      sq8_gather: $bytes:expr) => {
         pub(super) static KERNELS: crate::compute::cpu::dispatch::Kernels = {
-            use crate::compute::cpu::kernels::{codes, leaf, pairs, product, scan, sums, Book, Kept, LeafRow, Minima, Strip};
+            use crate::compute::cpu::kernels::{codes, leaf, pairs, product, scan, sums, Book, LeafRow, Minima, Strip};
             use crate::vectors::{Neighbor, TopK};
 
             crate::compute::cpu::dispatch::Kernels {
@@ -240,14 +239,14 @@ macro_rules! kernel_table {
                     (base: &[f32], dim: usize, ordinals: &[u32], panels: &[f32], out: &mut [f32], stride: usize)),
                 nearest: entry!([$($feature)?] scan::nearest::<$lanes>,
                     (products: &[f32], offsets: &[f32], scale: f32, first: u32, best: &mut Neighbor)),
-                offer: entry!([$($feature)?] scan::offer::<$lanes>,
+                offer: entry!([$($feature)?] scan::offer::<$lanes, $strip>,
                     (strip: Strip<'_>, bounds: &mut [f32], tops: &mut [TopK])),
                 minima: entry!([$($feature)?] leaf::minima::<$lanes>,
                     (row: LeafRow<'_>, groups: &mut [f32], lanes: &mut [f32])),
                 bounds: entry!([$($feature)?] leaf::bounds::<$lanes>,
                     (minima: Minima<'_>, k: usize, bounds: &mut [f32])),
                 pick: entry!([$($feature)?] leaf::pick::<$lanes>,
-                    (row: LeafRow<'_>, members: &[u32], bounds: &mut [f32], kept: &mut Kept)),
+                    (row: LeafRow<'_>, members: &[u32], bounds: &[f32], tops: &mut [TopK])),
                 encode: entry!([$($feature)?] codes::encode::<$lanes>,
                     (book: Book<'_>, rows: &[f32], codes: &mut [u8])),
                 sum_gather: entry!([$($feature)?] sums::sum_gather::<$lanes>,

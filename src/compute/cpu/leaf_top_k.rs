@@ -7,7 +7,7 @@
 
 use rayon::prelude::*;
 
-use super::kernels::{Kept, LeafRow, Minima};
+use super::kernels::{LeafRow, Minima};
 use super::panels::{Aligned, score_scale};
 use super::{Kernels, top_k};
 use crate::compute::{Leaves, Rows};
@@ -16,9 +16,6 @@ use crate::vectors::{Metric, Neighbor, Neighbors, TopK, VectorView};
 /// A leaf's products are kept until its bounds are known: 16 MiB at this size. Larger leaves, which a partition has
 /// no reason to make, are searched as queries against rows, where they are also large enough not to suffer.
 const MAX_LEAF: usize = 2048;
-
-/// Rows of a leaf that share one minimum per column.
-const GROUP: usize = 32;
 
 pub(super) fn leaf_top_k(
     kernels: &Kernels,
@@ -40,10 +37,11 @@ pub(super) fn leaf_top_k(
     }
     let rows = rows.host();
     tasks.into_par_iter().for_each_init(Scratch::default, |scratch, (members, found)| {
-        if members.len() > MAX_LEAF {
-            large(kernels, rows, members, metric, found, k);
-        } else if members.len() > 1 {
-            Leaf::multiply(kernels, rows, members, metric, scratch, k <= Kept::MAX_K).select(found, k);
+        let leaf = Leaf { kernels, rows, members, metric, k };
+        match members.len() {
+            0..=1 => {}
+            2..=MAX_LEAF => leaf.search(scratch, found),
+            _ => leaf.search_large(found),
         }
     });
     found
@@ -53,181 +51,132 @@ pub(super) fn leaf_top_k(
 #[derive(Default)]
 struct Scratch {
     panels: Aligned,
-    products: Aligned,
     offsets: Vec<f32>,
+    /// `members × columns`; of row `i` only the columns from its panel's first on are set.
+    products: Aligned,
+    /// Groups of rows × columns.
     groups: Aligned,
+    /// `members × panel`, and the same packed.
     lanes: Aligned,
     lane_panels: Aligned,
     bounds: Vec<f32>,
-    kept: Kept,
+    tops: Vec<TopK>,
 }
 
-/// A leaf with the upper triangle of its products.
 struct Leaf<'a> {
     kernels: &'a Kernels,
+    rows: VectorView<'a>,
     members: &'a [u32],
     metric: Metric,
-    /// Members, padded to whole panels.
-    columns: usize,
-    /// `members × columns`; of row `i` only the columns from its panel's first on are set.
-    products: &'a [f32],
-    offsets: &'a [f32],
-    /// Groups of rows × columns.
-    groups: &'a [f32],
-    /// `members × panel`.
-    lanes: &'a [f32],
-    lane_panels: &'a mut Aligned,
-    bounds: &'a mut Vec<f32>,
-    kept: &'a mut Kept,
+    k: usize,
 }
 
-impl<'a> Leaf<'a> {
-    /// All products, and the group minima if they are wanted.
-    fn multiply(
-        kernels: &'a Kernels,
-        rows: VectorView<'_>,
-        members: &'a [u32],
-        metric: Metric,
-        scratch: &'a mut Scratch,
-        with_minima: bool,
-    ) -> Self {
-        let (base, dim, panel) = (rows.as_slice(), rows.dim(), kernels.panel);
-        let columns = members.len().next_multiple_of(panel);
-        let panels = scratch.panels.resized(columns * dim);
+impl Leaf<'_> {
+    /// Members, padded to whole panels.
+    fn columns(&self) -> usize {
+        self.members.len().next_multiple_of(self.kernels.panel)
+    }
+
+    /// Rows of the leaf that share one minimum per column: smaller groups bound a larger `k`.
+    fn group(&self) -> usize {
+        if self.k <= 16 { 32 } else { 8 }
+    }
+
+    fn search(&self, scratch: &mut Scratch, found: &mut [Neighbor]) {
+        self.multiply(scratch);
+        self.bound(scratch);
+        let Scratch { products, offsets, bounds, tops, .. } = scratch;
+        tops.resize_with(self.members.len().max(tops.len()), || TopK::new(self.k));
+        for row in 0..self.members.len() {
+            (self.kernels.pick)(self.row(row, products.as_slice(), offsets), self.members, bounds, tops);
+        }
+        for (top, found) in tops.iter_mut().zip(found.chunks_exact_mut(self.k)) {
+            top.drain_into(found);
+        }
+    }
+
+    /// The products of the upper triangle, and the minima of their distances.
+    fn multiply(&self, scratch: &mut Scratch) {
+        let Self { kernels, rows, members, metric, .. } = *self;
+        let (base, dim, panel, columns) = (rows.as_slice(), rows.dim(), kernels.panel, self.columns());
+        let Scratch { panels, offsets, products, groups, lanes, .. } = scratch;
+        let panels = panels.resized(columns * dim);
         (kernels.pack)(base, dim, members, panels);
 
-        scratch.offsets.clear();
+        offsets.clear();
         // The halves of cosine's 1 − ⟨a, b⟩: one from either side.
-        scratch.offsets.resize(columns, if metric == Metric::Cosine { 0.5 } else { 0.0 });
+        offsets.resize(columns, if metric == Metric::Cosine { 0.5 } else { 0.0 });
         if metric == Metric::L2 {
-            (kernels.panel_norms)(panels, dim, &mut scratch.offsets);
+            (kernels.panel_norms)(panels, dim, offsets);
         }
-        scratch.offsets[members.len()..].fill(f32::INFINITY);
+        offsets[members.len()..].fill(f32::INFINITY);
 
-        let products = scratch.products.resized(members.len().next_multiple_of(kernels.strip) * columns);
-        let groups = scratch.groups.resized(members.len().div_ceil(GROUP) * columns);
+        let products = products.resized(members.len().next_multiple_of(kernels.strip) * columns);
+        let groups = groups.resized(members.len().div_ceil(self.group()) * columns);
         groups.fill(f32::INFINITY);
-        let lanes = scratch.lanes.resized(members.len() * panel);
-        for (index, strip) in members.chunks(kernels.strip).enumerate() {
-            let start = index * kernels.strip;
+        let lanes = lanes.resized(members.len() * panel);
+        for (start, strip) in (0..).step_by(kernels.strip).zip(members.chunks(kernels.strip)) {
             let first = start / panel * panel;
             let out = &mut products[start * columns + first..];
             (kernels.product)(base, dim, strip, &panels[first * dim..], out, columns);
             for row in start..start + strip.len() {
                 // A pair counts once, on the row of its earlier member.
-                products[row * columns + first..=row * columns + row].fill(f32::NEG_INFINITY);
-                if with_minima {
-                    let leaf_row = leaf_row(row, columns, panel, products, &scratch.offsets, metric);
-                    let group = &mut groups[row / GROUP * columns..][leaf_row.first..columns];
-                    (kernels.minima)(leaf_row, group, &mut lanes[row * panel..][..panel]);
-                }
+                let first = row / panel * panel;
+                products[row * columns..][first..=row].fill(f32::NEG_INFINITY);
+                let group = &mut groups[row / self.group() * columns..][first..columns];
+                let lanes = &mut lanes[row * panel..][..panel];
+                (kernels.minima)(self.row(row, products, offsets), group, lanes);
             }
         }
-        Self {
-            kernels,
-            members,
-            metric,
-            columns,
-            products,
-            offsets: &scratch.offsets,
-            groups,
-            lanes,
-            lane_panels: &mut scratch.lane_panels,
-            bounds: &mut scratch.bounds,
-            kept: &mut scratch.kept,
+    }
+
+    /// Bounds just above each member's k-th least minimum: `pick` takes what is less, and what equals the k-th may
+    /// win by its ordinal. What is infinite may not.
+    fn bound(&self, scratch: &mut Scratch) {
+        let (count, columns, panel) = (self.members.len(), self.columns(), self.kernels.panel);
+        let Scratch { groups, lanes, lane_panels, bounds, .. } = scratch;
+        let groups = groups.resized(count.div_ceil(self.group()) * columns);
+        let lane_panels = lane_panels.resized(columns * panel);
+        let all: Vec<u32> = (0..count as u32).collect();
+        (self.kernels.pack)(lanes.resized(count * panel), panel, &all, lane_panels);
+        bounds.clear();
+        bounds.resize(columns, 0.0);
+        (self.kernels.bounds)(Minima { groups, lanes: lane_panels }, self.k, bounds);
+        bounds.iter_mut().for_each(|bound| *bound = bound.next_up());
+    }
+
+    fn row<'s>(&self, row: usize, products: &'s [f32], offsets: &'s [f32]) -> LeafRow<'s> {
+        let (columns, first) = (self.columns(), row / self.kernels.panel * self.kernels.panel);
+        LeafRow {
+            row,
+            first,
+            products: &products[row * columns..][first..columns],
+            offset: offsets[row],
+            offsets: &offsets[first..columns],
+            scale: score_scale(self.metric),
+            // |a|² + |b|² − 2⟨a, b⟩ may come out a rounding below 0.
+            floor: if self.metric == Metric::L2 { 0.0 } else { f32::NEG_INFINITY },
         }
     }
 
-    fn row(&self, row: usize) -> LeafRow<'a> {
-        leaf_row(row, self.columns, self.kernels.panel, self.products, self.offsets, self.metric)
-    }
-
-    fn select(self, found: &mut [Neighbor], k: usize) {
-        if k <= Kept::MAX_K { self.select_few(found, k) } else { self.select_many(found, k) }
-    }
-
-    fn select_few(mut self, found: &mut [Neighbor], k: usize) {
-        self.bound(k);
-        self.kept.reset(self.members.len(), k);
-        for row in 0..self.members.len() {
-            (self.kernels.pick)(self.row(row), self.members, self.bounds, self.kept);
-        }
-        for (row, found) in found.chunks_exact_mut(k).enumerate() {
-            self.kept.copy_row(row, found);
-        }
-    }
-
-    /// Bounds just above each member's k-th least group minimum.
-    fn bound(&mut self, k: usize) {
-        let panel = self.kernels.panel;
-        let all: Vec<u32> = (0..self.members.len() as u32).collect();
-        let lane_panels = self.lane_panels.resized(self.columns * panel);
-        (self.kernels.pack)(self.lanes, panel, &all, lane_panels);
-        self.bounds.clear();
-        self.bounds.resize(self.columns, 0.0);
-        (self.kernels.bounds)(Minima { groups: self.groups, lanes: lane_panels }, k, self.bounds);
-        // `pick` takes what is less, and what equals the k-th may win by its ordinal. What is infinite may not.
-        self.bounds.iter_mut().for_each(|bound| *bound = bound.next_up());
-    }
-
-    /// Every member looks at all others.
-    fn select_many(self, found: &mut [Neighbor], k: usize) {
-        let mut top = TopK::new(k);
-        for (member, found) in found.chunks_exact_mut(k).enumerate() {
-            for other in (0..self.members.len()).filter(|&other| other != member) {
-                let row = self.row(member.min(other));
-                let distance = row.distance(member.max(other) - row.first);
-                top.push(Neighbor::new(self.members[other], distance));
+    fn search_large(&self, found: &mut [Neighbor]) {
+        // Ties go to the lowest ordinal, so the leaf is laid out in that order.
+        let mut ascending = self.members.to_vec();
+        ascending.sort_unstable();
+        let queries = self.rows.gather(self.members);
+        let leaf = self.rows.gather(&ascending);
+        // Itself may come anywhere among its k + 1 nearest, or, behind equal rows, not at all.
+        let rows = Rows::on_host(leaf.view());
+        let nearest = top_k::top_k(self.kernels, queries.view(), &rows, self.metric, self.k + 1);
+        for (index, (&member, found)) in self.members.iter().zip(found.chunks_exact_mut(self.k)).enumerate() {
+            let others = nearest
+                .found(index)
+                .iter()
+                .map(|neighbor| Neighbor::new(ascending[neighbor.ordinal as usize], neighbor.distance))
+                .filter(|neighbor| neighbor.ordinal != member);
+            for (slot, neighbor) in found.iter_mut().zip(others) {
+                *slot = neighbor;
             }
-            top.drain_into(found);
-        }
-    }
-}
-
-fn leaf_row<'a>(
-    row: usize,
-    columns: usize,
-    panel: usize,
-    products: &'a [f32],
-    offsets: &'a [f32],
-    metric: Metric,
-) -> LeafRow<'a> {
-    let first = row / panel * panel;
-    LeafRow {
-        row,
-        first,
-        products: &products[row * columns..][first..columns],
-        offset: offsets[row],
-        offsets: &offsets[first..],
-        scale: score_scale(metric),
-        // |a|² + |b|² − 2⟨a, b⟩ may come out a rounding below 0.
-        floor: if metric == Metric::L2 { 0.0 } else { f32::NEG_INFINITY },
-    }
-}
-
-fn large(
-    kernels: &Kernels,
-    rows: VectorView<'_>,
-    members: &[u32],
-    metric: Metric,
-    found: &mut [Neighbor],
-    k: usize,
-) {
-    // Ties go to the lowest ordinal, so the leaf is laid out in that order.
-    let mut ascending = members.to_vec();
-    ascending.sort_unstable();
-    let queries = rows.gather(members);
-    let leaf = rows.gather(&ascending);
-    // Itself may come anywhere among its k + 1 nearest, or, behind equal rows, not at all.
-    let nearest = top_k::top_k(kernels, queries.view(), &Rows::on_host(leaf.view()), metric, k + 1);
-    for (index, (&member, found)) in members.iter().zip(found.chunks_exact_mut(k)).enumerate() {
-        let others = nearest
-            .found(index)
-            .iter()
-            .map(|neighbor| Neighbor::new(ascending[neighbor.ordinal as usize], neighbor.distance))
-            .filter(|neighbor| neighbor.ordinal != member);
-        for (slot, neighbor) in found.iter_mut().zip(others) {
-            *slot = neighbor;
         }
     }
 }

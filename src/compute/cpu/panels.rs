@@ -23,7 +23,7 @@ impl Aligned {
         &mut bytemuck::cast_slice_mut(&mut self.0)[..len]
     }
 
-    fn as_slice(&self) -> &[f32] {
+    pub fn as_slice(&self) -> &[f32] {
         bytemuck::cast_slice(&self.0)
     }
 }

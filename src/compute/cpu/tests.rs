@@ -3,7 +3,6 @@ use half::f16;
 use super::panels::Aligned;
 use super::*;
 use crate::compute::contract;
-use crate::compute::reference::Reference;
 use crate::vectors::{Random, VectorBuf};
 
 fn normal(seed: u64, count: usize) -> Vec<f32> {
@@ -27,11 +26,6 @@ fn every_instruction_set_keeps_the_contract() {
         println!("{}", kernels.isa);
         contract::all(&Cpu::with_kernels(kernels));
     }
-}
-
-#[test]
-fn the_reference_keeps_the_contract() {
-    contract::all(&Reference);
 }
 
 #[test]

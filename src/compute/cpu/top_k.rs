@@ -22,9 +22,9 @@ const DIRECT_BELOW: usize = 8;
 const MAX_QUERIES: usize = 256;
 const QUERY_BYTES: usize = 1 << 20;
 
-/// Where there are few blocks of queries, rows are split too, until there are about this many tasks. Constants, so
-/// that the work is laid out the same at any number of threads.
-const TASKS: usize = 64;
+/// Where there are few blocks of queries, rows are split too, until there are about this many tasks, but not into
+/// parts of fewer rows than this.
+const TASKS: usize = 32;
 const MIN_ROWS: usize = 8 << 10;
 
 /// |row|² of uploaded rows: what L2 scores add to a product. Computed when first asked for.
@@ -140,28 +140,32 @@ fn by_products(scan: &Scan<'_>, k: usize) -> Neighbors {
     let kept = (k + (k / 8).max(8)).min(count);
     let block = (QUERY_BYTES / (size_of::<f32>() * dim)).clamp(scan.kernels.panel, MAX_QUERIES);
     let block = block / scan.kernels.panel * scan.kernels.panel;
-    let blocks = scan.queries.rows().div_ceil(block);
-    let splits = (TASKS / blocks).clamp(1, count.div_ceil(MIN_ROWS));
-    let split = count.div_ceil(splits);
+    let blocks: Vec<Range<usize>> =
+        (0..scan.queries.rows()).step_by(block).map(|at| at..(at + block).min(scan.queries.rows())).collect();
 
-    let tasks: Vec<(Range<usize>, Range<usize>)> = (0..scan.queries.rows())
-        .step_by(block)
-        .flat_map(|query| {
-            let queries = query..(query + block).min(scan.queries.rows());
-            (0..count).step_by(split).map(move |row| (queries.clone(), row..(row + split).min(count)))
+    // The first rows of all are searched first: what they leave as bounds spares the other parts most of the
+    // candidates that each would gather from nothing. It does not change what is found.
+    let splits = (TASKS / blocks.len()).clamp(1, count.div_ceil(MIN_ROWS));
+    let head = if splits == 1 { count } else { MIN_ROWS };
+    let heads: Vec<Neighbors> =
+        blocks.par_iter().map(|queries| scan.candidates(queries.clone(), 0..head, kept, None)).collect();
+    let part = (count - head).div_ceil(splits).max(1);
+    let parts: Vec<Range<usize>> = (head..count).step_by(part).map(|at| at..(at + part).min(count)).collect();
+    let tails: Vec<Neighbors> = (0..blocks.len() * parts.len())
+        .into_par_iter()
+        .map(|task| {
+            let (block, part) = (task / parts.len(), task % parts.len());
+            scan.candidates(blocks[block].clone(), parts[part].clone(), kept, Some(&heads[block]))
         })
         .collect();
-    let candidates: Vec<Neighbors> = tasks
-        .par_iter()
-        .map(|(queries, rows)| scan.candidates(queries.clone(), rows.clone(), kept))
-        .collect();
 
-    let per_block = count.div_ceil(split);
     let mut found = Neighbors::new(scan.queries.rows(), k);
     found.as_mut_slice().par_chunks_mut(k).enumerate().for_each_init(Vec::new, |merged, (query, found)| {
+        let (block, index) = (query / block, query % block);
         merged.clear();
-        for candidates in &candidates[query / block * per_block..][..per_block] {
-            merged.extend_from_slice(candidates.found(query % block));
+        merged.extend_from_slice(heads[block].found(index));
+        for tail in &tails[block * parts.len()..][..parts.len()] {
+            merged.extend_from_slice(tail.found(index));
         }
         scan.finish(query, merged, kept, found);
     });
@@ -169,18 +173,26 @@ fn by_products(scan: &Scan<'_>, k: usize) -> Neighbors {
 }
 
 impl Scan<'_> {
-    /// The `kept` best scores of a block of queries over a range of rows.
-    fn candidates(&self, queries: Range<usize>, rows: Range<usize>, kept: usize) -> Neighbors {
+    /// The `kept` best scores of a block of queries over a range of rows, or those of them that beat the last of
+    /// `before`, which was found among earlier rows.
+    fn candidates(
+        &self,
+        queries: Range<usize>,
+        rows: Range<usize>,
+        kept: usize,
+        before: Option<&Neighbors>,
+    ) -> Neighbors {
         let Self { kernels, .. } = self;
-        let kept = kept.min(rows.len());
         let panels = Panels::pack(kernels, self.queries.slice(queries.start, queries.end), self.metric);
+        let mut bounds = vec![f32::NEG_INFINITY; panels.columns()];
+        for (query, bound) in bounds[..queries.len()].iter_mut().enumerate() {
+            *bound = match before {
+                Some(before) if before.k() == kept => before.row(query)[kept - 1].distance,
+                _ => f32::INFINITY,
+            };
+        }
+        let kept = kept.min(rows.len());
         let mut tops: Vec<TopK> = queries.clone().map(|_| TopK::new(kept)).collect();
-        // The offset of a column is its query's, which orders nothing; only the padding's infinity is of use.
-        let mut bounds: Vec<f32> = panels
-            .offsets
-            .iter()
-            .map(|o| if o.is_finite() { f32::INFINITY } else { f32::NEG_INFINITY })
-            .collect();
         let mut scratch = Aligned::default();
         let stride = panels.columns();
         let products = scratch.resized(kernels.strip * stride);
@@ -205,8 +217,10 @@ impl Scan<'_> {
 
     /// The best `kept` of all candidates by score, their distances, and the first of those in order.
     fn finish(&self, query: usize, candidates: &mut Vec<Neighbor>, kept: usize, found: &mut [Neighbor]) {
-        candidates.sort_unstable();
-        candidates.truncate(kept);
+        if candidates.len() > kept {
+            candidates.select_nth_unstable(kept - 1);
+            candidates.truncate(kept);
+        }
         let ordinals: Vec<u32> = candidates.iter().map(|candidate| candidate.ordinal).collect();
         let mut distances = vec![0.0; ordinals.len()];
         self.kernels.distance_gather(

@@ -7,8 +7,7 @@
 //! pass ([`pick`]) has little more than `k` hits per row.
 
 use super::super::lanes::Lanes;
-use super::scan::MAX_WIDTH;
-use crate::vectors::Neighbor;
+use crate::vectors::{Neighbor, TopK};
 
 /// Products of one row of a leaf with the rows (columns) from `first` on, panels whole; −∞ where the column is not
 /// behind the row.
@@ -45,9 +44,10 @@ impl LeafRow<'_> {
         }
     }
 
-    /// The distance of one column, with the bits that the vector path gives it.
-    pub fn distance(&self, at: usize) -> f32 {
-        // `scale` is −1 or −2: the product with it is exact, and so a fused multiply-add rounds no differently.
+    /// The distance of one column, with the bits that [`LeafRow::distances`] gives it: `scale` is −1 or −2, so that
+    /// the product with it is exact and a fused multiply-add rounds no differently.
+    #[inline(always)]
+    fn distance(&self, at: usize) -> f32 {
         (self.offset + self.offsets[at] + self.scale * self.products[at]).max(self.floor)
     }
 }
@@ -88,7 +88,10 @@ pub struct Minima<'a> {
     pub lanes: &'a [f32],
 }
 
-/// For each row the `k`-th least of its minima, `k` at most [`Kept::MAX_K`].
+/// Beyond this `k` there are not enough groups in a usual leaf to bound anything.
+const MAX_BOUNDED: usize = 64;
+
+/// For each row the `k`-th least of its minima: at least as far as its `k`-th nearest. ∞ where there are fewer.
 ///
 /// # Safety
 /// As [`Lanes`].
@@ -99,7 +102,10 @@ pub unsafe fn bounds<L: Lanes>(minima: Minima<'_>, k: usize, bounds: &mut [f32])
             1..=2 => least_of::<L, 2>(minima, k, bounds),
             3..=4 => least_of::<L, 4>(minima, k, bounds),
             5..=8 => least_of::<L, 8>(minima, k, bounds),
-            _ => unreachable!("k is 1 to {}", Kept::MAX_K),
+            9..=16 => least_of::<L, 16>(minima, k, bounds),
+            17..=32 => least_of::<L, 32>(minima, k, bounds),
+            33..=MAX_BOUNDED => least_of::<L, MAX_BOUNDED>(minima, k, bounds),
+            _ => bounds.fill(f32::INFINITY),
         }
     }
 }
@@ -142,80 +148,50 @@ unsafe fn sink<L: Lanes, const K: usize>(least: &mut [L::V; K], mut value: L::V)
     }
 }
 
-/// The `k` nearest so far of each row of a leaf, ascending.
-#[derive(Default)]
-pub struct Kept {
-    k: usize,
-    /// `rows × k` of [`Neighbor::key`].
-    keys: Vec<u64>,
-}
+/// Registers that are compared before the hits among them are looked at.
+const BLOCK: usize = 16;
 
-impl Kept {
-    /// Above this, keeping an ascending array by insertion stops being the cheap way.
-    pub const MAX_K: usize = 8;
-
-    pub fn reset(&mut self, rows: usize, k: usize) {
-        assert!((1..=Self::MAX_K).contains(&k));
-        self.k = k;
-        self.keys.clear();
-        self.keys.resize(rows * k, Neighbor::NONE.key());
-    }
-
-    /// Inserts, without a branch on the distances, and returns the row's `k`-th distance.
-    #[inline(always)]
-    fn insert(&mut self, row: usize, candidate: Neighbor) -> f32 {
-        let mut key = candidate.key();
-        let slots = &mut self.keys[row * self.k..][..self.k];
-        for slot in slots.iter_mut() {
-            let held = *slot;
-            *slot = held.min(key);
-            key = held.max(key);
-        }
-        Neighbor::of_key(slots[self.k - 1]).distance
-    }
-
-    /// Copies a row's neighbours out, padded with [`Neighbor::NONE`].
-    pub fn copy_row(&self, row: usize, out: &mut [Neighbor]) {
-        for (out, &key) in out.iter_mut().zip(&self.keys[row * self.k..][..self.k]) {
-            *out = Neighbor::of_key(key);
-        }
-    }
-}
-
-/// Offers each column of the row to the row and the row to each column, where the distance is *less than* the bound
-/// of the one it is offered to; a bound follows the `k`-th distance downwards, staying just above it, because a
-/// candidate at that distance may still win by its ordinal.
+/// Offers each column of the row to the row, and the row to each column, where the distance is less than the bound of
+/// the one it is offered to.
+///
+/// The comparing loop only notes its hits: a branch for each would be mispredicted, and a call behind it would cost
+/// the loop its registers.
 ///
 /// # Safety
 /// As [`Lanes`].
 #[inline(always)]
-pub unsafe fn pick<L: Lanes>(row: LeafRow<'_>, members: &[u32], bounds: &mut [f32], kept: &mut Kept) {
+pub unsafe fn pick<L: Lanes>(row: LeafRow<'_>, members: &[u32], bounds: &[f32], tops: &mut [TopK]) {
     row.assert_whole(L::WIDTH);
-    assert!(row.first + row.products.len() <= bounds.len() && row.row < bounds.len());
-    for at in (0..row.products.len()).step_by(L::WIDTH) {
+    let columns = row.products.len();
+    assert!(row.first + columns <= bounds.len() && row.row < bounds.len());
+    for start in (0..columns).step_by(BLOCK * L::WIDTH) {
+        let mut hits = [(0, 0, 0); BLOCK];
+        let mut count = 0;
         // SAFETY: the columns are a whole number of registers, and `bounds` covers them.
         unsafe {
-            let distances = row.distances::<L>(at);
-            let of_row = L::bits(L::less(distances, L::splat(bounds[row.row])));
-            let of_columns = L::bits(L::less(distances, L::load(bounds.as_ptr().add(row.first + at))));
-            let mut hits = of_row | of_columns;
-            if hits == 0 {
-                continue;
+            let bound = L::splat(bounds[row.row]);
+            let column_bounds = bounds.as_ptr().add(row.first);
+            for at in (start..columns.min(start + BLOCK * L::WIDTH)).step_by(L::WIDTH) {
+                let distances = row.distances::<L>(at);
+                let of_row = L::bits(L::less(distances, bound));
+                let of_columns = L::bits(L::less(distances, L::load(column_bounds.add(at))));
+                hits[count % BLOCK] = (at as u32, of_row, of_columns);
+                count += usize::from(of_row | of_columns != 0);
             }
-            let mut values = [0.0f32; MAX_WIDTH];
-            L::store(values.as_mut_ptr(), distances);
-            while hits != 0 {
-                let lane = hits.trailing_zeros() as usize;
-                let column = row.first + at + lane;
+        }
+        for &(at, of_row, of_columns) in &hits[..count] {
+            let mut lanes = of_row | of_columns;
+            while lanes != 0 {
+                let lane = lanes.trailing_zeros();
+                let at = (at + lane) as usize;
+                let (column, distance) = (row.first + at, row.distance(at));
                 if of_row >> lane & 1 == 1 {
-                    let kth = kept.insert(row.row, Neighbor::new(members[column], values[lane]));
-                    bounds[row.row] = bounds[row.row].min(kth.next_up());
+                    tops[row.row].push(Neighbor::new(members[column], distance));
                 }
                 if of_columns >> lane & 1 == 1 {
-                    let kth = kept.insert(column, Neighbor::new(members[row.row], values[lane]));
-                    bounds[column] = bounds[column].min(kth.next_up());
+                    tops[column].push(Neighbor::new(members[row.row], distance));
                 }
-                hits &= hits - 1;
+                lanes &= lanes - 1;
             }
         }
     }

@@ -17,5 +17,5 @@ pub mod scan;
 pub mod sums;
 
 pub use codes::Book;
-pub use leaf::{Kept, LeafRow, Minima};
+pub use leaf::{LeafRow, Minima};
 pub use scan::Strip;

@@ -24,13 +24,22 @@ pub unsafe fn pack<L: Lanes>(base: &[f32], dim: usize, ordinals: &[u32], panels:
     let width = panel::<L>();
     assert_in_range(base.len(), dim, ordinals);
     assert_eq!(panels.len(), ordinals.len().div_ceil(width) * width * dim, "panels for all rows");
-    for (members, panel) in ordinals.chunks(width).zip(panels.chunks_exact_mut(width * dim)) {
+    for (index, (members, panel)) in
+        ordinals.chunks(width).zip(panels.chunks_exact_mut(width * dim)).enumerate()
+    {
+        let behind = &ordinals[ordinals.len().min((index + 1) * width)..];
         if members.len() < width {
             panel.fill(0.0);
         }
         // Sixteen dimensions of all rows at a time: a cache line of each, written to a block that stays in L1.
         for start in (0..dim).step_by(16) {
             let end = (start + 16).min(dim);
+            // And one of each of the next panel's rows, which lie scattered.
+            for &ordinal in &behind[..behind.len().min(width)] {
+                let at = base.as_ptr().wrapping_add(ordinal as usize * dim + start);
+                // SAFETY: a prefetch cannot fault.
+                unsafe { L::prefetch(at.cast()) };
+            }
             let (fours, rest) = members.as_chunks::<4>();
             for (index, four) in fours.iter().enumerate() {
                 // SAFETY: `assert_in_range`, `start..end` lies within `dim`, and column `4 · index + 3` within `width`.

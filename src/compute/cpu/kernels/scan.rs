@@ -67,39 +67,41 @@ pub struct Strip<'a> {
     pub first: u32,
 }
 
-/// Offers every row of the strip to every query. `bounds[q]` mirrors `tops[q].bound()`, with −∞ behind the last
-/// query. Rows come in ascending order, so one that only equals the bound has lost its tie already.
+/// Offers every row of the strip to every query whose bound its score is below. `bounds[q]` is at least as far as the
+/// `k`-th best score for `q`, of rows before this strip if it is exactly that; −∞ behind the last query. Rows come in
+/// ascending order, so one that only equals the bound has lost its tie already.
 ///
 /// # Safety
 /// As [`Lanes`].
 #[inline(always)]
-pub unsafe fn offer<L: Lanes>(strip: Strip<'_>, bounds: &mut [f32], tops: &mut [TopK]) {
+pub unsafe fn offer<L: Lanes, const MR: usize>(strip: Strip<'_>, bounds: &mut [f32], tops: &mut [TopK]) {
     let Strip { products, stride, offsets, scale, first } = strip;
     assert_eq!(bounds.len() % L::WIDTH, 0);
     assert!(tops.len() <= bounds.len() && bounds.len() <= stride);
-    assert!(offsets.len() * stride <= products.len());
+    assert!(offsets.len() <= MR && offsets.len() * stride <= products.len());
     for column in (0..bounds.len()).step_by(L::WIDTH) {
+        let mut hits = [0; MR];
+        let mut any = 0;
         // SAFETY: `column` and the register behind it lie within `bounds`, and so within each row of `products`.
         unsafe {
-            let scale = L::splat(scale);
-            let mut bound = L::load(bounds.as_ptr().add(column));
-            for (row, &offset) in offsets.iter().enumerate() {
-                let scores =
-                    score::<L>(products.as_ptr().add(row * stride + column), scale, L::splat(offset));
-                let mut hits = L::bits(L::less(scores, bound));
-                if hits == 0 {
-                    continue;
-                }
-                let mut values = [0.0f32; MAX_WIDTH];
-                L::store(values.as_mut_ptr(), scores);
-                while hits != 0 {
-                    let lane = hits.trailing_zeros() as usize;
-                    let top = &mut tops[column + lane];
-                    top.push(Neighbor::new(first + row as u32, values[lane]));
-                    bounds[column + lane] = top.bound();
-                    hits &= hits - 1;
-                }
-                bound = L::load(bounds.as_ptr().add(column));
+            let bound = L::load(bounds.as_ptr().add(column));
+            for (row, (&offset, hits)) in offsets.iter().zip(&mut hits).enumerate() {
+                let at = products.as_ptr().add(row * stride + column);
+                *hits = L::bits(L::less(score::<L>(at, L::splat(scale), L::splat(offset)), bound));
+                any |= *hits;
+            }
+        }
+        if any == 0 {
+            continue;
+        }
+        for (row, (&offset, mut lanes)) in offsets.iter().zip(hits).enumerate() {
+            while lanes != 0 {
+                let query = column + lanes.trailing_zeros() as usize;
+                // The bits of `score`: `scale` is −1 or −2, and its product exact.
+                let score = offset + scale * products[row * stride + query];
+                tops[query].push(Neighbor::new(first + row as u32, score));
+                bounds[query] = bounds[query].min(tops[query].bound());
+                lanes &= lanes - 1;
             }
         }
     }
