@@ -26,7 +26,7 @@ Examples:
   annvil build job.toml --json | jq -c 'select(.event == \"finished\").result.indexes[].name'
 
 Progress goes to stderr: bars on a terminal, else a line per stage and every 10 seconds. The summary goes to stdout.
-With --json every line of stdout is an event; the last is `finished` or `failed`.")]
+With --json every line of stdout is an event; the last is `finished` or `failed`, or, below a gate, one and the other.")]
 pub struct BuildArgs {
     /// The job file (TOML; every key is explained in pipelines/README.md)
     #[arg(value_name = "JOB")]
