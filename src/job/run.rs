@@ -59,7 +59,7 @@ pub fn run(spec: &JobSpec, progress: &Progress) -> Result<BuildSummary, Error> {
 }
 
 /// The stream of the job's seed that held-out queries are drawn from.
-const QUERY_STREAM: u64 = 0x7175_6572_6965_73;
+const QUERY_STREAM: u64 = 0x0071_7565_7269_6573;
 
 /// What all stages share.
 struct Job<'a> {
