@@ -10,7 +10,7 @@ use annvil::compute::cpu::Cpu;
 use annvil::compute::reference::Reference;
 use annvil::compute::{Compute, Rows};
 use annvil::flat::ground_truth;
-use annvil::index::{SearchIndex, SearchParams, Searcher};
+use annvil::index::{KeepError, SearchIndex, SearchParams, Searcher};
 use annvil::ivf::{BuildError, Built, IvfPq, IvfPqParams, Refine, build};
 use annvil::train::{TrainError, Warning, unobserved};
 use annvil::vectors::{Metric, Neighbor, Random, VectorBuf, VectorView};
