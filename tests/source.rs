@@ -716,7 +716,7 @@ fn expected_rows(rows: &[Generated], metric: Metric) -> (Vec<usize>, usize, usiz
     let (mut kept, mut filtered, mut rejected) = (Vec::new(), 0, 0);
     let mut taken = HashSet::new();
     for (index, row) in rows.iter().enumerate() {
-        if !row.year.is_some_and(|year| year >= 2020) {
+        if row.year.is_none_or(|year| year < 2020) {
             filtered += 1;
             continue;
         }
