@@ -21,6 +21,14 @@ pub struct SearchParams {
     pub refine: usize,
 }
 
+impl SearchParams {
+    /// The same effort for another `k`: candidates to rank again grow with the rows to return.
+    #[must_use]
+    pub fn for_k(&self, k: usize) -> Self {
+        Self { k, effort: self.effort, refine: self.refine * k.div_ceil(self.k.max(1)) }
+    }
+}
+
 /// An index over `rows` vectors, immutable and shareable.
 pub trait SearchIndex: Send + Sync {
     fn rows(&self) -> usize;

@@ -1,6 +1,7 @@
 //! From what a caller asks to what a family searches.
 
 use super::{EXACT_ROWS, Effort, Index, SearchOptions};
+use crate::artifact::CertificatePoint;
 use crate::index::SearchParams;
 use crate::vectors::{Metric, VectorBuf, VectorView, normalize};
 
@@ -49,23 +50,34 @@ pub(super) fn setting(index: &Index, options: &SearchOptions) -> Result<Option<S
         _ => Ok(value),
     };
     let k = positive("k", options.k)?.min(index.rows());
-    let defaults = index.manifest().build.search_defaults;
-    let (effort, refine) = match options.effort {
+    let build = &index.manifest().build;
+    // What was measured was measured for this many rows.
+    let measured_k = build.certificate.as_ref().map_or(k, |certificate| certificate.target_k as usize);
+    let measured = |effort: u32, refine: u32| SearchParams {
+        k: measured_k,
+        effort: effort as usize,
+        refine: refine as usize,
+    };
+    let params = match options.effort {
         Effort::Exact if index.exact.is_none() => return Err(QueryError::NoVectors),
         Effort::Exact => return Ok(None),
         Effort::Default if index.exact.is_some() && index.rows() <= EXACT_ROWS => return Ok(None),
-        Effort::Default => {
-            defaults.map_or((k, 0), |defaults| (defaults.effort as usize, defaults.refine as usize))
+        Effort::Default => match build.search_defaults {
+            Some(defaults) => measured(defaults.effort, defaults.refine).for_k(k),
+            None => SearchParams { k, effort: k, refine: 0 },
+        },
+        Effort::Given(effort) => SearchParams { k, effort: positive("effort", effort)?, refine: 0 },
+        Effort::Recall(recall) => {
+            let point = at_recall(index, k, recall)?;
+            measured(point.effort, point.refine).for_k(k)
         }
-        Effort::Given(effort) => (positive("effort", effort)?, 0),
-        Effort::Recall(recall) => at_recall(index, k, recall)?,
     };
-    Ok(Some(SearchParams { k, effort, refine: options.refine.unwrap_or(refine) }))
+    Ok(Some(SearchParams { refine: options.refine.unwrap_or(params.refine), ..params }))
 }
 
 /// The cheapest certified setting whose recall, at the smallest measured `k` that is not below the one asked (else at
 /// the largest), reaches `recall`.
-fn at_recall(index: &Index, k: usize, recall: f64) -> Result<(usize, usize), QueryError> {
+fn at_recall(index: &Index, k: usize, recall: f64) -> Result<&CertificatePoint, QueryError> {
     if !(recall > 0.0 && recall <= 1.0) {
         let expected = "above 0 and at most 1".into();
         return Err(QueryError::Option { name: "recall", expected, got: recall.to_string() });
@@ -73,9 +85,9 @@ fn at_recall(index: &Index, k: usize, recall: f64) -> Result<(usize, usize), Que
     let certificate = index.manifest().build.certificate.as_ref().ok_or(QueryError::NoCertificate)?;
     let ks = &certificate.k;
     let place = ks.iter().position(|&measured| measured as usize >= k).unwrap_or(ks.len() - 1);
-    let of = |point: &crate::artifact::CertificatePoint| point.recall[place].mean;
+    let of = |point: &CertificatePoint| point.recall[place].mean;
     match certificate.points.iter().find(|point| of(point) >= recall) {
-        Some(point) => Ok((point.effort as usize, point.refine as usize)),
+        Some(point) => Ok(point),
         None => {
             let best = certificate.points.iter().map(of).fold(0.0, f64::max);
             Err(QueryError::Recall { k: ks[place], asked: recall, best })

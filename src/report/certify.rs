@@ -173,7 +173,7 @@ impl Sweep<'_> {
         let all = self.set.queries.rows();
         let mut recall = self.recalls(setting, within, all);
         for &k in beyond {
-            recall.extend(self.recalls(&SearchParams { k, ..*setting }, &[k], all.min(OTHER_K_QUERIES)));
+            recall.extend(self.recalls(&setting.for_k(k), &[k], all.min(OTHER_K_QUERIES)));
         }
         let (latency_us, qps) = self.latency(setting);
         CertificatePoint {
