@@ -7,6 +7,7 @@
 pub mod build;
 mod check;
 pub mod curve;
+mod doctor;
 pub mod inspect;
 mod interrupt;
 mod query_file;
@@ -50,6 +51,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Check(check::CheckArgs),
+    Doctor(doctor::DoctorArgs),
 }
 
 /// Parses the process's arguments and does what they ask.
@@ -59,6 +61,7 @@ pub fn main() -> ExitCode {
     let out = &mut io::stdout();
     let outcome = match &command {
         Command::Check(args) => check::run(args, out),
+        Command::Doctor(args) => doctor::run(args, out),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -18,7 +18,8 @@ mod summary;
 mod uri;
 
 pub use check::SourceFacts;
-pub use run::run;
+pub use backend::{Chosen, automatic, or_cpu};
+pub use run::{run, run_on};
 pub use summary::{BuildSummary, BuiltIndex, Outcome, RowCounts, StageCost};
 pub use diagnostics::{Diagnostic, Diagnostics, Place, Quote, Severity};
 pub use parse::{MAX_JOB_FILE_BYTES, SpecError, documented_keys};
