@@ -109,6 +109,14 @@ impl From<StoreError> for Error {
         match error {
             StoreError::Location(error) => error.into(),
             StoreError::Name(_) | StoreError::NotFound { .. } => Error::BadInput(Box::new(error)),
+            // No version names it yet: the store did not keep what a publisher wrote.
+            StoreError::Missing { ref place }
+            | StoreError::Damaged { ref place, .. }
+            | StoreError::Malformed { ref place, .. }
+                if place.version.is_none() =>
+            {
+                Error::Store(Box::new(error))
+            }
             StoreError::Missing { .. }
             | StoreError::Damaged { .. }
             | StoreError::Malformed { .. }
@@ -125,6 +133,8 @@ impl From<StoreError> for Error {
 impl From<LoadError> for Error {
     fn from(error: LoadError) -> Self {
         match error {
+            // An artifact of several segments is for a version that reads them.
+            LoadError::Store(StoreError::Unsupported { .. }) => Error::BadArtifact(Box::new(error)),
             LoadError::Store(error) => error.into(),
             error => Error::BadArtifact(Box::new(error)),
         }
@@ -179,6 +189,7 @@ impl From<CertifyError> for Error {
 #[cfg(feature = "build")]
 mod of_builds {
     use super::Error;
+    use crate::dataset;
     use crate::job::{Cancelled, SpecError};
     use crate::source::SourceError;
 
@@ -187,6 +198,23 @@ mod of_builds {
             match error {
                 SourceError::Cancelled => Error::Cancelled,
                 SourceError::Location(error) => error.into(),
+                SourceError::Arrow(_)
+                | SourceError::Parquet(_)
+                | SourceError::Summary { .. }
+                | SourceError::Thread(_) => Error::Internal(Box::new(error)),
+                error => Error::BadInput(Box::new(error)),
+            }
+        }
+    }
+
+    impl From<dataset::Error> for Error {
+        fn from(error: dataset::Error) -> Self {
+            use dataset::Error as E;
+            match error {
+                // A registry's client is how its store is reached.
+                E::NoClient { .. } | E::Client { .. } | E::Io { .. } | E::Parquet { .. } => {
+                    Error::Store(Box::new(error))
+                }
                 error => Error::BadInput(Box::new(error)),
             }
         }
@@ -208,6 +236,7 @@ mod of_builds {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Place;
 
     #[derive(Debug, thiserror::Error)]
     #[error("list 3 has {got} rows, expected {expected}")]
@@ -240,5 +269,46 @@ mod tests {
         ];
         let codes: Vec<u8> = errors.iter().map(Error::exit_code).collect();
         assert_eq!(codes, [1, 2, 3, 4, 5, 6, 130]);
+    }
+
+    fn place(version: Option<u64>) -> Place {
+        Place { index: "words".into(), version, file: "v/1.json".into() }
+    }
+
+    #[test]
+    fn a_damaged_artifact_a_wrong_name_and_a_failing_store_are_told_apart() {
+        let location = || LocationError::NotFound { uri: "out".into() };
+        let cases: Vec<(StoreError, u8)> = vec![
+            (StoreError::NotFound { what: "index".into() }, 2),
+            (location().into(), 2),
+            (LocationError::Changed { uri: "out".into() }.into(), 5),
+            (StoreError::Missing { place: place(Some(1)) }, 4),
+            (StoreError::Damaged { place: place(Some(1)), expected: "1".into(), got: "2".into() }, 4),
+            (StoreError::Damaged { place: place(None), expected: "1".into(), got: "2".into() }, 5),
+            (StoreError::Unsupported { what: "publishing".into() }, 5),
+        ];
+        for (error, code) in cases {
+            let text = error.to_string();
+            let error = Error::from(error);
+            assert_eq!((error.exit_code(), error.to_string()), (code, text));
+        }
+        let segments = LoadError::Store(StoreError::Unsupported { what: "reading".into() });
+        assert_eq!(Error::from(segments).exit_code(), 4);
+        assert_eq!(Error::from(LoadError::Store(location().into())).exit_code(), 2);
+    }
+
+    #[test]
+    fn whoever_was_cancelled_says_so_alike() {
+        let errors: [Error; 4] = [
+            CertifyError::Cancelled.into(),
+            hnsw::BuildError::Cancelled.into(),
+            ivf::BuildError::Train(TrainError::Cancelled).into(),
+            TrainError::Cancelled.into(),
+        ];
+        for error in errors {
+            assert!(matches!(error, Error::Cancelled), "{error:?}");
+        }
+        let lost = ivf::BuildError::from(ComputeError::DeviceLost("gone".into()));
+        assert_eq!(Error::from(lost).exit_code(), 6);
     }
 }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 GROUND_TRUTH_K = 100
@@ -17,9 +18,24 @@ class Dataset:
     folder: Path
     metric: str  # "cosine", "l2" or "inner_product"
     base: np.ndarray  # rows × dim, f32; unit rows for cosine
+    base_ids: np.ndarray
     queries: np.ndarray
     truth: np.ndarray  # queries × GROUND_TRUTH_K, row numbers in base, nearest first
     truth_distance: np.ndarray  # queries × GROUND_TRUTH_K, f64
+
+    def rows_of(self, ids: list[list[int]], k: int) -> np.ndarray:
+        """Row numbers of ids, queries × k; -1 where fewer were found."""
+        order = np.argsort(self.base_ids)
+        rows = np.full((len(ids), k), -1, dtype=np.int64)
+        for query, found in enumerate(ids):
+            rows[query, : len(found)] = order[np.searchsorted(self.base_ids, found, sorter=order)]
+        return rows
+
+    def write_queries(self, path: Path) -> None:
+        """For a program: the queries of this run, in its order."""
+        dim = self.queries.shape[1]
+        embedding = pa.FixedSizeListArray.from_arrays(pa.array(self.queries.reshape(-1)), dim)
+        pq.write_table(pa.table({"embedding": embedding}), path)
 
     def recall(self, found: np.ndarray, k: int) -> float:
         """|found ∩ true| / k. A row exactly as near as the k-th true one counts as true."""
@@ -38,7 +54,7 @@ def load(folder: Path, metric: str, query_limit: int | None) -> Dataset:
     order = np.random.default_rng(1).permutation(len(queries))[:query_limit]
     queries, query_ids = queries[order], query_ids[order]
     truth, distance = ground_truth(folder, base, base_ids, queries, query_ids, metric)
-    return Dataset(folder.name, folder, metric, base, queries, truth, distance)
+    return Dataset(folder.name, folder, metric, base, base_ids, queries, truth, distance)
 
 
 def read_vectors(path: Path, metric: str) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Annvil, through its command line: `annvil build` and `annvil bench-search`.
+"""Annvil, through its command line: `annvil build` and `annvil measure`.
 
 The program is $ANNVIL (default: target/release/annvil). A build also certifies what it built, which no peer does; so the seconds
 compared are those of the stages that make the index, as the build reports them.
@@ -56,20 +56,25 @@ class Annvil:
         self.seconds = build_seconds(events)
 
     def sweep(self, k, efforts):
-        queries = str(self.folder / "queries.parquet")
+        queries = Path(self.out.name) / "queries.parquet"
+        self.dataset.write_queries(queries)
         index = str(Path(self.out.name) / "index")
+        chosen = ["--effort", ",".join(map(str, efforts))] if efforts else []
         points = []
-        for line in self.run("bench-search", index, "--queries", queries, "--k", str(k), "--json"):
-            kept = {key: line[key] for key in ("effort", "recall", "cpu_qps", "p50_us", "p99_us")}
-            points.append({**kept, "qps": line["qps_1_thread"]})
-        return [point for point in points if efforts is None or point["effort"] in efforts]
+        for line in self.run("measure", index, "--queries", str(queries), "-k", str(k), "--json", "--ids", *chosen):
+            found = self.dataset.rows_of(line["ids"], k)
+            count = line["queries"]
+            point = {"effort": line["effort"], "recall": self.dataset.recall(found, k)}
+            point.update(cpu_qps=count / line["cpu_s"], qps=count / line["wall_s"])
+            points.append({**point, "p50_us": line["p50_us"], "p99_us": line["p99_us"]})
+        return points
 
 
 def build_seconds(events):
-    """From the last event's result: the CPU and wall seconds of the stages that make the index."""
-    stages = events[-1]["result"]["indexes"][0]["stages"]
-    made = [stage for stage in stages if stage["stage"] not in ("certify", "publish")]
-    return {"cpu_s": sum(stage["cpu_s"] for stage in made), "wall_s": sum(stage["wall_s"] for stage in made)}
+    """From the last event's result: the CPU and wall seconds of the stages that read the rows and make the index."""
+    stages = events[-1]["result"]["stages"]
+    made = [stage for stage in stages if stage["name"] in ("read", "summarise attributes", "build index")]
+    return {"cpu_s": sum(stage["cpu_ms"] for stage in made) / 1e3, "wall_s": sum(stage["wall_ms"] for stage in made) / 1e3}
 
 
 VARIANTS = {

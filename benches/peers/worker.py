@@ -104,6 +104,7 @@ class Session:
         make = importlib.import_module(self.module).VARIANTS[self.variant]
         self.peer = make(*dataset.base.shape, dataset.metric)
         self.peer.folder = dataset.folder
+        self.peer.dataset = dataset
         return {}
 
     def build(self, threads: int) -> dict:

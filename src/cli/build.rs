@@ -1,23 +1,21 @@
 //! `annvil build`: the main job.
 
-use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use serde::Serialize;
 
-use super::answer;
-use super::curve::Curve;
 use super::interrupt::cancel_on_ctrl_c;
 use super::table::{Align, Table, cell};
+use super::{answer, curve};
+use crate::artifact::Gate;
 use crate::error::Error;
 use crate::job::quantity::{bytes, count, duration};
 use crate::job::{
-    Backend, Bars, CancelToken, Gate, JobSpec, JsonLines, Overrides, PlainLines, Progress, Silent,
+    self, Backend, Bars, BuildSummary, BuiltIndex, CancelToken, JobSpec, JsonLines, Outcome, Overrides,
+    PlainLines, Progress, RowCounts, Silent, StageCost,
 };
-use crate::vectors::Metric;
 
 /// Build, measure and publish the indexes of a job file.
 #[derive(Debug, Args)]
@@ -58,99 +56,21 @@ pub struct BuildArgs {
     json: bool,
 }
 
-/// What a build made.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct BuildSummary {
-    pub job: String,
-    /// As `cpu (avx512)`.
-    pub backend: String,
-    pub threads: usize,
-    pub metric: Metric,
-    pub dim: usize,
-    pub rows: RowCounts,
-    pub queries: u64,
-    /// In the order that they ran.
-    pub stages: Vec<StageCost>,
-    pub peak_memory_bytes: Option<u64>,
-    pub indexes: Vec<BuiltIndex>,
-}
-
-/// `read = filtered + kept + held out + rejected`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct RowCounts {
-    pub read: u64,
-    /// Left out by `where`.
-    pub filtered: u64,
-    pub kept: u64,
-    /// Drawn as queries.
-    pub held_out: u64,
-    /// By reason.
-    pub rejected: BTreeMap<String, u64>,
-    /// The rejects file, where there is one.
-    pub rejects_uri: Option<String>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct StageCost {
-    pub name: String,
-    pub wall_ms: f64,
-    pub bytes_read: u64,
-    pub bytes_written: u64,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct BuiltIndex {
-    pub name: String,
-    pub kind: String,
-    pub curve: Curve,
-    pub gate: Option<Gate>,
-    #[serde(flatten)]
-    pub outcome: Outcome,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(tag = "outcome", rename_all = "snake_case")]
-pub enum Outcome {
-    Published {
-        uri: String,
-        version: u64,
-        size_bytes: u64,
-    },
-    /// Recall@k of the gate, at the best setting measured.
-    BelowGate {
-        recall: f64,
-    },
-}
-
 /// An index did not reach its gate.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
 struct BelowGate(Vec<String>);
 
-/// Reads the job, runs `pipeline` with it and prints what came out. `pipeline` answers with what it built, whether
-/// published or below its gate.
+/// Runs the job and prints what came out.
 ///
 /// # Errors
-/// The job file's problems, the pipeline's error, or `BelowGate` if any index was not published.
-pub fn run(
-    args: &BuildArgs,
-    out: &mut (dyn Write + Send),
-    pipeline: impl FnOnce(JobSpec, &Progress) -> Result<BuildSummary, Error>,
-) -> Result<(), Error> {
+/// The job file's problems, the job's own error, or `BelowGate` if an index was not published.
+pub(super) fn run(args: &BuildArgs, out: &mut dyn Write) -> Result<(), Error> {
     let cancel = CancelToken::new();
     let progress = args.progress(cancel.clone());
-    let built = args.job().and_then(|job| {
+    let outcome = args.job().and_then(|job| {
         cancel_on_ctrl_c(cancel)?;
-        pipeline(job, &progress)
-    });
-    let outcome = built.and_then(|summary| {
-        if args.json {
-            let result = serde_json::to_value(&summary).map_err(|error| Error::Internal(Box::new(error)))?;
-            progress.finished(&result);
-        } else if !args.quiet {
-            answer(out, &summary.render())?;
-        }
-        summary.judge()
+        args.tell(&job::run(&job, &progress)?, &progress, out)
     });
     if let Err(error) = &outcome {
         progress.failed(error);
@@ -162,8 +82,18 @@ impl BuildArgs {
     fn job(&self) -> Result<JobSpec, Error> {
         let output = self.output.clone();
         let overrides = Overrides { backend: self.backend, threads: self.threads, seed: self.seed, output };
-        let job = JobSpec::from_path(&self.job).and_then(|job| job.override_with(&overrides));
-        job.map_err(|error| Error::BadInput(Box::new(error)))
+        Ok(JobSpec::from_path(&self.job)?.override_with(&overrides)?)
+    }
+
+    /// Shows what was built, published or not, and says whether all of it was.
+    fn tell(&self, summary: &BuildSummary, progress: &Progress, out: &mut dyn Write) -> Result<(), Error> {
+        if self.json {
+            let result = serde_json::to_value(summary).map_err(|error| Error::Internal(Box::new(error)))?;
+            progress.finished(&result);
+        } else if !self.quiet {
+            answer(out, &render(summary))?;
+        }
+        judge(summary)
     }
 
     fn progress(&self, cancel: CancelToken) -> Progress {
@@ -180,89 +110,82 @@ impl BuildArgs {
     }
 }
 
-impl BuildSummary {
-    fn judge(&self) -> Result<(), Error> {
-        let below: Vec<String> = self
-            .indexes
-            .iter()
-            .filter_map(|index| match (&index.outcome, index.gate) {
-                (Outcome::BelowGate { recall }, Some(Gate { k, min_recall })) => Some(format!(
-                    "`{}` is not published: recall@{k} is {recall:.4} at its best setting, the gate asks for {min_recall}",
-                    index.name
-                )),
-                _ => None,
-            })
-            .collect();
-        if below.is_empty() { Ok(()) } else { Err(Error::BelowGate(Box::new(BelowGate(below)))) }
-    }
-
-    fn render(&self) -> String {
-        let RowCounts { read, filtered, kept, held_out, rejected, rejects_uri } = &self.rows;
-        let threads = if self.threads == 1 { "1 thread".into() } else { format!("{} threads", self.threads) };
-        let mut text = format!(
-            "\n{}: {} rows × {}, {}; {}, {threads}\n\n",
-            self.job,
-            count(*kept),
-            self.dim,
-            self.metric,
-            cell(&self.backend)
-        );
-        let all_rejected: u64 = rejected.values().sum();
-        text += &format!(
-            "rows  {} read, {} filtered, {} rejected, {} held out, {} kept\n",
-            count(*read),
-            count(*filtered),
-            count(all_rejected),
-            count(*held_out),
-            count(*kept)
-        );
-        for (reason, rows) in rejected {
-            text += &format!("      {} rejected: {}\n", count(*rows), cell(reason));
-        }
-        if let Some(uri) = rejects_uri {
-            text += &format!("      rejected rows are in {uri}\n");
-        }
-        text.push('\n');
-        text += &self.render_stages();
-        for index in &self.indexes {
-            text += &index.render();
-        }
-        text
-    }
-
-    fn render_stages(&self) -> String {
-        let columns = [
-            ("stage", Align::Left),
-            ("time", Align::Right),
-            ("read", Align::Right),
-            ("written", Align::Right),
-        ];
-        let mut table = Table::new(columns);
-        let amount = |value: u64| if value == 0 { "–".into() } else { bytes(value) };
-        let mut total_ms = 0.0;
-        for StageCost { name, wall_ms, bytes_read, bytes_written } in &self.stages {
-            total_ms += wall_ms;
-            table.row([name.clone(), milliseconds(*wall_ms), amount(*bytes_read), amount(*bytes_written)]);
-        }
-        table.row(["all".into(), milliseconds(total_ms), String::new(), String::new()]);
-        let mut text = table.render("");
-        if let Some(peak) = self.peak_memory_bytes {
-            text += &format!("peak memory {}\n", bytes(peak));
-        }
-        text
-    }
+fn judge(summary: &BuildSummary) -> Result<(), Error> {
+    let missed = |index: &BuiltIndex| match (&index.outcome, index.certificate.gate) {
+        (Outcome::BelowGate { recall }, Some(Gate { k, min_recall })) => Some(format!(
+            "`{}` is not published: recall@{k} is {recall:.4} at its default setting, the gate asks for {min_recall}",
+            index.name
+        )),
+        (Outcome::BelowGate { .. }, None) => Some(format!("`{}` is not published", index.name)),
+        (Outcome::Published { .. } | Outcome::Withheld, _) => None,
+    };
+    let below: Vec<String> = summary.indexes.iter().filter_map(missed).collect();
+    if below.is_empty() { Ok(()) } else { Err(Error::BelowGate(Box::new(BelowGate(below)))) }
 }
 
-impl BuiltIndex {
-    fn render(&self) -> String {
-        let outcome = match &self.outcome {
-            Outcome::Published { uri, version, size_bytes } => {
-                format!("published as {uri}, version {version}, {}", bytes(*size_bytes))
-            }
-            Outcome::BelowGate { .. } => "NOT published: below its gate".into(),
-        };
-        format!("\n{} ({}): {outcome}\n{}", self.name, self.kind, self.curve.render("  "))
+fn render(summary: &BuildSummary) -> String {
+    let RowCounts { read, filtered, kept, held_out, rejected, rejects_uri } = &summary.rows;
+    let threads =
+        if summary.threads == 1 { "1 thread".into() } else { format!("{} threads", summary.threads) };
+    let mut text = format!(
+        "\n{}: {} rows × {}, {}; {}, {threads}\n\n",
+        summary.job,
+        count(*kept),
+        summary.dim,
+        summary.metric,
+        cell(&summary.backend)
+    );
+    let all_rejected: u64 = rejected.values().sum();
+    text += &format!(
+        "rows  {} read, {} filtered, {} rejected, {} held out, {} kept\n",
+        count(*read),
+        count(*filtered),
+        count(all_rejected),
+        count(*held_out),
+        count(*kept)
+    );
+    for (reason, rows) in rejected {
+        text += &format!("      {} rejected: {}\n", count(*rows), cell(reason));
     }
+    if let Some(uri) = rejects_uri {
+        text += &format!("      rejected rows are in {uri}\n");
+    }
+    text.push('\n');
+    text += &render_stages(&summary.stages);
+    if let Some(peak) = summary.peak_memory_bytes {
+        text += &format!("peak memory {}\n", bytes(peak));
+    }
+    summary.indexes.iter().fold(text, |text, index| text + &render_index(index))
+}
+
+fn render_stages(stages: &[StageCost]) -> String {
+    let columns =
+        [("stage", Align::Left), ("time", Align::Right), ("read", Align::Right), ("written", Align::Right)];
+    let mut table = Table::new(columns);
+    let amount = |value: u64| if value == 0 { "–".into() } else { bytes(value) };
+    let (mut all_wall_ms, mut all_cpu_ms) = (0.0, 0.0);
+    for StageCost { name, wall_ms, cpu_ms, bytes_read, bytes_written } in stages {
+        all_wall_ms += wall_ms;
+        all_cpu_ms += cpu_ms;
+        let costs = [milliseconds(*wall_ms), milliseconds(*cpu_ms), amount(*bytes_read), amount(*bytes_written)];
+        table.row([name.clone()].into_iter().chain(costs));
+    }
+    let all = [milliseconds(all_wall_ms), milliseconds(all_cpu_ms), String::new(), String::new()];
+    table.row(["all".into()].into_iter().chain(all));
+    table.render("")
+}
+
+fn render_index(index: &BuiltIndex) -> String {
+    let BuiltIndex { name, kind, effort_name, certificate, outcome } = index;
+    let outcome = match outcome {
+        Outcome::Published { uri, version, size_bytes } => {
+            format!("published as {uri}, version {version}, {}", bytes(*size_bytes))
+        }
+        Outcome::BelowGate { .. } => "NOT published: below its gate".into(),
+        Outcome::Withheld => "NOT published: another index of the job is below its gate".into(),
+    };
+    let curve = curve::render(certificate, effort_name.as_deref(), "  ");
+    format!("\n{name} ({kind}): {outcome}\n{curve}")
 }
 
 fn milliseconds(wall_ms: f64) -> String {
@@ -272,12 +195,15 @@ fn milliseconds(wall_ms: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::curve;
+    use crate::artifact::Certificate;
+    use crate::vectors::Metric;
+    use std::collections::BTreeMap;
 
     fn summary(outcome: Outcome) -> BuildSummary {
         let stage = |name: &str, wall_ms, bytes_read, bytes_written| StageCost {
             name: name.into(),
             wall_ms,
+            cpu_ms: 2.0 * wall_ms,
             bytes_read,
             bytes_written,
         };
@@ -301,8 +227,8 @@ mod tests {
             indexes: vec![BuiltIndex {
                 name: "words-hnsw".into(),
                 kind: "hnsw".into(),
-                curve: curve::example(),
-                gate: Some(Gate { k: 10, min_recall: 0.99 }),
+                effort_name: Some("ef_search".into()),
+                certificate: Certificate { gate: Some(Gate { k: 10, min_recall: 0.99 }), ..curve::example() },
                 outcome,
             }],
         }
@@ -327,13 +253,13 @@ mod tests {
 
     #[test]
     fn a_summary_says_what_was_read_made_and_published() {
-        let text = summary(published()).render();
+        let text = render(&summary(published()));
         for line in [
             "words: 9,977 rows × 100, cosine; cpu (avx512), 2 threads",
             "rows  10,000 read, 20 filtered, 3 rejected, 0 held out, 9,977 kept",
             "      3 rejected: null_vector",
-            "read   120 ms  4.0 MiB        –",
-            "all    1.62 s",
+            "read   120 ms  240 ms  4.0 MiB        –",
+            "all    1.62 s  3.24 s",
             "peak memory 150 MiB",
             "words-hnsw (hnsw): published as out/words-hnsw, version 1, 12.0 MiB",
         ] {
@@ -343,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_reach_the_pipeline() {
+    fn flags_stand_above_the_job_file() {
         let (_folder, args) =
             args(&["--backend", "reference", "--threads", "3", "--seed", "5", "--output", "x", "-q"]);
         let job = args.job().unwrap();
@@ -351,28 +277,27 @@ mod tests {
         assert_eq!(job.output.uri.resolved(), "x");
     }
 
-    /// One test for both, since a process has one Ctrl-C handler.
     #[test]
     fn a_build_below_its_gate_is_shown_and_fails() {
         let (_folder, args) = args(&[]);
         let mut out = Vec::new();
-        let error =
-            run(&args, &mut out, |_, _| Ok(summary(Outcome::BelowGate { recall: 0.9509 }))).unwrap_err();
+        let below = summary(Outcome::BelowGate { recall: 0.9509 });
+        let error = args.tell(&below, &Progress::silent(), &mut out).unwrap_err();
         assert_eq!(error.exit_code(), 3);
         let message =
-            "`words-hnsw` is not published: recall@10 is 0.9509 at its best setting, the gate asks for 0.99";
+            "`words-hnsw` is not published: recall@10 is 0.9509 at its default setting, the gate asks for 0.99";
         assert_eq!(error.to_string(), message);
         let text = String::from_utf8(out).unwrap();
         assert!(text.contains("words-hnsw (hnsw): NOT published: below its gate"), "{text}");
         assert!(text.contains("0.912"), "{text}");
-        summary(published()).judge().unwrap();
+        judge(&summary(published())).unwrap();
     }
 
     #[test]
-    fn a_bad_job_never_reaches_the_pipeline() {
-        let (folder, args) = args(&["--quiet"]);
-        std::fs::write(folder.path().join("words.toml"), "seed = -1").unwrap();
-        let error = run(&args, &mut Vec::new(), |_, _| panic!("called")).unwrap_err();
-        assert_eq!(error.exit_code(), 2);
+    fn a_summary_in_json_has_the_certificate_and_the_outcome() {
+        let json = serde_json::to_value(summary(published())).unwrap();
+        let index = &json["indexes"][0];
+        assert_eq!((&index["outcome"], &index["version"]), (&"published".into(), &1.into()));
+        assert_eq!(index["certificate"]["chosen_effort"], 64);
     }
 }

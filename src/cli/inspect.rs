@@ -7,13 +7,13 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::Value;
 
-use super::curve::Curve;
 use super::table::{Align, Table, cell};
-use super::{answer, json_line};
+use super::{answer, curve, json_line};
+use crate::artifact::{AttributeSummary, Backend, Gate, Input, Manifest, RowCounts, SegmentRef, Stage};
 use crate::error::Error;
-use crate::job::Gate;
 use crate::job::quantity::{bytes, count, duration, utc};
-use crate::vectors::Metric;
+use crate::loader::effort_name;
+use crate::store::IndexStore;
 
 /// Show what a published index is, what it was made from and what was measured of it.
 #[derive(Debug, Args)]
@@ -33,219 +33,243 @@ pub struct InspectArgs {
     json: bool,
 }
 
-/// A manifest, as it is shown.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Inspection {
-    /// The manifest itself, for `--json`.
-    pub manifest: Value,
-    pub index: String,
-    pub uri: String,
-    pub version: u64,
-    pub is_latest: bool,
-    /// The version whose segments a rollback restored.
-    pub restores: Option<u64>,
-    pub created_unix_ms: u64,
-    pub annvil_version: String,
-    pub kind: String,
-    /// The index's own parameters, as `("m", "16")`.
-    pub params: Vec<(String, String)>,
-    pub metric: Metric,
-    pub dim: u64,
-    pub rows: u64,
-    pub seed: u64,
-    pub backend: String,
-    pub inputs: Vec<InspectedInput>,
-    pub rows_read: u64,
-    pub rows_filtered: u64,
-    /// By reason.
-    pub rows_rejected: BTreeMap<String, u64>,
-    pub attributes: Vec<InspectedAttribute>,
-    pub files: Vec<InspectedFile>,
-    /// Name and milliseconds.
-    pub stages: Vec<(String, f64)>,
-    pub peak_memory_bytes: Option<u64>,
-    pub gate: Option<Gate>,
-    pub curve: Option<Curve>,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct InspectedInput {
-    pub uri: String,
-    pub size_bytes: u64,
-    pub rows: u64,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct InspectedAttribute {
-    pub name: String,
-    pub data_type: String,
-    pub nulls: u64,
-    pub distinct: Option<u64>,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct InspectedFile {
-    /// Under the index's folder.
-    pub path: String,
-    pub size_bytes: u64,
-    /// Hexadecimal.
-    pub blake3: String,
-}
-
 /// # Errors
-/// What `inspect` says.
-pub fn run(
-    args: &InspectArgs,
-    out: &mut dyn Write,
-    inspect: impl FnOnce(&str, Option<u64>) -> Result<Inspection, Error>,
-) -> Result<(), Error> {
-    let found = inspect(&args.index, args.version)?;
-    answer(out, &if args.json { json_line(&found.manifest)? } else { found.render() })
+/// What reading the manifest says.
+pub(super) fn run(args: &InspectArgs, out: &mut dyn Write) -> Result<(), Error> {
+    let store = IndexStore::open(&args.index)?;
+    let artifact = store.artifact(args.version)?;
+    let manifest = artifact.manifest();
+    if args.json {
+        return answer(out, &json_line(manifest)?);
+    }
+    let is_latest = args.version.is_none() || store.latest()? == args.version;
+    answer(out, &render(&args.index, manifest, is_latest))
 }
 
-impl Inspection {
-    fn render(&self) -> String {
-        let latest = if self.is_latest { ", the latest" } else { "" };
-        let restores = self.restores.map_or(String::new(), |version| format!(", restores version {version}"));
-        let mut text = format!("{} version {}{latest}{restores}\n\n", self.uri, self.version);
-        let params: Vec<String> =
-            self.params.iter().map(|(name, value)| format!("{name} {}", cell(value))).collect();
-        let size: u64 = self.files.iter().map(|file| file.size_bytes).sum();
-        let gate = self.gate.map_or("none".into(), |gate| format!("recall@{} ≥ {}", gate.k, gate.min_recall));
-        let mut line = |name: &str, value: String| text += &format!("{name:<9} {value}\n");
-        line("kind", [vec![self.kind.clone()], params].concat().join(", "));
-        line("rows", format!("{} × {}, {}", count(self.rows), self.dim, self.metric));
-        let files =
-            if self.files.len() == 1 { "1 file".into() } else { format!("{} files", self.files.len()) };
-        line("size", format!("{} in {files}", bytes(size)));
-        line("built", format!("{} by annvil {}", utc(self.created_unix_ms), cell(&self.annvil_version)));
-        line("backend", cell(&self.backend));
-        line("seed", self.seed.to_string());
-        line("gate", gate);
-        if let Some(peak) = self.peak_memory_bytes {
-            line("memory", format!("{} at most", bytes(peak)));
-        }
-        let rejected: u64 = self.rows_rejected.values().sum();
-        let (read, filtered, rejected) = (count(self.rows_read), count(self.rows_filtered), count(rejected));
-        line("source", format!("{read} rows read, {filtered} filtered, {rejected} rejected"));
-        for (reason, rows) in &self.rows_rejected {
-            line("", format!("{} rejected: {}", count(*rows), cell(reason)));
-        }
-        if let Some(curve) = &self.curve {
-            text += "\ncertificate\n";
-            text += &curve.render("  ");
-        }
-        text + &self.render_tables()
+fn render(uri: &str, manifest: &Manifest, is_latest: bool) -> String {
+    let build = &manifest.build;
+    let latest = if is_latest { ", the latest" } else { "" };
+    let restores = manifest.restores.map_or(String::new(), |version| format!(", restores version {version}"));
+    let mut text = format!("{uri} version {}{latest}{restores}\n\n", manifest.version);
+    let mut line = |name: &str, value: String| text += &format!("{name:<9} {value}\n");
+    line("kind", [vec![cell(&build.kind)], params(manifest)].concat().join(", "));
+    line("rows", format!("{} × {}, {}", count(build.rows), build.dim, build.metric));
+    let files = || manifest.segments.iter().flat_map(|segment| &segment.files);
+    let size = files().map(|file| file.size_bytes).fold(0, u64::saturating_add);
+    line("size", format!("{} in {} files", bytes(size), files().count()));
+    line("built", format!("{} by annvil {}", utc(manifest.created_unix_ms), cell(&build.annvil_version)));
+    let Backend { backend, device } = &build.backend;
+    let details = details(&build.built);
+    if !details.is_empty() {
+        line("details", details.join(", "));
     }
+    line("backend", cell(&format!("{backend} ({device})")));
+    line("seed", build.seed.to_string());
+    let gate = build.certificate.as_ref().and_then(|certificate| certificate.gate);
+    line("gate", gate.map_or("none".into(), |Gate { k, min_recall }| format!("recall@{k} ≥ {min_recall}")));
+    if let Some(peak) = build.peak_memory_bytes {
+        line("memory", format!("{} at most", bytes(peak)));
+    }
+    let RowCounts { read, filtered, held_out, rejected, .. } = &build.row_counts;
+    let all_rejected = rejected.values().copied().fold(0, u64::saturating_add);
+    let [read, filtered, all_rejected, held_out] = [*read, *filtered, all_rejected, *held_out].map(count);
+    line(
+        "source",
+        format!("{read} rows read, {filtered} filtered, {all_rejected} rejected, {held_out} held out"),
+    );
+    for (reason, rows) in rejected {
+        line("", format!("{} rejected: {}", count(*rows), cell(reason)));
+    }
+    match &build.certificate {
+        Some(certificate) => {
+            text += &format!("\ncertificate\n{}", curve::render(certificate, effort_name(&build.kind), "  "));
+        }
+        None => text += "\nno certificate: its recall was not measured\n",
+    }
+    text + &render_inputs(&build.inputs)
+        + &render_attributes(&build.attributes)
+        + &manifest.segments.iter().map(render_segment).collect::<String>()
+        + &render_stages(&build.stages)
+}
 
-    fn render_tables(&self) -> String {
-        let mut text = String::new();
-        let mut add = |title: &str, table: &Table| text += &format!("\n{title}\n{}", table.render("  "));
-        let mut table = Table::new([("input", Align::Left), ("size", Align::Right), ("rows", Align::Right)]);
-        for input in &self.inputs {
-            table.row([input.uri.clone(), bytes(input.size_bytes), count(input.rows)]);
+/// The index's parameters as `m 16`: as the build resolved them, and those of its entry in the job that the build does
+/// not tell again.
+fn params(manifest: &Manifest) -> Vec<String> {
+    let Manifest { index_name, build, .. } = manifest;
+    let entries = build.job["index"].as_array().into_iter().flatten();
+    let entry = entries.into_iter().find(|entry| entry["name"] == index_name.as_str());
+    let own = entry.and_then(Value::as_object).into_iter().flatten();
+    let mut params: BTreeMap<&str, &Value> = own
+        .filter(|(name, value)| !["name", "kind", "metric"].contains(&name.as_str()) && **value != "auto")
+        .map(|(name, value)| (name.as_str(), value))
+        .collect();
+    let resolved = build.built["params"].as_object().into_iter().flatten();
+    params.extend(resolved.map(|(name, value)| (name.as_str(), value)));
+    params.into_iter().filter_map(|(name, value)| told(name, value)).collect()
+}
+
+/// What else the build tells of what it made.
+fn details(built: &Value) -> Vec<String> {
+    let mut details = Vec::new();
+    for (name, value) in built.as_object().into_iter().flatten().filter(|(name, _)| *name != "params") {
+        match value {
+            Value::Object(group) => details.extend(group.iter().filter_map(|(name, value)| told(name, value))),
+            _ => details.extend(told(name, value)),
         }
-        add("inputs", &table);
-        if !self.attributes.is_empty() {
-            let numbers = [("nulls", Align::Right), ("distinct", Align::Right)];
-            let mut table =
-                Table::new([("column", Align::Left), ("type", Align::Left)].into_iter().chain(numbers));
-            for attribute in &self.attributes {
-                let distinct = attribute.distinct.map_or("–".into(), count);
-                let InspectedAttribute { name, data_type, nulls, .. } = attribute;
-                table.row([name.clone(), data_type.clone(), count(*nulls), distinct]);
-            }
-            add("attributes", &table);
-        }
-        let mut table = Table::new([("file", Align::Left), ("size", Align::Right), ("blake3", Align::Left)]);
-        for file in &self.files {
-            table.row([file.path.clone(), bytes(file.size_bytes), file.blake3.chars().take(16).collect()]);
-        }
-        add("files", &table);
-        let mut table = Table::new([("stage", Align::Left), ("time", Align::Right)]);
-        for (name, wall_ms) in &self.stages {
-            let time = Duration::try_from_secs_f64(wall_ms * 1e-3).map_or_else(|_| "?".into(), duration);
-            table.row([name.clone(), time]);
-        }
-        add("stages", &table);
-        text
     }
+    details
+}
+
+fn told(name: &str, value: &Value) -> Option<String> {
+    let value = match value {
+        Value::String(text) => text.clone(),
+        // Most were f32, and look like it again.
+        Value::Number(number) if number.is_f64() => (number.as_f64()? as f32).to_string(),
+        Value::Number(_) | Value::Array(_) | Value::Bool(_) => value.to_string(),
+        Value::Object(_) | Value::Null => return None,
+    };
+    Some(cell(&format!("{name} {value}")))
+}
+
+fn titled(title: &str, table: &Table) -> String {
+    format!("\n{title}\n{}", table.render("  "))
+}
+
+fn render_inputs(inputs: &[Input]) -> String {
+    let mut table = Table::new([("input", Align::Left), ("size", Align::Right), ("rows", Align::Right)]);
+    for Input { uri, size_bytes, rows, .. } in inputs {
+        table.row([uri.clone(), bytes(*size_bytes), count(*rows)]);
+    }
+    titled("inputs", &table)
+}
+
+fn render_attributes(attributes: &[AttributeSummary]) -> String {
+    if attributes.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new([
+        ("column", Align::Left),
+        ("type", Align::Left),
+        ("nulls", Align::Right),
+        ("distinct", Align::Right),
+        ("least", Align::Left),
+        ("greatest", Align::Left),
+    ]);
+    for AttributeSummary { name, data_type, nulls, distinct, min, max } in attributes {
+        let unknown = || "–".to_string();
+        table.row([
+            name.clone(),
+            data_type.clone(),
+            count(*nulls),
+            distinct.map_or_else(unknown, count),
+            min.clone().unwrap_or_else(unknown),
+            max.clone().unwrap_or_else(unknown),
+        ]);
+    }
+    titled("attributes", &table)
+}
+
+fn render_segment(segment: &SegmentRef) -> String {
+    let mut table = Table::new([("file", Align::Left), ("size", Align::Right), ("blake3", Align::Left)]);
+    for file in &segment.files {
+        let blake3 = file.blake3.to_string().chars().take(16).collect();
+        table.row([file.name.clone(), bytes(file.size_bytes), blake3]);
+    }
+    titled(&format!("seg/{}", segment.id), &table)
+}
+
+fn render_stages(stages: &[Stage]) -> String {
+    let mut table = Table::new([("stage", Align::Left), ("time", Align::Right), ("CPU", Align::Right)]);
+    let time = |ms: f64| Duration::try_from_secs_f64(ms * 1e-3).map_or_else(|_| "?".into(), duration);
+    for stage in stages {
+        table.row([stage.name.clone(), time(stage.wall_ms), time(stage.cpu_ms)]);
+    }
+    titled("stages", &table)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::curve;
+    use crate::artifact::{Digest, FileRef, ManifestDraft};
+    use crate::vectors::Metric;
 
-    fn inspection() -> Inspection {
-        Inspection {
-            manifest: serde_json::json!({ "version": 4 }),
-            index: "words".into(),
-            uri: "out/words".into(),
+    fn manifest() -> Manifest {
+        let mut build = ManifestDraft::new("hnsw", Metric::Cosine, 100, 9_997);
+        build.annvil_version = "0.1.0".into();
+        build.seed = 42;
+        build.job = serde_json::json!({ "index": [
+            { "name": "other", "kind": "ivf_pq", "nlist": 7 },
+            { "name": "words", "kind": "hnsw", "metric": "cosine", "m": 16, "ef_construction": 200,
+              "gate": { "k": 10, "min_recall": 0.95 },
+              "expert": { "c_max": "auto", "fanout": [10, 3] } },
+        ] });
+        build.inputs =
+            vec![Input { uri: "base.parquet".into(), size_bytes: 4 << 20, e_tag: None, rows: 10_000 }];
+        build.row_counts.read = 10_000;
+        build.row_counts.rejected.insert("null_vector".into(), 3);
+        build.backend = Backend { backend: "cpu".into(), device: "avx512".into() };
+        let (wall_ms, cpu_ms) = (120.0, 230.0);
+        build.stages = vec![Stage { name: "read".into(), wall_ms, cpu_ms, bytes_read: 0, bytes_written: 0 }];
+        build.attributes = vec![AttributeSummary {
+            name: "word".into(),
+            data_type: "Utf8".into(),
+            nulls: 0,
+            distinct: Some(9_997),
+            min: Some("aback".into()),
+            max: None,
+        }];
+        build.built = serde_json::json!({
+            "params": { "m": 16, "alpha": 1.2f32, "c_max": 512 },
+            "graph": { "level_rows": [9997, 600], "repaired_rows": 0 },
+        });
+        build.certificate = Some(curve::example());
+        let file = |name: &str| FileRef { name: name.into(), size_bytes: 3 << 20, blake3: Digest::of(b"") };
+        Manifest {
+            format_version: "1.0".into(),
+            index_name: "words".into(),
             version: 4,
-            is_latest: true,
-            restores: Some(2),
             created_unix_ms: 1_795_159_900_000,
-            annvil_version: "0.1.0".into(),
-            kind: "hnsw".into(),
-            params: vec![("m".into(), "16".into()), ("ef_construction".into(), "200".into())],
-            metric: Metric::Cosine,
-            dim: 100,
-            rows: 9_997,
-            seed: 42,
-            backend: "cpu (avx512)".into(),
-            inputs: vec![InspectedInput { uri: "base.parquet".into(), size_bytes: 4 << 20, rows: 10_000 }],
-            rows_read: 10_000,
-            rows_filtered: 0,
-            rows_rejected: BTreeMap::from([("null_vector".into(), 3)]),
-            attributes: vec![InspectedAttribute {
-                name: "word".into(),
-                data_type: "Utf8".into(),
-                nulls: 0,
-                distinct: Some(9_997),
-            }],
-            files: vec![InspectedFile {
-                path: "seg/ab/graph.safetensors".into(),
-                size_bytes: 3 << 20,
-                blake3: "0123456789abcdef0123".into(),
-            }],
-            stages: vec![("read".into(), 120.0)],
-            peak_memory_bytes: None,
-            gate: Some(Gate { k: 10, min_recall: 0.95 }),
-            curve: Some(curve::example()),
+            publish_id: String::new(),
+            rolled_back_from: Some(3),
+            restores: Some(2),
+            segments: vec![SegmentRef::new(9_997, vec![file("graph.safetensors"), file("ids.arrow")])],
+            build,
         }
     }
 
     #[test]
     fn a_manifest_is_shown_whole() {
-        let text = inspection().render();
+        let text = render("out/words", &manifest(), true);
         for line in [
             "out/words version 4, the latest, restores version 2",
-            "kind      hnsw, m 16, ef_construction 200",
+            "kind      hnsw, alpha 1.2, c_max 512, ef_construction 200, m 16",
+            "details   level_rows [9997,600], repaired_rows 0",
             "rows      9,997 × 100, cosine",
-            "size      3.0 MiB in 1 file",
+            "size      6.0 MiB in 2 files",
             "built     2026-11-20 07:31:40 UTC by annvil 0.1.0",
+            "backend   cpu (avx512)",
             "gate      recall@10 ≥ 0.95",
-            "source    10,000 rows read, 0 filtered, 3 rejected",
+            "source    10,000 rows read, 0 filtered, 3 rejected, 0 held out",
             "          3 rejected: null_vector",
             "  base.parquet  4.0 MiB  10,000",
-            "  word    Utf8      0     9,997",
-            "  seg/ab/graph.safetensors  3.0 MiB  0123456789abcdef",
-            "  read   120 ms",
+            "  word    Utf8      0     9,997  aback  –",
+            "  graph.safetensors  3.0 MiB  af1349b9f5f9a1a6",
+            "  read   120 ms  230 ms",
         ] {
             assert!(text.lines().any(|found| found == line), "`{line}` is not in\n{text}");
         }
+        assert!(text.contains("ef_search  recall@10"), "{text}");
+        let older = render("out/words", &manifest(), false);
+        assert!(older.starts_with("out/words version 4, restores version 2\n"), "{older}");
     }
 
     #[test]
-    fn json_is_the_manifest() {
-        let args = InspectArgs { index: "out/words".into(), version: Some(4), json: true };
-        let mut out = Vec::new();
-        run(&args, &mut out, |index, version| {
-            assert_eq!((index, version), ("out/words", Some(4)));
-            Ok(inspection())
-        })
-        .unwrap();
-        assert_eq!(out, b"{\"version\":4}\n");
+    fn a_manifest_that_says_little_is_shown_too() {
+        let mut little = manifest();
+        little.build = ManifestDraft::new("flat", Metric::L2, 2, 9_997);
+        let text = render("out/words", &little, true);
+        for line in ["kind      flat", "gate      none", "no certificate: its recall was not measured"] {
+            assert!(text.lines().any(|found| found == line), "`{line}` is not in\n{text}");
+        }
     }
 }

@@ -1,18 +1,23 @@
 //! `annvil search`: asks a published index.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use clap::{ArgGroup, Args};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::attributes::{Found, LookupError, find, json_value};
 use super::table::{Align, Table, cell};
-use super::{QueryFile, answer, json_line};
+use super::{QueryFile, QueryFileError, answer, json_line};
+use crate::artifact::Manifest;
 use crate::error::Error;
 use crate::job::quantity::{count, duration};
-use crate::vectors::Metric;
+use crate::loader::{Effort, Hit, Index, SearchOptions};
+use crate::source::{QuerySpec, read_queries};
+use crate::store::runtime;
+use crate::vectors::{Metric, RowId, VectorBuf};
 
 /// Most rows that one search may return.
 const MAX_K: u32 = 10_000;
@@ -21,11 +26,11 @@ const MAX_K: u32 = 10_000;
 #[derive(Debug, Args)]
 #[command(
     group = ArgGroup::new("query").required(true).args(["like", "vector"]),
-    group = ArgGroup::new("how_hard").args(["effort", "recall"]),
+    group = ArgGroup::new("how_hard").args(["effort", "recall", "exact"]),
     after_help = "\
 Examples:
-  annvil search out/glove10k-hnsw --like king -k 5
-  annvil search out/glove10k-hnsw --like 4711 --column rank --recall 0.99
+  annvil search out/glove10k-hnsw --like river -k 5
+  annvil search out/glove10k-hnsw --like 590 --column rank --recall 0.99
   annvil search out/glove10k-hnsw --vector query.json --json
   python embed.py | annvil search out/glove10k-hnsw --vector -"
 )]
@@ -33,16 +38,16 @@ pub struct SearchArgs {
     /// The index's folder or URI, as `build` printed it
     #[arg(value_name = "INDEX")]
     index: String,
-    /// Search with the vector of the first row whose --column has this value; that row itself is left out
+    /// Search with the kept vector of the first row whose --column reads VALUE; that row itself is left out
     #[arg(long, value_name = "VALUE")]
     like: Option<String>,
-    /// Attribute column that --like looks in [default: the index's first text attribute, else its row ids]
+    /// Column that --like looks in; `row_id` is the ids [default: the first text attribute, then the ids]
     #[arg(long, value_name = "NAME", conflicts_with = "vector")]
     column: Option<String>,
     /// Search with the vectors of a file, `-` for stdin: JSON, numbers as text, .npy, Parquet
     #[arg(long, value_name = "FILE")]
     vector: Option<PathBuf>,
-    /// The vector column of a Parquet file [default: its only list column]
+    /// The vector column of a Parquet file [default: the one that the index's queries or rows came from]
     #[arg(long, value_name = "NAME", conflicts_with = "like")]
     vector_column: Option<String>,
     /// Rows to return
@@ -54,6 +59,12 @@ pub struct SearchArgs {
     /// The cheapest setting certified for this recall, above 0 and at most 1
     #[arg(long, value_name = "R", value_parser = recall)]
     recall: Option<f64>,
+    /// Compare with every row; needs kept vectors
+    #[arg(long, conflicts_with = "refine")]
+    exact: bool,
+    /// Candidates to rank again by their kept vectors [default: the index's certified setting]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    refine: Option<u32>,
     /// Version to search [default: the latest]
     #[arg(long, value_name = "V", value_parser = clap::value_parser!(u64).range(1..))]
     version: Option<u64>,
@@ -67,49 +78,52 @@ fn recall(text: &str) -> Result<f64, String> {
     if recall > 0.0 && recall <= 1.0 { Ok(recall) } else { Err("allowed: above 0, at most 1".into()) }
 }
 
-/// What the loader is asked.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SearchRequest {
-    pub index: String,
-    pub version: Option<u64>,
-    pub query: Query,
-    pub k: usize,
-    pub effort: Effort,
+#[derive(Debug, thiserror::Error)]
+enum SearchError {
+    #[error(transparent)]
+    File(#[from] QueryFileError),
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
+    #[error(
+        "--like takes a row's vector, and the index keeps none (refine = \"none\"): use --vector instead"
+    )]
+    NoVectors,
+    #[error(
+        "`{file}` is Parquet, and the index does not say which column holds vectors: name it with --vector-column"
+    )]
+    VectorColumn { file: String },
 }
 
-#[derive(Debug, Clone, PartialEq)]
-pub enum Query {
-    /// The row whose `column` reads `value`.
-    Like { column: Option<String>, value: String },
-    /// Not empty, rectangular and finite.
-    Vectors(Vec<Vec<f32>>),
-    /// `column` of a Parquet file.
-    Parquet { file: PathBuf, column: Option<String> },
+impl From<SearchError> for Error {
+    fn from(error: SearchError) -> Self {
+        Error::BadInput(Box::new(error))
+    }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Effort {
-    /// The index's certified default.
-    Default,
-    Given(u32),
-    /// The cheapest certified for this recall.
-    Recall(f64),
+/// What is asked, before it is known what an index makes of it.
+struct Question {
+    queries: VectorBuf,
+    /// The row whose vector it is, which is no answer.
+    like: Option<Found>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct SearchAnswer {
-    pub index: String,
-    pub version: u64,
-    pub kind: String,
-    pub metric: Metric,
+struct SearchAnswer {
+    index: String,
+    version: u64,
+    kind: String,
+    metric: Metric,
     /// `nprobe`, `ef_search`; none for exact search.
-    pub effort_name: Option<String>,
-    pub effort: Option<u32>,
+    effort_name: Option<String>,
+    effort: Option<usize>,
+    /// Candidates ranked again; none where it is the family's default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refine: Option<usize>,
     /// Of the search alone, without opening the index.
     #[serde(rename = "seconds", serialize_with = "seconds")]
-    pub elapsed: Duration,
+    elapsed: Duration,
     /// One for each query, in order.
-    pub results: Vec<QueryResult>,
+    results: Vec<QueryResult>,
 }
 
 fn seconds<S: serde::Serializer>(elapsed: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
@@ -117,63 +131,135 @@ fn seconds<S: serde::Serializer>(elapsed: &Duration, serializer: S) -> Result<S:
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct QueryResult {
+struct QueryResult {
     /// As `like word = king`, or `vector 3`.
-    pub query: String,
+    query: String,
     /// Nearest first.
-    pub hits: Vec<SearchHit>,
+    hits: Vec<SearchHit>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct SearchHit {
-    /// The user's row id: a number or a string.
-    pub id: Value,
-    pub distance: f32,
+struct SearchHit {
+    id: RowId,
+    distance: f32,
     /// Where the metric has one: larger is nearer.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub similarity: Option<f32>,
+    similarity: Option<f32>,
     /// In the index's order; the same columns for every hit.
     #[serde(serialize_with = "as_map")]
-    pub attributes: Vec<(String, Value)>,
+    attributes: Vec<(String, Value)>,
 }
 
 fn as_map<S: serde::Serializer>(attributes: &[(String, Value)], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(attributes.iter().map(|(name, value)| (name, value)))
 }
 
-/// Asks `index` and prints what it answers.
-///
 /// # Errors
-/// A query file that cannot be read, or what `search` says.
-pub fn run(
-    args: &SearchArgs,
-    out: &mut dyn Write,
-    search: impl FnOnce(&SearchRequest) -> Result<SearchAnswer, Error>,
-) -> Result<(), Error> {
-    let found = search(&args.request()?)?;
+/// A query file or a value that is no query, what opening the index says, and what searching it does.
+pub(super) fn run(args: &SearchArgs, out: &mut dyn Write) -> Result<(), Error> {
+    // Before an index of any size is read.
+    let file = args.vector.as_deref().map(QueryFile::read).transpose().map_err(SearchError::from)?;
+    let index = Index::open_version(&args.index, args.version)?;
+    let question = match file {
+        Some(file) => Question { queries: args.vectors(file, &index)?, like: None },
+        None => args.row_like(args.like.as_deref().unwrap_or_default(), &index)?,
+    };
+    let found = args.search(&index, &question)?;
     answer(out, &if args.json { json_line(&found)? } else { found.render() })
 }
 
 impl SearchArgs {
-    fn request(&self) -> Result<SearchRequest, Error> {
-        let query = match (&self.like, &self.vector) {
-            (Some(value), _) => Query::Like { column: self.column.clone(), value: value.clone() },
-            (None, file) => self.vectors(file.as_deref().unwrap_or(Path::new("-")))?,
+    fn options(&self) -> SearchOptions {
+        let effort = match (self.exact, self.effort, self.recall) {
+            (true, ..) => Effort::Exact,
+            (_, Some(effort), _) => Effort::Given(effort as usize),
+            (_, _, Some(recall)) => Effort::Recall(recall),
+            _ => Effort::Default,
         };
-        let effort = match (self.effort, self.recall) {
-            (Some(effort), _) => Effort::Given(effort),
-            (None, Some(recall)) => Effort::Recall(recall),
-            (None, None) => Effort::Default,
-        };
-        let index = self.index.clone();
-        Ok(SearchRequest { index, version: self.version, query, k: self.k as usize, effort })
+        SearchOptions { k: self.k as usize, effort, refine: self.refine.map(|refine| refine as usize) }
     }
 
-    fn vectors(&self, file: &Path) -> Result<Query, Error> {
-        match QueryFile::read(file).map_err(|error| Error::BadInput(Box::new(error)))? {
-            QueryFile::Parquet(file) => Ok(Query::Parquet { file, column: self.vector_column.clone() }),
-            QueryFile::Vectors(vectors) => Ok(Query::Vectors(vectors)),
+    fn vectors(&self, file: QueryFile, index: &Index) -> Result<VectorBuf, Error> {
+        let file = match file {
+            QueryFile::Parquet(file) => file,
+            QueryFile::Vectors(vectors) => {
+                let dim = vectors[0].len();
+                return Ok(VectorBuf::new(vectors.concat(), dim));
+            }
+        };
+        let uri = file.display().to_string();
+        let of_job = || vector_column_of_job(index.manifest());
+        let vector_column = self.vector_column.clone().or_else(of_job);
+        let vector_column = vector_column.ok_or_else(|| SearchError::VectorColumn { file: uri.clone() })?;
+        let (dim, metric) = (index.dim(), index.metric());
+        Ok(read_queries(QuerySpec { uri, vector_column, id_column: None, dim, metric }, runtime()?)?.vectors)
+    }
+
+    fn row_like(&self, value: &str, index: &Index) -> Result<Question, Error> {
+        let row = find(index.attributes(), index.ids(), self.column.as_deref(), value)
+            .map_err(SearchError::from)?;
+        let vector = index.vector(row.ordinal).ok_or(SearchError::NoVectors)?;
+        Ok(Question { queries: VectorBuf::new(vector, index.dim()), like: Some(row) })
+    }
+
+    fn search(&self, index: &Index, question: &Question) -> Result<SearchAnswer, Error> {
+        let mut options = self.options();
+        let setting = index.setting(&options)?;
+        // One more where the row itself is found, and is left out: at the setting of what was asked for, not at the one
+        // that the certificate has for more rows.
+        if question.like.is_some() {
+            options = SearchOptions {
+                k: options.k + 1,
+                effort: setting.map_or(Effort::Exact, |setting| Effort::Given(setting.effort)),
+                refine: setting.map(|setting| setting.refine),
+            };
         }
+        let start = Instant::now();
+        let found = index.search(question.queries.view(), &options)?;
+        let elapsed = start.elapsed();
+        let name = |query: usize| match (&question.like, &self.like) {
+            (Some(row), Some(value)) => format!("like {} = {value}", row.column),
+            _ => format!("vector {query}"),
+        };
+        let itself = question.like.as_ref().map(|row| row.ordinal);
+        let results = found.into_iter().enumerate().map(|(query, hits)| {
+            let others = hits.into_iter().filter(|hit| Some(hit.ordinal) != itself).take(self.k as usize);
+            let hits = others.map(|hit| SearchHit::of(hit, index)).collect::<Result<_, _>>()?;
+            Ok(QueryResult { query: name(query), hits })
+        });
+        let effort_name = index.effort_name().filter(|_| setting.is_some());
+        Ok(SearchAnswer {
+            index: self.index.clone(),
+            version: index.version(),
+            kind: index.manifest().build.kind.clone(),
+            metric: index.metric(),
+            effort_name: effort_name.map(Into::into),
+            effort: setting.filter(|_| effort_name.is_some()).map(|setting| setting.effort),
+            refine: setting.map(|setting| setting.refine).filter(|&refine| refine > 0),
+            elapsed,
+            results: results.collect::<Result<_, Error>>()?,
+        })
+    }
+}
+
+/// The vector column of the queries that the index was certified with, else of its rows.
+fn vector_column_of_job(manifest: &Manifest) -> Option<String> {
+    let job = &manifest.build.job;
+    let column = job.pointer("/queries/vector").or_else(|| job.pointer("/source/vector"))?;
+    column.as_str().map(Into::into)
+}
+
+impl SearchHit {
+    fn of(hit: Hit, index: &Index) -> Result<Self, Error> {
+        let mut attributes = Vec::new();
+        if let Some(batch) = index.attributes() {
+            for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
+                let value = json_value(column, hit.ordinal as usize);
+                let value = value.map_err(|error| Error::Internal(Box::new(error)))?;
+                attributes.push((field.name().clone(), value));
+            }
+        }
+        Ok(Self { id: hit.id, distance: hit.distance, similarity: hit.similarity, attributes })
     }
 }
 
@@ -205,15 +291,19 @@ impl SearchAnswer {
 /// Similarity where there is one, else distance: nobody wants both in a terminal.
 fn render_hits(hits: &[SearchHit]) -> String {
     let Some(first) = hits.first() else { return "no rows\n".into() };
-    let is_number = |value: &Value| value.is_number();
-    let align = |value: &Value| if is_number(value) { Align::Right } else { Align::Left };
+    let align = |is_number: bool| if is_number { Align::Right } else { Align::Left };
     let nearness = if first.similarity.is_some() { "similarity" } else { "distance" };
-    let mut columns = vec![("#", Align::Right), ("id", align(&first.id)), (nearness, Align::Right)];
-    columns.extend(first.attributes.iter().map(|(name, value)| (name.as_str(), align(value))));
+    let id_is_number = matches!(first.id, RowId::Int(_) | RowId::UInt(_));
+    let mut columns = vec![("#", Align::Right), ("id", align(id_is_number)), (nearness, Align::Right)];
+    for (column, (name, _)) in first.attributes.iter().enumerate() {
+        let is_number =
+            hits.iter().all(|hit| matches!(hit.attributes[column].1, Value::Number(_) | Value::Null));
+        columns.push((name, align(is_number)));
+    }
     let mut table = Table::new(columns);
     for (position, hit) in hits.iter().enumerate() {
         let nearness = hit.similarity.unwrap_or(hit.distance);
-        let mut row = vec![(position + 1).to_string(), plain(&hit.id), format!("{nearness:.4}")];
+        let mut row = vec![(position + 1).to_string(), hit.id.to_string(), format!("{nearness:.4}")];
         row.extend(hit.attributes.iter().map(|(_, value)| plain(value)));
         table.row(row);
     }
@@ -241,7 +331,7 @@ mod tests {
 
     fn found() -> SearchAnswer {
         let hit = |id: u64, similarity: f32, word: &str, rank: Value| SearchHit {
-            id: id.into(),
+            id: RowId::UInt(id),
             distance: 1.0 - similarity,
             similarity: Some(similarity),
             attributes: vec![("word".into(), word.into()), ("rank".into(), rank)],
@@ -254,6 +344,7 @@ mod tests {
             metric: Metric::Cosine,
             effort_name: Some("ef_search".into()),
             effort: Some(64),
+            refine: None,
             elapsed: Duration::from_micros(180),
             results: vec![QueryResult { query: "like word = king".into(), hits }],
         }
@@ -287,10 +378,7 @@ like word = king in out/words (version 3, cosine, ef_search 64): 180 µs
 
     #[test]
     fn json_keeps_every_number() {
-        let args = parse(&["--like", "king", "--json"]).unwrap();
-        let mut out = Vec::new();
-        run(&args, &mut out, |_| Ok(found())).unwrap();
-        let json: Value = serde_json::from_slice(&out).unwrap();
+        let json = serde_json::to_value(found()).unwrap();
         assert_eq!(json["results"][0]["hits"][0]["id"], 691);
         assert_eq!(json["results"][0]["hits"][0]["attributes"]["word"], "prince");
         assert_eq!(json["results"][0]["hits"][1]["attributes"]["rank"], Value::Null);
@@ -301,21 +389,13 @@ like word = king in out/words (version 3, cosine, ef_search 64): 180 µs
     }
 
     #[test]
-    fn arguments_become_a_request() {
-        let request =
-            parse(&["--like", "king", "--column", "word", "-k", "3", "--effort", "40"]).unwrap().request();
-        let query = Query::Like { column: Some("word".into()), value: "king".into() };
-        let index = "out/words".to_string();
-        let expected = SearchRequest { index, version: None, query, k: 3, effort: Effort::Given(40) };
-        assert_eq!(request.unwrap(), expected);
-
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("q.json");
-        std::fs::write(&file, "[1, 2]").unwrap();
-        let args = parse(&["--vector", file.to_str().unwrap(), "--recall", "0.9", "--version", "2"]).unwrap();
-        let request = args.request().unwrap();
-        assert_eq!((request.k, request.effort, request.version), (10, Effort::Recall(0.9), Some(2)));
-        assert_eq!(request.query, Query::Vectors(vec![vec![1.0, 2.0]]));
+    fn arguments_become_what_the_loader_is_asked() {
+        let options = |words: &[&str]| parse(&[&["--like", "king"], words].concat()).unwrap().options();
+        assert_eq!(options(&[]), SearchOptions::default());
+        let expected = SearchOptions { k: 3, effort: Effort::Given(40), refine: Some(80) };
+        assert_eq!(options(&["-k", "3", "--effort", "40", "--refine", "80"]), expected);
+        assert_eq!(options(&["--recall", "0.9"]).effort, Effort::Recall(0.9));
+        assert_eq!(options(&["--exact"]).effort, Effort::Exact);
     }
 
     #[test]
@@ -328,6 +408,9 @@ like word = king in out/words (version 3, cosine, ef_search 64): 180 µs
             &["--like", "a", "-k", "10001"],
             &["--like", "a", "--effort", "0"],
             &["--like", "a", "--effort", "1", "--recall", "0.9"],
+            &["--like", "a", "--effort", "1", "--exact"],
+            &["--like", "a", "--exact", "--refine", "5"],
+            &["--like", "a", "--refine", "0"],
             &["--like", "a", "--recall", "0"],
             &["--like", "a", "--recall", "95"],
             &["--like", "a", "--recall", "nan"],

@@ -1,15 +1,17 @@
 //! `annvil verify`: reads every byte of a published index again.
 
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
 
-use super::table::one_line;
+use super::table::{Align, Table, one_line};
 use super::{answer, json_line};
+use crate::artifact::SegmentRef;
 use crate::error::Error;
 use crate::job::quantity::{bytes, count, duration};
+use crate::store::{IndexStore, StoreError, VerifyReport};
 
 /// Read every byte of a published index and compare it with what was published.
 #[derive(Debug, Args)]
@@ -32,121 +34,212 @@ pub struct VerifyArgs {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Verification {
-    pub uri: String,
-    pub version: u64,
-    pub rows: u64,
-    pub files: Vec<VerifiedFile>,
+struct Verification {
+    uri: String,
+    version: u64,
+    rows: u64,
+    /// The segments' files; the manifest, without which there is nothing to compare them with, was read before.
+    files: Vec<VerifiedFile>,
     #[serde(skip)]
-    pub elapsed: Duration,
+    elapsed: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct VerifiedFile {
+struct VerifiedFile {
     /// Under the index's folder.
-    pub path: String,
-    pub size_bytes: u64,
-    /// None if it is whole.
-    pub damage: Option<String>,
+    path: String,
+    size_bytes: u64,
+    #[serde(flatten)]
+    state: FileState,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "state", content = "why", rename_all = "snake_case")]
+enum FileState {
+    Whole,
+    /// Not what was published.
+    Damaged(String),
+    /// The store failed: what the file is, is not known.
+    Unread(String),
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("`{uri}` version {version} is damaged: {damaged} of {files} files")]
-struct Damaged {
-    uri: String,
-    version: u64,
-    damaged: usize,
-    files: usize,
+enum VerifyError {
+    #[error("`{uri}` version {version} is damaged: {damaged} of {files} files")]
+    Damaged { uri: String, version: u64, damaged: usize, files: usize },
+    #[error("`{uri}` version {version} could not be read: {unread} of {files} files")]
+    Unread { uri: String, version: u64, unread: usize, files: usize },
 }
 
 /// # Errors
-/// What `verify` says, or `BadArtifact` if it found damage.
-pub fn run(
-    args: &VerifyArgs,
-    out: &mut dyn Write,
-    verify: impl FnOnce(&str, Option<u64>) -> Result<Verification, Error>,
-) -> Result<(), Error> {
-    let found = verify(&args.index, args.version)?;
+/// What reading the manifest says; `BadArtifact` if a file is damaged, `Store` if one could not be read.
+pub(super) fn run(args: &VerifyArgs, out: &mut dyn Write) -> Result<(), Error> {
+    let start = Instant::now();
+    let artifact = IndexStore::open(&args.index)?.artifact(args.version)?;
+    let report = artifact.verify(&mut |_| ());
+    let manifest = artifact.manifest();
+    let found = Verification {
+        uri: args.index.clone(),
+        version: manifest.version,
+        rows: manifest.build.rows,
+        files: verified_files(&manifest.segments, &report),
+        elapsed: start.elapsed(),
+    };
     answer(out, &if args.json { json_line(&found)? } else { found.render() })?;
-    let damaged = found.files.iter().filter(|file| file.damage.is_some()).count();
-    if damaged == 0 {
-        return Ok(());
+    found.judge()
+}
+
+/// Each file with what the report says of it.
+fn verified_files(segments: &[SegmentRef], report: &VerifyReport) -> Vec<VerifiedFile> {
+    let verified = |path: String, size_bytes| {
+        let error = report.damage.iter().find(|error| concerns(error, &path));
+        let state = match error {
+            None => FileState::Whole,
+            Some(
+                error @ (StoreError::Damaged { .. }
+                | StoreError::Malformed { .. }
+                | StoreError::Missing { .. }),
+            ) => FileState::Damaged(error.to_string()),
+            Some(error) => FileState::Unread(error.to_string()),
+        };
+        VerifiedFile { path, size_bytes, state }
+    };
+    let files = |segment: &SegmentRef| -> Vec<VerifiedFile> {
+        let path = |name: &str| format!("seg/{}/{name}", segment.id);
+        segment.files.iter().map(|file| verified(path(&file.name), file.size_bytes)).collect()
+    };
+    segments.iter().flat_map(files).collect()
+}
+
+fn concerns(error: &StoreError, path: &str) -> bool {
+    match error {
+        StoreError::Damaged { place, .. }
+        | StoreError::Malformed { place, .. }
+        | StoreError::Missing { place }
+        | StoreError::Range { place, .. } => place.file == path,
+        // The object's name is in it, with the 64 digits of its segment. An error that names no file concerns them all:
+        // none is called whole that may not have been read.
+        StoreError::Io { object, .. } => object.contains(path),
+        _ => true,
     }
-    let Verification { uri, version, files, .. } = found;
-    Err(Error::BadArtifact(Box::new(Damaged { uri, version, damaged, files: files.len() })))
 }
 
 impl Verification {
-    fn render(&self) -> String {
-        let damaged: Vec<&VerifiedFile> = self.files.iter().filter(|file| file.damage.is_some()).collect();
-        let mut text = String::new();
-        for file in &damaged {
-            // Never cut: what is wrong is why the command was run.
-            let damage = one_line(file.damage.as_deref().unwrap_or_default());
-            text += &format!("damaged  {}: {damage}\n", file.path);
+    fn count(&self, wanted: impl Fn(&FileState) -> bool) -> usize {
+        self.files.iter().filter(|file| wanted(&file.state)).count()
+    }
+
+    fn judge(&self) -> Result<(), Error> {
+        let damaged = self.count(|state| matches!(state, FileState::Damaged(_)));
+        let unread = self.count(|state| matches!(state, FileState::Unread(_)));
+        let (uri, version, files) = (self.uri.clone(), self.version, self.files.len());
+        match (damaged, unread) {
+            (0, 0) => Ok(()),
+            (0, _) => Err(Error::Store(Box::new(VerifyError::Unread { uri, version, unread, files }))),
+            _ => Err(Error::BadArtifact(Box::new(VerifyError::Damaged { uri, version, damaged, files }))),
         }
-        let size: u64 = self.files.iter().map(|file| file.size_bytes).sum();
-        let whole = if damaged.is_empty() { "whole" } else { "DAMAGED" };
-        text + &format!(
-            "{whole}: {} version {}, {} rows, {} files, {} read in {}\n",
-            self.uri,
-            self.version,
-            count(self.rows),
-            self.files.len(),
-            bytes(size),
-            duration(self.elapsed)
-        )
+    }
+
+    fn render(&self) -> String {
+        let mut table = Table::new([("file", Align::Left), ("size", Align::Right), ("", Align::Left)]);
+        let mut reasons = String::new();
+        for VerifiedFile { path, size_bytes, state } in &self.files {
+            let name = path.rsplit_once('/').map_or(path.as_str(), |(_, name)| name);
+            let (state, why) = match state {
+                FileState::Whole => ("whole", None),
+                FileState::Damaged(why) => ("DAMAGED", Some(why)),
+                FileState::Unread(why) => ("NOT READ", Some(why)),
+            };
+            table.row([name.into(), bytes(*size_bytes), state.into()]);
+            // Never cut: what is wrong is why the command was run.
+            reasons.extend(why.map(|why| format!("{state}  {}\n", one_line(why))));
+        }
+        let whole = self.count(|state| *state == FileState::Whole);
+        let verdict = if whole == self.files.len() { "whole" } else { "NOT whole" };
+        let size = self.files.iter().map(|file| file.size_bytes).fold(0, u64::saturating_add);
+        table.render("")
+            + &reasons
+            + &format!(
+                "{verdict}: {} version {}, {} rows, {whole} of {} files, {} in {}\n",
+                self.uri,
+                self.version,
+                count(self.rows),
+                self.files.len(),
+                bytes(size),
+                duration(self.elapsed)
+            )
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::artifact::{Digest, FileRef};
+    use crate::store::Place;
 
-    fn verification(damage: Option<&str>) -> Verification {
-        let file = |path: &str, damage: Option<&str>| VerifiedFile {
-            path: path.into(),
-            size_bytes: 1 << 20,
-            damage: damage.map(Into::into),
-        };
+    fn segment() -> SegmentRef {
+        let file = |name: &str| FileRef { name: name.into(), size_bytes: 1 << 20, blake3: Digest::of(b"") };
+        SegmentRef::new(9, vec![file("codes.safetensors"), file("ids.arrow")])
+    }
+
+    fn verification(damage: Vec<StoreError>) -> Verification {
+        let report = VerifyReport { files: 2, bytes: 2 << 20, damage };
         Verification {
             uri: "out/words".into(),
             version: 2,
             rows: 10_000,
-            files: vec![file("v/2.json", None), file("seg/ab/codes.safetensors", damage)],
+            files: verified_files(&[segment()], &report),
             elapsed: Duration::from_millis(12),
         }
     }
 
-    fn ran(found: Verification, json: bool) -> (String, Result<(), Error>) {
-        let args = VerifyArgs { index: "out/words".into(), version: None, json };
-        let mut out = Vec::new();
-        let outcome = run(&args, &mut out, |_, _| Ok(found));
-        (String::from_utf8(out).unwrap(), outcome)
+    fn damaged() -> StoreError {
+        let place = Place {
+            index: "words".into(),
+            version: Some(2),
+            file: format!("seg/{}/codes.safetensors", segment().id),
+        };
+        StoreError::Damaged { place, expected: "checksum 1 of block 3".into(), got: "2\u{7}".into() }
     }
 
     #[test]
     fn a_whole_index_is_said_to_be() {
-        let (text, outcome) = ran(verification(None), false);
-        outcome.unwrap();
-        assert_eq!(text, "whole: out/words version 2, 10,000 rows, 2 files, 2.0 MiB read in 12.0 ms\n");
+        let found = verification(vec![]);
+        found.judge().unwrap();
+        let expected = "\
+file                  size
+codes.safetensors  1.0 MiB  whole
+ids.arrow          1.0 MiB  whole
+whole: out/words version 2, 10,000 rows, 2 of 2 files, 2.0 MiB in 12.0 ms
+";
+        assert_eq!(found.render(), expected);
     }
 
     #[test]
     fn damage_is_named_and_has_its_exit_code() {
-        let damage = "block 3 of 16 (bytes 196608..262144) has crc32c 0x12345678, expected 0x9abcdef0\u{7}";
-        let (text, outcome) = ran(verification(Some(damage)), false);
+        let found = verification(vec![damaged()]);
+        let text = found.render();
+        assert!(text.contains("codes.safetensors  1.0 MiB  DAMAGED\n"), "{text}");
         assert!(
-            text.starts_with(&format!("damaged  seg/ab/codes.safetensors: {}", damage.replace('\u{7}', " ")))
+            text.contains(&format!("DAMAGED  {}\n", damaged().to_string().replace('\u{7}', " "))),
+            "{text}"
         );
-        assert!(text.contains("DAMAGED: out/words version 2"), "{text}");
-        let error = outcome.unwrap_err();
+        assert!(text.contains("NOT whole: out/words version 2, 10,000 rows, 1 of 2 files"), "{text}");
+        let error = found.judge().unwrap_err();
         assert_eq!(error.exit_code(), 4);
         assert_eq!(error.to_string(), "`out/words` version 2 is damaged: 1 of 2 files");
-        let (json, outcome) = ran(verification(Some(damage)), true);
-        outcome.unwrap_err();
-        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-        assert_eq!(json["files"][1]["damage"], damage);
-        assert_eq!(json["files"][0]["damage"], serde_json::Value::Null);
+        let json = serde_json::to_value(&found).unwrap();
+        assert_eq!(json["files"][0]["state"], "damaged");
+        assert_eq!(json["files"][0]["why"], damaged().to_string());
+        assert_eq!(json["files"][1]["state"], "whole");
+    }
+
+    #[test]
+    fn a_store_that_fails_is_no_damage_and_nothing_that_it_held_is_called_whole() {
+        let found = verification(vec![StoreError::Runtime("no threads".into())]);
+        assert_eq!(found.judge().unwrap_err().exit_code(), 5);
+        assert!(found.render().contains("0 of 2 files"), "{}", found.render());
+        let both = verification(vec![damaged(), StoreError::Runtime("no threads".into())]);
+        assert_eq!(both.judge().unwrap_err().exit_code(), 4);
     }
 }

@@ -5,11 +5,13 @@ use std::io::Write;
 use clap::Args;
 use serde::Serialize;
 
-use super::curve::RecallAt;
-use super::table::{Align, Table};
-use super::{answer, json_line};
+use super::table::{Align, Table, one_line};
+use super::{answer, curve, json_line};
+use crate::artifact::{Manifest, Recall};
 use crate::error::Error;
 use crate::job::quantity::{bytes, count, utc};
+use crate::loader::effort_name;
+use crate::store::{IndexStore, StoreError};
 
 /// List the versions of an index, the latest first.
 #[derive(Debug, Args)]
@@ -27,46 +29,87 @@ pub struct VersionsArgs {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct PublishedVersions {
-    pub uri: String,
-    /// In any order.
-    pub versions: Vec<PublishedVersion>,
+struct PublishedVersions {
+    uri: String,
+    /// The latest first.
+    versions: Vec<PublishedVersion>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct PublishedVersion {
-    pub version: u64,
-    pub created_unix_ms: u64,
-    pub kind: String,
-    pub rows: u64,
-    pub size_bytes: u64,
+struct PublishedVersion {
+    version: u64,
+    #[serde(flatten)]
+    manifest: Readable,
+}
+
+/// What a version's manifest says, in short; or why it cannot be read.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+enum Readable {
+    Yes(Brief),
+    No { damage: String },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Brief {
+    created_unix_ms: u64,
+    kind: String,
+    rows: u64,
+    size_bytes: u64,
     /// As `ef_search 64`; none for exact search.
-    pub default_setting: Option<String>,
+    default_setting: Option<String>,
     /// At the default setting.
-    pub recall: Option<RecallAt>,
+    recall: Option<Recall>,
     /// The version that a rollback restored.
-    pub restores: Option<u64>,
-    /// Why its manifest cannot be read; the rest is then 0 and empty.
-    pub damage: Option<String>,
+    restores: Option<u64>,
 }
 
 /// # Errors
-/// What `list` says.
-pub fn run(
-    args: &VersionsArgs,
-    out: &mut dyn Write,
-    list: impl FnOnce(&str) -> Result<PublishedVersions, Error>,
-) -> Result<(), Error> {
-    let mut found = list(&args.index)?;
-    found.versions.sort_by_key(|version| std::cmp::Reverse(version.version));
+/// An index that has none, and a store that fails.
+pub(super) fn run(args: &VersionsArgs, out: &mut dyn Write) -> Result<(), Error> {
+    let store = IndexStore::open(&args.index)?;
+    let mut numbers = store.versions()?;
+    if numbers.is_empty() {
+        return Err(StoreError::NotFound { what: format!("a published version of `{}`", args.index) }.into());
+    }
+    numbers.reverse();
+    let versions = numbers.into_iter().map(|version| published(&store, version)).collect::<Result<_, _>>()?;
+    let found = PublishedVersions { uri: args.index.clone(), versions };
     answer(out, &if args.json { json_line(&found)? } else { found.render() })
+}
+
+fn published(store: &IndexStore, version: u64) -> Result<PublishedVersion, Error> {
+    let manifest = match store.read_manifest(version).map_err(Error::from) {
+        Ok(manifest) => Readable::Yes(Brief::of(&manifest)),
+        // One damaged version is no reason not to list the others.
+        Err(error @ Error::BadArtifact(_)) => Readable::No { damage: error.to_string() },
+        Err(error) => return Err(error),
+    };
+    Ok(PublishedVersion { version, manifest })
+}
+
+impl Brief {
+    fn of(manifest: &Manifest) -> Self {
+        let build = &manifest.build;
+        let sizes = manifest.segments.iter().flat_map(|segment| &segment.files).map(|file| file.size_bytes);
+        let effort = effort_name(&build.kind).zip(build.search_defaults);
+        let measured = |certificate| curve::default_point(certificate).zip(Some(certificate.target_k));
+        let point = build.certificate.as_ref().and_then(measured);
+        let recall = point.and_then(|(point, k)| point.recall.iter().find(|recall| recall.k == k).copied());
+        Self {
+            created_unix_ms: manifest.created_unix_ms,
+            kind: build.kind.clone(),
+            rows: build.rows,
+            size_bytes: sizes.fold(0, u64::saturating_add),
+            default_setting: effort.map(|(name, defaults)| format!("{name} {}", defaults.effort)),
+            recall,
+            restores: manifest.restores,
+        }
+    }
 }
 
 impl PublishedVersions {
     fn render(&self) -> String {
-        if self.versions.is_empty() {
-            return format!("{} has no versions\n", self.uri);
-        }
         let right = |name| (name, Align::Right);
         let left = |name| (name, Align::Left);
         let mut table = Table::new([
@@ -79,29 +122,35 @@ impl PublishedVersions {
             left("recall"),
             left(""),
         ]);
-        for (position, version) in self.versions.iter().enumerate() {
+        let mut damaged = String::new();
+        for (position, PublishedVersion { version, manifest }) in self.versions.iter().enumerate() {
             let mut notes = Vec::new();
             notes.extend((position == 0).then(|| "latest".to_string()));
-            notes.extend(version.restores.map(|restored| format!("restores {restored}")));
-            let number = version.version.to_string();
-            if version.damage.is_some() {
-                notes.push("DAMAGED manifest".into());
-                let [published, kind, rows, size, default, recall] = [const { String::new() }; 6];
-                table.row([number, published, kind, rows, size, default, recall, notes.join(", ")]);
-                continue;
-            }
+            let brief = match manifest {
+                Readable::Yes(brief) => brief,
+                Readable::No { damage } => {
+                    notes.push("DAMAGED manifest".into());
+                    damaged += &format!("damaged: {}\n", one_line(damage));
+                    let blank = [const { String::new() }; 6];
+                    table.row([version.to_string()].into_iter().chain(blank).chain([notes.join(", ")]));
+                    continue;
+                }
+            };
+            notes.extend(brief.restores.map(|restored| format!("restores {restored}")));
             table.row([
-                number,
-                utc(version.created_unix_ms),
-                version.kind.clone(),
-                count(version.rows),
-                bytes(version.size_bytes),
-                version.default_setting.clone().unwrap_or_else(|| "exact".into()),
-                version.recall.map_or("–".into(), |recall| format!("@{} {recall}", recall.k)),
+                version.to_string(),
+                utc(brief.created_unix_ms),
+                brief.kind.clone(),
+                count(brief.rows),
+                bytes(brief.size_bytes),
+                brief.default_setting.clone().unwrap_or_else(|| "exact".into()),
+                brief
+                    .recall
+                    .map_or("–".into(), |recall| format!("@{} {}", recall.k, curve::recall(&recall))),
                 notes.join(", "),
             ]);
         }
-        table.render("")
+        table.render("") + &damaged
     }
 }
 
@@ -109,39 +158,37 @@ impl PublishedVersions {
 mod tests {
     use super::*;
 
-    fn version(version: u64, restores: Option<u64>, damage: Option<&str>) -> PublishedVersion {
-        PublishedVersion {
-            version,
+    fn version(version: u64, restores: Option<u64>) -> PublishedVersion {
+        let brief = Brief {
             created_unix_ms: 1_795_159_900_000,
             kind: "hnsw".into(),
             rows: 10_000,
             size_bytes: 12 << 20,
             default_setting: Some("ef_search 64".into()),
-            recall: Some(RecallAt { k: 10, mean: 0.953, low: 0.95, high: 0.956 }),
+            recall: Some(Recall { k: 10, mean: 0.953, low: 0.95, high: 0.956 }),
             restores,
-            damage: damage.map(Into::into),
-        }
+        };
+        PublishedVersion { version, manifest: Readable::Yes(brief) }
     }
 
     #[test]
-    fn the_latest_stands_first() {
-        let versions =
-            vec![version(9, None, Some("cut short")), version(10, Some(8), None), version(8, None, None)];
+    fn versions_are_a_table_and_a_damaged_one_says_why() {
+        let damaged = PublishedVersion { version: 9, manifest: Readable::No { damage: "cut\nshort".into() } };
+        let versions = vec![version(10, Some(8)), damaged, version(8, None)];
         let found = PublishedVersions { uri: "out/words".into(), versions };
-        let mut out = Vec::new();
-        run(&VersionsArgs { index: "out/words".into(), json: false }, &mut out, |_| Ok(found)).unwrap();
         let expected = "\
 version  published                kind    rows      size  default       recall
      10  2026-11-20 07:31:40 UTC  hnsw  10,000  12.0 MiB  ef_search 64  @10 0.953 ±0.003  latest, restores 8
       9                                                                                   DAMAGED manifest
       8  2026-11-20 07:31:40 UTC  hnsw  10,000  12.0 MiB  ef_search 64  @10 0.953 ±0.003
+damaged: cut short
 ";
-        assert_eq!(String::from_utf8(out).unwrap(), expected);
-    }
-
-    #[test]
-    fn an_index_without_versions_is_said_to_have_none() {
-        let found = PublishedVersions { uri: "out/words".into(), versions: vec![] };
-        assert_eq!(found.render(), "out/words has no versions\n");
+        assert_eq!(found.render(), expected);
+        let json = serde_json::to_value(&found).unwrap();
+        assert_eq!(
+            (&json["versions"][0]["restores"], &json["versions"][0]["rows"]),
+            (&8.into(), &10_000.into())
+        );
+        assert_eq!(json["versions"][1], serde_json::json!({ "version": 9, "damage": "cut\nshort" }));
     }
 }

@@ -9,5 +9,4 @@ mod truth;
 
 pub use search::FlatIndex;
 pub use sections::SECTION;
-pub(crate) use sections::read_metric;
 pub use truth::ground_truth;

@@ -95,6 +95,14 @@ fn cells_of(
             gathered = rows.gather(block);
             gathered.view()
         };
+        if fanout == 1 {
+            // One nearest leader is a cheaper question than several.
+            let nearest = compute.assign(&compute.upload(queries)?, leader_rows.host(), Metric::L2)?;
+            for (leader, &member) in nearest.iter().zip(block) {
+                cells[leader.ordinal as usize].push(member);
+            }
+            continue;
+        }
         let nearest = compute.top_k(queries, &leader_rows, Metric::L2, fanout.min(leaders))?;
         for (index, &member) in block.iter().enumerate() {
             for leader in nearest.found(index) {

@@ -165,7 +165,7 @@ fn hnsw_params(spec: &HnswSpec) -> HnswParams {
         leaf_k: expert.leaf_k.given().unwrap_or(defaults.leaf_k),
         l_max: expert.l_max.given().unwrap_or(defaults.l_max),
         alpha: expert.alpha.given().map_or(defaults.alpha, |alpha| alpha as f32),
-        code: defaults.code,
+        code: spec.code,
     }
 }
 

@@ -45,7 +45,7 @@ impl Ledger {
 
 /// Processor time of this process, all threads, user and system.
 #[cfg(unix)]
-fn cpu_time() -> Option<Duration> {
+pub fn cpu_time() -> Option<Duration> {
     let usage = resource_usage()?;
     let of = |time: libc::timeval| Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000);
     Some(of(usage.ru_utime) + of(usage.ru_stime))
@@ -68,8 +68,9 @@ fn resource_usage() -> Option<libc::rusage> {
     done.then(|| unsafe { usage.assume_init() })
 }
 
+/// Not known on this system.
 #[cfg(not(unix))]
-fn cpu_time() -> Option<Duration> {
+pub fn cpu_time() -> Option<Duration> {
     None
 }
 

@@ -17,18 +17,19 @@ mod spec;
 mod summary;
 mod uri;
 
-pub use check::SourceFacts;
 pub use backend::{Chosen, automatic, or_cpu};
-pub use run::{run, run_on};
-pub use summary::{BuildSummary, BuiltIndex, Outcome, RowCounts, StageCost};
+pub use check::SourceFacts;
 pub use diagnostics::{Diagnostic, Diagnostics, Place, Quote, Severity};
+pub use ledger::cpu_time;
 pub use parse::{MAX_JOB_FILE_BYTES, SpecError, documented_keys};
 #[cfg(feature = "cli")]
 pub use progress::Bars;
 pub use progress::{CancelToken, Cancelled, Event, Level, Progress, Renderer, Stage, StageState, Unit};
 pub use progress::{JsonLines, PlainLines, Silent};
+pub use run::{run, run_on};
 pub use spec::{
     Auto, Backend, FlatSpec, Gate, HnswExpert, HnswSpec, IndexParams, IndexSpec, IvfPqSpec, JobSpec,
     OnBadRow, OutputSpec, Overrides, QueriesSpec, Refine, SourceSpec, Target,
 };
+pub use summary::{BuildSummary, BuiltIndex, Outcome, RowCounts, StageCost};
 pub use uri::Uri;

@@ -15,6 +15,7 @@ use super::spec::{
     OutputSpec, Overrides, QueriesSpec, Refine, SourceSpec, Target,
 };
 use super::uri::{self, Uri};
+use crate::hnsw::Code;
 use crate::vectors::Metric;
 
 /// A job file is read whole; one longer than this is something else.
@@ -490,10 +491,12 @@ fn hnsw(reader: &mut Reader, table: &mut Table<'_>) -> HnswSpec {
     let m = reader.integer(m, 2..=256).unwrap_or(16) as usize;
     let ef_construction = reader.take(table, "ef_construction");
     let ef_construction = reader.integer(ef_construction, 8..=4096).unwrap_or(200) as usize;
+    let code = reader.take(table, "code");
+    let code = reader.choice(code, Code::NAMES).and_then(|name| name.parse().ok()).unwrap_or_default();
     let expert = reader.take(table, "expert");
     let expert = reader.subtable(expert, &schema::EXPERT);
     let expert = expert.map_or_else(HnswExpert::default, |expert| hnsw_expert(reader, expert, m));
-    HnswSpec { m, ef_construction, expert }
+    HnswSpec { m, ef_construction, code, expert }
 }
 
 fn hnsw_expert(reader: &mut Reader, mut table: Table<'_>, m: usize) -> HnswExpert {

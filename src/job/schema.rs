@@ -37,7 +37,7 @@ pub(super) static IVF_PQ: Schema = Schema {
 };
 pub(super) static HNSW: Schema = Schema {
     table: "an index of kind `hnsw`",
-    keys: &["name", "kind", "metric", "m", "ef_construction", "expert", "gate", "target"],
+    keys: &["name", "kind", "metric", "m", "ef_construction", "code", "expert", "gate", "target"],
 };
 /// Stands in for the three above while the kind is not understood.
 pub(super) static ANY_INDEX: Schema = Schema {
@@ -55,6 +55,7 @@ pub(super) static ANY_INDEX: Schema = Schema {
         "kmeans_iterations",
         "m",
         "ef_construction",
+        "code",
         "expert",
     ],
 };

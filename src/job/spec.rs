@@ -5,6 +5,7 @@ use serde::{Serialize, Serializer};
 
 use super::origin::Origin;
 use super::uri::Uri;
+use crate::hnsw::Code;
 use crate::vectors::Metric;
 
 /// A job, checked as far as one can without having seen the data. Made by [`JobSpec::from_path`] or
@@ -189,6 +190,9 @@ pub struct HnswSpec {
     pub m: usize,
     /// How widely links are searched for when building. Default 200; 8 to 4,096. More is slower and links better.
     pub ef_construction: usize,
+    /// What a search compares queries with on its way: the vectors (`f32`), or 8-bit codes of them (`sq8`, the
+    /// default), four times less to read. What is returned is ranked by the vectors either way.
+    pub code: Code,
     /// For those who know the builder.
     pub expert: HnswExpert,
 }

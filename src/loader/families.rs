@@ -21,3 +21,14 @@ pub fn assemble(kind: &str, sections: &[Section]) -> Result<Arc<dyn SearchIndex>
         other => Err(LoadError::Kind { got: other.into(), known: "flat, ivf_pq, hnsw" }),
     }
 }
+
+/// What `effort` is called in an index of this kind, as [`SearchIndex::effort_name`] has it; for whoever holds a
+/// manifest and not the index. A kind that this version does not know has some effort too.
+pub fn effort_name(kind: &str) -> Option<&'static str> {
+    match kind {
+        "flat" => None,
+        "ivf_pq" => Some("nprobe"),
+        "hnsw" => Some("ef_search"),
+        _ => Some("effort"),
+    }
+}

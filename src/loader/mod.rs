@@ -21,12 +21,12 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 use rayon::prelude::*;
 
-pub use families::assemble;
+pub use families::{assemble, effort_name};
 pub use query::QueryError;
 
 use crate::artifact::{Manifest, TensorError};
 use crate::flat::FlatIndex;
-use crate::index::{SearchIndex, SearchParams};
+use crate::index::{SearchIndex, SearchParams, Searcher};
 use crate::store::{Artifact, IndexStore, StoreError};
 use crate::vectors::{Metric, RowId, RowIds, VectorView};
 
@@ -119,7 +119,8 @@ impl Index {
     pub fn of(artifact: Artifact) -> Result<Self, LoadError> {
         let manifest = artifact.manifest();
         let segment = artifact.only_segment()?;
-        let sections = segment.section_names().map(|name| segment.section(name)).collect::<Result<Vec<_>, _>>()?;
+        let sections =
+            segment.section_names().map(|name| segment.section(name)).collect::<Result<Vec<_>, _>>()?;
         let family = assemble(&manifest.build.kind, &sections)?;
         let ids = artifact.ids()?;
         let expect = |what, expected: u64, got: usize| {
@@ -172,6 +173,22 @@ impl Index {
         self.family.kept().map(|kept| kept.vector(ordinal))
     }
 
+    /// What the effort of a search is called here, see [`SearchIndex::effort_name`].
+    pub fn effort_name(&self) -> Option<&'static str> {
+        self.family.effort_name()
+    }
+
+    /// The settings that a certificate would measure, see [`SearchIndex::ladder`].
+    pub fn ladder(&self, k: usize) -> Vec<SearchParams> {
+        self.family.ladder(k)
+    }
+
+    /// One thread's session, below ids and checks: for callers that prepare their queries themselves (of the index's
+    /// dimension, finite and, for cosine, normalised) and read ordinals. Allocates nothing per query after warm-up.
+    pub fn searcher(&self) -> Box<dyn Searcher> {
+        self.family.clone().searcher()
+    }
+
     /// The setting that `options` come to: (`nprobe` or `ef_search`, refine); `None` for an exact search.
     pub fn setting(&self, options: &SearchOptions) -> Result<Option<SearchParams>, QueryError> {
         query::setting(self, options)
@@ -183,7 +200,11 @@ impl Index {
     /// # Errors
     /// A query of another dimension, with a value that is not finite, or (cosine) of length 0; `k` or effort 0;
     /// a recall that the certificate does not have; exact search where no vectors are kept.
-    pub fn search(&self, queries: VectorView<'_>, options: &SearchOptions) -> Result<Vec<Vec<Hit>>, QueryError> {
+    pub fn search(
+        &self,
+        queries: VectorView<'_>,
+        options: &SearchOptions,
+    ) -> Result<Vec<Vec<Hit>>, QueryError> {
         let setting = self.setting(options)?;
         let queries = query::prepare(queries, self.dim(), self.metric())?;
         let queries = queries.view();

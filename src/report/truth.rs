@@ -1,6 +1,7 @@
 //! Exact neighbours, by the compute backend.
 
 use crate::compute::{Compute, Result};
+use crate::flat::ground_truth;
 use crate::vectors::{Metric, Neighbor, Neighbors, VectorView};
 
 /// The exact nearest rows of a query set.
@@ -22,8 +23,7 @@ impl GroundTruth {
         metric: Metric,
         k: usize,
     ) -> Result<Self> {
-        let uploaded = compute.upload(rows)?;
-        Ok(Self { neighbors: compute.top_k(queries, &uploaded, metric, k.min(rows.rows()))? })
+        Ok(Self { neighbors: ground_truth(compute, queries, rows, metric, k.min(rows.rows()))? })
     }
 
     pub fn k(&self) -> usize {

@@ -1,0 +1,161 @@
+//! `annvil measure`: how fast a published index answers a query set, setting by setting.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::table::{Align, Table};
+use super::{answer, json_line};
+use crate::error::Error;
+use crate::index::SearchParams;
+use crate::job::cpu_time;
+use crate::loader::Index;
+use crate::source::{QuerySpec, read_queries};
+use crate::store::runtime;
+use crate::vectors::{Neighbor, VectorView};
+
+/// Time searches of a published index, on one thread
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  annvil measure out/glove100-hnsw --queries datasets/cache/glove100/queries.parquet
+  annvil measure out/glove100-ivf --queries q.parquet --effort 8,16,32 --json --ids
+
+For each setting all queries are searched in one batched call, and then one at a time for the latencies. Recall stands in
+the index's certificate (`annvil inspect`); with --ids the found row ids are printed, to be judged by whoever likes.")]
+pub struct MeasureArgs {
+    /// The index's folder or URI
+    #[arg(value_name = "INDEX")]
+    index: String,
+    /// Parquet file of queries
+    #[arg(long, value_name = "FILE")]
+    queries: PathBuf,
+    /// The queries' vector column
+    #[arg(long, value_name = "NAME", default_value = "embedding")]
+    vector_column: String,
+    /// Rows to find
+    #[arg(short, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    k: u32,
+    /// Settings of `nprobe` or `ef_search` [default: those that the index would be certified with]
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
+    effort: Vec<u32>,
+    /// Candidates ranked again by kept vectors [default: the index's own]
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    refine: u32,
+    /// Print one JSON object per setting
+    #[arg(long)]
+    json: bool,
+    /// With --json: add the ids found, query by query
+    #[arg(long, requires = "json")]
+    ids: bool,
+}
+
+/// One setting.
+#[derive(Debug, Serialize)]
+struct Measured {
+    effort: usize,
+    queries: usize,
+    /// Of one batched call with all queries.
+    wall_s: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu_s: Option<f64>,
+    /// Of queries one at a time, in microseconds.
+    p50_us: f64,
+    p99_us: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ids: Option<Vec<Vec<crate::vectors::RowId>>>,
+}
+
+pub fn run(args: &MeasureArgs, out: &mut dyn Write) -> Result<(), Error> {
+    let index = Index::open(&args.index)?;
+    let queries = read_queries(
+        QuerySpec {
+            uri: args.queries.to_string_lossy().into_owned(),
+            vector_column: args.vector_column.clone(),
+            id_column: None,
+            dim: index.dim(),
+            metric: index.metric(),
+        },
+        runtime()?,
+    )?;
+    let k = (args.k as usize).min(index.rows());
+    let settings: Vec<SearchParams> = match &args.effort[..] {
+        [] => index.ladder(k),
+        given => given.iter().map(|&effort| SearchParams { k, effort: effort as usize, refine: 0 }).collect(),
+    };
+    let mut table = Table::new([
+        (index.effort_name().unwrap_or("setting"), Align::Right),
+        ("queries/s", Align::Right),
+        ("queries/CPU-s", Align::Right),
+        ("p50", Align::Right),
+        ("p99", Align::Right),
+    ]);
+    for setting in settings {
+        let params = SearchParams { refine: args.refine as usize, ..setting };
+        let measured = measure(&index, queries.vectors.view(), &params, args.ids);
+        if args.json {
+            answer(out, &json_line(&measured)?)?;
+            continue;
+        }
+        let count = measured.queries as f64;
+        table.row([
+            measured.effort.to_string(),
+            format!("{:.0}", count / measured.wall_s),
+            measured.cpu_s.map_or("–".into(), |cpu| format!("{:.0}", count / cpu)),
+            format!("{:.0} µs", measured.p50_us),
+            format!("{:.0} µs", measured.p99_us),
+        ]);
+    }
+    if args.json { Ok(()) } else { answer(out, &table.render("")) }
+}
+
+fn measure(index: &Index, queries: VectorView<'_>, params: &SearchParams, with_ids: bool) -> Measured {
+    let mut searcher = index.searcher();
+    let mut found: Vec<Neighbor> = Vec::with_capacity(params.k);
+    // The first queries touch memory for the first time.
+    for query in queries.iter().take(queries.rows().div_ceil(20)) {
+        searcher.search(query, params, &mut found);
+    }
+    let mut ordinals = Vec::with_capacity(queries.rows() * params.k);
+    let mut counts = Vec::with_capacity(queries.rows());
+    let (wall, cpu) = (Instant::now(), cpu_time());
+    searcher.search_batch(queries, params, &mut |_, found| {
+        ordinals.extend(found.iter().map(|neighbor| neighbor.ordinal));
+        counts.push(found.len());
+    });
+    let wall_s = wall.elapsed().as_secs_f64();
+    let cpu_s = cpu_time().zip(cpu).map(|(end, start)| (end - start).as_secs_f64());
+    let mut micros: Vec<f64> = queries
+        .iter()
+        .map(|query| {
+            let start = Instant::now();
+            searcher.search(query, params, &mut found);
+            start.elapsed().as_secs_f64() * 1e6
+        })
+        .collect();
+    micros.sort_unstable_by(f64::total_cmp);
+    let percentile = |p: f64| micros[((micros.len() - 1) as f64 * p).round() as usize];
+    let ids = with_ids.then(|| {
+        let mut rest = &ordinals[..];
+        counts
+            .iter()
+            .map(|&count| {
+                let (own, others) = rest.split_at(count);
+                rest = others;
+                own.iter().map(|&ordinal| index.ids().get(ordinal)).collect()
+            })
+            .collect()
+    });
+    Measured {
+        effort: params.effort,
+        queries: queries.rows(),
+        wall_s,
+        cpu_s,
+        p50_us: percentile(0.50),
+        p99_us: percentile(0.99),
+        ids,
+    }
+}
