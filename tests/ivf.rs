@@ -10,7 +10,7 @@ use annvil::compute::cpu::Cpu;
 use annvil::compute::reference::Reference;
 use annvil::compute::{Compute, Rows};
 use annvil::flat::ground_truth;
-use annvil::index::{SearchIndex, SearchParams, Searcher};
+use annvil::index::{KeepError, SearchIndex, SearchParams, Searcher};
 use annvil::ivf::{BuildError, Built, IvfPq, IvfPqParams, Refine, build};
 use annvil::train::{TrainError, Warning, unobserved};
 use annvil::vectors::{Metric, Neighbor, Random, VectorBuf, VectorView};
@@ -326,7 +326,8 @@ fn rows_that_are_few_equal_or_one_dimensional_are_indexed() {
                 let k = rows.rows().min(10);
                 for query in [rows.row(0), rows.row(rows.rows() - 1)] {
                     let found = search(&index, query, k, nlist, rows.rows());
-                    let truth = |n: &Neighbor| metric.distance(query, &index.kept().unwrap().vector(n.ordinal));
+                    let truth =
+                        |n: &Neighbor| metric.distance(query, &index.kept().unwrap().vector(n.ordinal));
                     assert_eq!(found.len(), k);
                     assert!(found.iter().all(|n| (f64::from(n.distance) - truth(n)).abs() < 1e-4));
                     if metric == Metric::L2 {

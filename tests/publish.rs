@@ -279,8 +279,9 @@ fn certificate() -> Certificate {
         ground_truth_digest: Digest::of(b"truth"),
         k: vec![10],
         points: vec![point],
+        target_k: 10,
         target_recall: 0.95,
-        gate: Gate { k: 10, min_recall: 0.9 },
+        gate: Some(Gate { k: 10, min_recall: 0.9 }),
         chosen_effort: 32,
         chosen_refine: 64,
     }

@@ -336,7 +336,7 @@ mod on_a_device {
         assert_eq!(gpu.assign(&held, one.view(), Metric::L2).unwrap(), []);
         let sums = gpu.centroid_sums(&held, &[], 2).unwrap();
         assert_eq!((sums.sums, sums.counts), (vec![0.0; 6], vec![0, 0]));
-        assert_eq!(gpu.centroid_sums(&held, &[], 0).unwrap().sums, []);
+        assert!(gpu.centroid_sums(&held, &[], 0).unwrap().sums.is_empty());
         assert_eq!(gpu.leaf_top_k(&held, &Leaves::default(), Metric::L2, 2).unwrap().queries(), 0);
         assert!(gpu.top_k(one.view(), &held, Metric::L2, 2).unwrap().found(0).is_empty());
     }

@@ -26,7 +26,7 @@ Examples:
   annvil build job.toml --json | jq -c 'select(.event == \"finished\").result.indexes[].name'
 
 Progress goes to stderr: bars on a terminal, else a line per stage and every 10 seconds. The summary goes to stdout.
-With --json every line of stdout is an event; the last is `finished` or `failed`.")]
+With --json every line of stdout is an event; the last is `finished` or `failed`, or, below a gate, one and the other.")]
 pub struct BuildArgs {
     /// The job file (TOML; every key is explained in pipelines/README.md)
     #[arg(value_name = "JOB")]
@@ -159,15 +159,21 @@ fn render(summary: &BuildSummary) -> String {
 }
 
 fn render_stages(stages: &[StageCost]) -> String {
-    let columns =
-        [("stage", Align::Left), ("time", Align::Right), ("read", Align::Right), ("written", Align::Right)];
+    let columns = [
+        ("stage", Align::Left),
+        ("time", Align::Right),
+        ("CPU", Align::Right),
+        ("read", Align::Right),
+        ("written", Align::Right),
+    ];
     let mut table = Table::new(columns);
     let amount = |value: u64| if value == 0 { "–".into() } else { bytes(value) };
     let (mut all_wall_ms, mut all_cpu_ms) = (0.0, 0.0);
     for StageCost { name, wall_ms, cpu_ms, bytes_read, bytes_written } in stages {
         all_wall_ms += wall_ms;
         all_cpu_ms += cpu_ms;
-        let costs = [milliseconds(*wall_ms), milliseconds(*cpu_ms), amount(*bytes_read), amount(*bytes_written)];
+        let costs =
+            [milliseconds(*wall_ms), milliseconds(*cpu_ms), amount(*bytes_read), amount(*bytes_written)];
         table.row([name.clone()].into_iter().chain(costs));
     }
     let all = [milliseconds(all_wall_ms), milliseconds(all_cpu_ms), String::new(), String::new()];
@@ -284,8 +290,7 @@ mod tests {
         let below = summary(Outcome::BelowGate { recall: 0.9509 });
         let error = args.tell(&below, &Progress::silent(), &mut out).unwrap_err();
         assert_eq!(error.exit_code(), 3);
-        let message =
-            "`words-hnsw` is not published: recall@10 is 0.9509 at its default setting, the gate asks for 0.99";
+        let message = "`words-hnsw` is not published: recall@10 is 0.9509 at its default setting, the gate asks for 0.99";
         assert_eq!(error.to_string(), message);
         let text = String::from_utf8(out).unwrap();
         assert!(text.contains("words-hnsw (hnsw): NOT published: below its gate"), "{text}");

@@ -113,7 +113,9 @@ fn details(built: &Value) -> Vec<String> {
     let mut details = Vec::new();
     for (name, value) in built.as_object().into_iter().flatten().filter(|(name, _)| *name != "params") {
         match value {
-            Value::Object(group) => details.extend(group.iter().filter_map(|(name, value)| told(name, value))),
+            Value::Object(group) => {
+                details.extend(group.iter().filter_map(|(name, value)| told(name, value)))
+            }
             _ => details.extend(told(name, value)),
         }
     }

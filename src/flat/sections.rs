@@ -43,7 +43,7 @@ mod tests {
     use super::*;
     use crate::artifact::Array;
     use crate::index::SearchIndex;
-    use crate::vectors::VectorView;
+    use crate::vectors::{Metric, VectorView};
 
     #[test]
     fn sections_round_trip() {

@@ -32,11 +32,19 @@ use crate::vectors::{Metric, Neighbor, TopK};
 const REFINE_FACTOR: usize = 10;
 const REFINE_FLOOR: usize = 100;
 
+/// In a certificate's settings, scanned codes for each that is ranked again, beyond those. On glove100 at 88 probes
+/// (12,800 codes of 25 bytes) 100 candidates stop recall@10 at .98; 200 cost a twentieth of the scan.
+const SCANNED_PER_REFINED: usize = 64;
+
 /// Codes scored at a time: their scores (4 KiB) stay in the first-level cache beside the table.
 const SCAN_ROWS: usize = 1024;
 
 /// Scores compared with the bound in one go.
 const GROUP: usize = 16;
+
+fn default_refine(k: usize) -> usize {
+    k.saturating_mul(REFINE_FACTOR).max(REFINE_FLOOR)
+}
 
 impl SearchIndex for IvfPq {
     fn rows(&self) -> usize {
@@ -68,7 +76,12 @@ impl SearchIndex for IvfPq {
         }
         nprobes.push(nlist);
         nprobes.dedup();
-        nprobes.into_iter().map(|effort| SearchParams { k, effort, refine: 0 }).collect()
+        // The more rows are scanned, the more of them the codes cannot tell from the nearest.
+        let refine =
+            |nprobe: usize| default_refine(k).max(nprobe * self.rows() / nlist / SCANNED_PER_REFINED);
+        let setting =
+            |effort| SearchParams { k, effort, refine: if self.kept.is_some() { refine(effort) } else { 0 } };
+        nprobes.into_iter().map(setting).collect()
     }
 
     fn kept(&self) -> Option<&KeptVectors> {
@@ -146,8 +159,7 @@ impl Searcher for IvfPqSearcher {
             found.extend_from_slice(self.candidates.top.sorted());
             return;
         }
-        let default = k.saturating_mul(REFINE_FACTOR).max(REFINE_FLOOR);
-        let refine = if params.refine == 0 { default } else { params.refine };
+        let refine = if params.refine == 0 { default_refine(k) } else { params.refine };
         self.scan_lists(refine.max(k).min(self.index.rows()), k, params.effort.max(1));
         found.extend_from_slice(self.rank_again(query, k));
     }

@@ -176,8 +176,7 @@ fn column_files(rows: &Dataset, order: &[u32]) -> Result<Vec<(String, Bytes)>, E
     let ids = RowIds::from_array(ids.as_ref()).map_err(internal)?;
     let mut files = vec![(IDS_FILE.to_string(), columns::encode_ids(&ids).map_err(internal)?)];
     if rows.attributes.num_columns() > 0 {
-        let attributes =
-            arrow_select::take::take_record_batch(&rows.attributes, &order).map_err(internal)?;
+        let attributes = arrow_select::take::take_record_batch(&rows.attributes, &order).map_err(internal)?;
         files.push((ATTRIBUTES_FILE.into(), columns::encode(&attributes).map_err(internal)?));
     }
     Ok(files)

@@ -19,7 +19,11 @@ pub(super) struct Moved {
 
 impl Ledger {
     /// Runs a stage and enters what it cost, if it succeeds.
-    pub fn enter<T, E>(&mut self, name: &str, stage: impl FnOnce(&mut Moved) -> Result<T, E>) -> Result<T, E> {
+    pub fn enter<T, E>(
+        &mut self,
+        name: &str,
+        stage: impl FnOnce(&mut Moved) -> Result<T, E>,
+    ) -> Result<T, E> {
         let mut moved = Moved::default();
         let (wall, cpu) = (Instant::now(), cpu_time());
         let value = stage(&mut moved)?;

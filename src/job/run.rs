@@ -47,10 +47,7 @@ pub fn run_on(compute: &dyn Compute, spec: &JobSpec, progress: &Progress) -> Res
 }
 
 /// All work of a job runs on as many threads as it asks for.
-fn on_threads<T: Send>(
-    spec: &JobSpec,
-    work: impl FnOnce() -> Result<T, Error> + Send,
-) -> Result<T, Error> {
+fn on_threads<T: Send>(spec: &JobSpec, work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(spec.threads)
         .thread_name(|thread| format!("annvil-{thread}"))
@@ -73,7 +70,7 @@ fn run_stages(compute: &dyn Compute, spec: &JobSpec, progress: &Progress) -> Res
 }
 
 /// The stream of the job's seed that held-out queries are drawn from.
-const QUERY_STREAM: u64 = 0x7175_6572_6965_73;
+const QUERY_STREAM: u64 = 0x0071_7565_7269_6573;
 
 /// What all stages share.
 struct Job<'a> {
@@ -162,7 +159,8 @@ impl<'a> Job<'a> {
         })?;
         // What a list column's length and `where` leave is only known now.
         self.check(Some(rows.vectors.dim()), rows.rows() as u64, false)?;
-        let rejects_uri = rows.rejects.as_ref().map(|rejects| self.keep_rejects(rejects, ledger)).transpose()?;
+        let rejects_uri =
+            rows.rejects.as_ref().map(|rejects| self.keep_rejects(rejects, ledger)).transpose()?;
         let attributes = ledger.enter("summarise attributes", |_| rows.attribute_summary())?;
         let attributes = attributes
             .into_iter()
@@ -273,7 +271,8 @@ impl<'a> Job<'a> {
     ) -> Result<BuildSummary, Error> {
         let Measured { read, queries, .. } = measured;
         let (rows, dim) = (read.rows.rows(), read.rows.vectors.dim());
-        let source = SourceRecord { counts: read.rows.counts, inputs: read.rows.inputs, attributes: read.attributes };
+        let source =
+            SourceRecord { counts: read.rows.counts, inputs: read.rows.inputs, attributes: read.attributes };
         // The rows are in the indexes now.
         drop((read.rows.vectors, read.rows.ids, read.rows.attributes));
         let all_pass = certified.iter().all(|index| index.certified.below_gate.is_none());
@@ -373,7 +372,12 @@ impl<'a> Job<'a> {
                 refine: certificate.chosen_refine,
             }),
             certificate: Some(certificate.clone()),
-            ..artifact::ManifestDraft::new(index.spec.params.kind(), index.spec.metric, dim as u32, rows as u64)
+            ..artifact::ManifestDraft::new(
+                index.spec.params.kind(),
+                index.spec.metric,
+                dim as u32,
+                rows as u64,
+            )
         }
     }
 

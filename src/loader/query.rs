@@ -54,7 +54,9 @@ pub(super) fn setting(index: &Index, options: &SearchOptions) -> Result<Option<S
         Effort::Exact if index.exact.is_none() => return Err(QueryError::NoVectors),
         Effort::Exact => return Ok(None),
         Effort::Default if index.exact.is_some() && index.rows() <= EXACT_ROWS => return Ok(None),
-        Effort::Default => defaults.map_or((k, 0), |defaults| (defaults.effort as usize, defaults.refine as usize)),
+        Effort::Default => {
+            defaults.map_or((k, 0), |defaults| (defaults.effort as usize, defaults.refine as usize))
+        }
         Effort::Given(effort) => (positive("effort", effort)?, 0),
         Effort::Recall(recall) => at_recall(index, k, recall)?,
     };

@@ -18,6 +18,12 @@ const LATENCY_QUERIES: usize = 1000;
 /// than all before it, to tell apart the last half percent.
 const ENOUGH_RECALL: f64 = 0.995;
 
+/// Two settings in a row that add less than this end the sweep: what is missing, more effort does not find.
+const LEAST_GAIN: f64 = 5e-4;
+
+/// Queries that recall at other `k` than the target's is measured with, at most: each costs a search of its own.
+const OTHER_K_QUERIES: usize = 1000;
+
 /// Queries searched by one task.
 const QUERIES_PER_TASK: usize = 64;
 
@@ -80,7 +86,7 @@ pub fn certify(
         let point = sweep.measure(&setting);
         let enough = reaches(&point) && point.recall[target].mean >= ENOUGH_RECALL;
         points.push(point);
-        if enough {
+        if enough || is_saturated(&points, target) {
             break;
         }
     }
@@ -123,6 +129,11 @@ fn measured_ks(params: &CertifyParams, truth_k: usize) -> Vec<usize> {
     ks
 }
 
+fn is_saturated(points: &[CertificatePoint], target: usize) -> bool {
+    let [.., before, _, last] = points else { return false };
+    last.recall[target].mean - before.recall[target].mean < 2.0 * LEAST_GAIN
+}
+
 fn best(points: &[CertificatePoint], target: usize) -> &CertificatePoint {
     let better = |a: &&CertificatePoint, b: &&CertificatePoint| {
         // Of equal recalls the cheaper setting, which stands first.
@@ -142,11 +153,7 @@ fn between_miss_and_hit(
     let (low, high) = (&points[hit.checked_sub(1)?], &points[hit]);
     let middle = (low.effort + high.effort) / 2;
     let apart = high.effort - low.effort > (high.effort / 8).max(1);
-    (apart && low.refine == high.refine).then_some(SearchParams {
-        k,
-        effort: middle as usize,
-        refine: high.refine as usize,
-    })
+    apart.then_some(SearchParams { k, effort: middle as usize, refine: high.refine as usize })
 }
 
 struct Sweep<'a> {
@@ -163,9 +170,10 @@ impl Sweep<'_> {
     fn measure(&self, setting: &SearchParams) -> CertificatePoint {
         // The first of more results answer for fewer: one search for all `k` up to the target's.
         let (within, beyond) = self.ks.split_at(self.place_of(setting.k) + 1);
-        let mut recall = self.recalls(setting, within);
+        let all = self.set.queries.rows();
+        let mut recall = self.recalls(setting, within, all);
         for &k in beyond {
-            recall.extend(self.recalls(&SearchParams { k, ..*setting }, &[k]));
+            recall.extend(self.recalls(&SearchParams { k, ..*setting }, &[k], all.min(OTHER_K_QUERIES)));
         }
         let (latency_us, qps) = self.latency(setting);
         CertificatePoint {
@@ -177,9 +185,11 @@ impl Sweep<'_> {
         }
     }
 
-    /// recall@k of one search per query, for each of `ks`, none above `params.k`; on all threads.
-    fn recalls(&self, params: &SearchParams, ks: &[usize]) -> Vec<Recall> {
+    /// recall@k of one search for each of the first `count` queries, for each of `ks`, none above `params.k`; on all
+    /// threads.
+    fn recalls(&self, params: &SearchParams, ks: &[usize], count: usize) -> Vec<Recall> {
         let QuerySet { queries, truth, rows, order } = *self.set;
+        let queries = queries.slice(0, count);
         let metric = self.index.metric();
         let tasks = queries.rows().div_ceil(QUERIES_PER_TASK);
         // Per query, a recall for each k.

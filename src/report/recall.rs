@@ -43,12 +43,14 @@ mod tests {
         let mut random = Random::new(1);
         for n in [1, 2, 10, 1000] {
             for p in [0.0, 0.3, 0.95, 1.0] {
-                let recalls: Vec<f64> = (0..n)
-                    .map(|_| (0..10).filter(|_| random.unit() <= p).count() as f64 / 10.0)
-                    .collect();
+                let recalls: Vec<f64> =
+                    (0..n).map(|_| (0..10).filter(|_| random.unit() <= p).count() as f64 / 10.0).collect();
                 let summary = summarize(&recalls, 10);
                 assert!(0.0 <= summary.low && summary.high <= 1.0, "{summary:?}");
-                assert!(summary.low <= summary.mean + 1e-12 && summary.mean <= summary.high + 1e-12, "{summary:?}");
+                assert!(
+                    summary.low <= summary.mean + 1e-12 && summary.mean <= summary.high + 1e-12,
+                    "{summary:?}"
+                );
                 assert!(summary.low < summary.high, "a finite sample proves no certainty: {summary:?}");
             }
         }
@@ -60,9 +62,8 @@ mod tests {
         let p = 0.9;
         let covered = (0..1000)
             .filter(|_| {
-                let recalls: Vec<f64> = (0..200)
-                    .map(|_| (0..10).filter(|_| random.unit() <= p).count() as f64 / 10.0)
-                    .collect();
+                let recalls: Vec<f64> =
+                    (0..200).map(|_| (0..10).filter(|_| random.unit() <= p).count() as f64 / 10.0).collect();
                 let summary = summarize(&recalls, 10);
                 summary.low <= p && p <= summary.high
             })

@@ -42,6 +42,8 @@ impl std::fmt::Display for Isa {
 type Gather<T> = fn(query: &[f32], base: &[T], ordinals: &[u32], out: &mut [f32]);
 type Product = fn(base: &[f32], dim: usize, ordinals: &[u32], panels: &[f32], out: &mut [f32], stride: usize);
 
+pub type ByteGather = fn(query: &[i8], base: &[u8], ordinals: &[u32], out: &mut [i32]);
+
 /// The kernels of one instruction set. Lengths are asserted; rows are dense, row-major, and as long as the query.
 ///
 /// For one pair of vectors all functions of a table give the same bits (`dot`, `dot_rows`, `dot_gather`; and
@@ -66,7 +68,7 @@ pub struct Kernels {
     pub pq_scan: fn(tables: &[f32], ksub: usize, codes: &[u8], out: &mut [f32]),
     /// `out[i]` is the integer product of `query` and row `ordinals[i]` of `base` (8-bit codes); rows are as long as the
     /// query, at most 65,536.
-    pub sq8_gather: fn(query: &[i8], base: &[u8], ordinals: &[u32], out: &mut [i32]),
+    pub sq8_gather: ByteGather,
 
     /// Rows of a strip: what [`Kernels::product`] takes at once.
     pub(super) strip: usize,

@@ -20,7 +20,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// | `stage_advanced` | `stage`, `unit`, `done`, `elapsed_s`, and where known `total`, `left_s`, `message`; at most one a second |
 /// | `stage_finished`, `stage_abandoned` | `stage`, `unit`, `done`, `elapsed_s` |
 /// | `note` | `level` (`info`, `warning`), `text` |
-/// | `finished` | `result`; the last line of a job that succeeded |
+/// | `finished` | `result`; the last line of a job that succeeded; `failed` follows where an index is below its gate |
 /// | `failed` | `kind`, `exit_code`, `message`; the last line of one that did not |
 pub struct JsonLines<W> {
     out: Mutex<W>,
