@@ -1,6 +1,8 @@
 //! The GPU backend: shaders that naga reads without a GPU, and operations held against their definition.
 #![cfg(feature = "gpu")]
 
+mod adapter;
+
 use annvil::compute::gpu::kernels::{self, Kernel};
 
 fn parsed(kernel: &Kernel) -> naga::Module {
@@ -62,42 +64,43 @@ fn pipelines_set_every_override_that_has_no_formula() {
     }
 }
 
-mod on_a_device {
-    //! These need an adapter; a software one will do. Without any they fail in CI, and elsewhere say what to install.
+/// Tests of shaders must not pass in CI by not running.
+#[test]
+fn without_an_adapter_the_tests_on_a_device_fail_where_they_are_required() {
+    for (variable, passes) in [(adapter::REQUIRED, false), ("CI", false), ("HOME", true)] {
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "on_a_device::held_rows_cross_the_bus_once", "--nocapture"])
+            // This crate is built without wgpu's OpenGL: then there is no API to find an adapter with.
+            .env("WGPU_BACKEND", "gl")
+            .env_remove(adapter::REQUIRED)
+            .env_remove("CI")
+            .env(variable, "1")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains("running 1 test"), "{text}");
+        assert_eq!(output.status.success(), passes, "{variable}: {text}");
+        assert_eq!(text.matches("shaders not run, ").count(), usize::from(passes), "{text}");
+    }
+}
 
-    use std::io::Write;
-    use std::sync::{LazyLock, Once};
+mod on_a_device {
+    //! These need an adapter: see `adapter`.
+
+    use std::sync::LazyLock;
 
     use annvil::compute::gpu::{Gpu, GpuOptions};
     use annvil::compute::reference::Reference;
-    use annvil::compute::{CodebookView, Compute, ComputeError, Leaves, ResidualOf, Rows};
+    use annvil::compute::{CodebookView, Compute, ComputeError, Leaves, ResidualOf, Rows, contract};
     use annvil::vectors::{Metric, Neighbor, Random, VectorBuf, VectorView};
+
+    use crate::adapter::{open, options};
 
     /// Relative to |a|² + |b|²: what f32 products of up to 768 dimensions may be off by.
     const TOLERANCE: f64 = 1e-5;
     const DIMS: [usize; 10] = [1, 3, 4, 5, 15, 16, 17, 96, 100, 768];
     /// Around one tile's 64 rows (of 8 lanes), and none.
     const ROWS: [usize; 5] = [0, 1, 63, 64, 70];
-
-    fn options() -> GpuOptions {
-        GpuOptions { allow_software: true, ..GpuOptions::default() }
-    }
-
-    fn open(options: GpuOptions) -> Option<Gpu> {
-        match Gpu::new(options) {
-            Ok(gpu) => Some(gpu),
-            Err(ComputeError::NoAdapter(why)) if std::env::var_os("CI").is_none() => {
-                static SAID: Once = Once::new();
-                // Not `eprintln!`, which a passing test swallows.
-                SAID.call_once(|| {
-                    let install = "install a software Vulkan driver (Debian: mesa-vulkan-drivers libvulkan1)";
-                    writeln!(std::io::stderr(), "shaders not run, {why}: {install}").expect("stderr");
-                });
-                None
-            }
-            Err(error) => panic!("CI must run the shaders: {error}"),
-        }
-    }
 
     /// One device for all tests: they share its compiled pipelines, and use it from several threads.
     fn shared() -> Option<&'static Gpu> {
@@ -128,6 +131,36 @@ mod on_a_device {
             row.iter_mut().for_each(|value| *value /= norm);
         }
         buf
+    }
+
+    #[test]
+    fn assign_keeps_the_contract() {
+        let Some(gpu) = shared() else { return };
+        contract::assign(gpu);
+    }
+
+    #[test]
+    fn centroid_sums_keep_the_contract() {
+        let Some(gpu) = shared() else { return };
+        contract::centroid_sums(gpu);
+    }
+
+    #[test]
+    fn pq_encode_keeps_the_contract() {
+        let Some(gpu) = shared() else { return };
+        contract::pq_encode(gpu);
+    }
+
+    #[test]
+    fn top_k_keeps_the_contract() {
+        let Some(gpu) = shared() else { return };
+        contract::top_k(gpu);
+    }
+
+    #[test]
+    fn leaf_top_k_keeps_the_contract() {
+        let Some(gpu) = shared() else { return };
+        contract::leaf_top_k(gpu);
     }
 
     /// `got` is a row whose distance, as told, is the definition's, and no farther than `want`'s, within rounding.

@@ -9,6 +9,7 @@ mod build;
 mod check;
 mod curve;
 mod dataset;
+mod doctor;
 mod inspect;
 mod interrupt;
 mod measure;
@@ -60,6 +61,7 @@ enum Command {
     Versions(versions::VersionsArgs),
     Rollback(rollback::RollbackArgs),
     Dataset(dataset::DatasetArgs),
+    Doctor(doctor::DoctorArgs),
 }
 
 /// Parses the process's arguments and does what they ask.
@@ -77,6 +79,7 @@ pub fn main() -> ExitCode {
         Command::Versions(args) => versions::run(args, out),
         Command::Rollback(args) => rollback::run(args, out),
         Command::Dataset(args) => dataset::run(args, out),
+        Command::Doctor(args) => doctor::run(args, out),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

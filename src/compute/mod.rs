@@ -13,8 +13,10 @@ pub mod fallback;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 pub mod reference;
+pub mod throughput;
 
 use std::any::Any;
+use std::sync::Arc;
 
 use crate::vectors::{Metric, Neighbor, Neighbors, VectorView};
 
@@ -47,6 +49,32 @@ pub struct BackendInfo {
 impl std::fmt::Display for BackendInfo {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} ({})", self.backend, self.device)
+    }
+}
+
+/// A GPU, or what poses as one, as a person wants to see it.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct AdapterSummary {
+    pub name: String,
+    /// `vulkan`, `metal` or `dx12`.
+    pub api: String,
+    /// `discrete`, `integrated`, `virtual`, `software` or `other`.
+    pub kind: String,
+    pub driver: String,
+    /// A CPU posing as a GPU: never chosen unless allowed.
+    pub software: bool,
+    /// The largest storage binding, in bytes: rows are held in tiles of at most this size.
+    pub binding_limit: u64,
+    /// Workgroup memory, in bytes.
+    pub workgroup_memory: u32,
+    pub f16: bool,
+    pub subgroups: bool,
+    pub cooperative_matrix: bool,
+}
+
+impl std::fmt::Display for AdapterSummary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({}, {}, {})", self.name, self.kind, self.api, self.driver)
     }
 }
 
@@ -177,4 +205,40 @@ pub trait Compute: Send + Sync {
     /// For each member slot of each leaf the `k` nearest *other* members of the same leaf, as ordinals of `rows`:
     /// `leaves.members.len() × k`.
     fn leaf_top_k(&self, rows: &Rows<'_>, leaves: &Leaves, metric: Metric, k: usize) -> Result<Neighbors>;
+}
+
+/// A backend that is shared is one.
+impl<C: Compute + ?Sized> Compute for Arc<C> {
+    fn info(&self) -> BackendInfo {
+        C::info(self)
+    }
+
+    fn upload<'a>(&self, rows: VectorView<'a>) -> Result<Rows<'a>> {
+        C::upload(self, rows)
+    }
+
+    fn assign(&self, rows: &Rows<'_>, centroids: VectorView<'_>, metric: Metric) -> Result<Vec<Neighbor>> {
+        C::assign(self, rows, centroids, metric)
+    }
+
+    fn centroid_sums(&self, rows: &Rows<'_>, labels: &[u32], nlist: usize) -> Result<CentroidSums> {
+        C::centroid_sums(self, rows, labels, nlist)
+    }
+
+    fn pq_encode(
+        &self,
+        rows: &Rows<'_>,
+        residual_of: Option<ResidualOf<'_>>,
+        codebook: CodebookView<'_>,
+    ) -> Result<Vec<u8>> {
+        C::pq_encode(self, rows, residual_of, codebook)
+    }
+
+    fn top_k(&self, queries: VectorView<'_>, rows: &Rows<'_>, metric: Metric, k: usize) -> Result<Neighbors> {
+        C::top_k(self, queries, rows, metric, k)
+    }
+
+    fn leaf_top_k(&self, rows: &Rows<'_>, leaves: &Leaves, metric: Metric, k: usize) -> Result<Neighbors> {
+        C::leaf_top_k(self, rows, leaves, metric, k)
+    }
 }

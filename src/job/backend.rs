@@ -4,6 +4,7 @@ use super::progress::Progress;
 use super::spec::Backend;
 use crate::compute::Compute;
 use crate::compute::cpu::Cpu;
+use crate::compute::fallback::Fallback;
 use crate::compute::reference::Reference;
 use crate::error::Error;
 
@@ -13,10 +14,47 @@ pub(super) fn choose(asked: Backend, progress: &Progress) -> Result<Box<dyn Comp
         Backend::Reference => Box::new(Reference),
         Backend::Cpu => Box::new(Cpu::new()),
         Backend::Gpu => gpu()?,
-        Backend::Auto => automatic(progress),
+        Backend::Auto => {
+            let Chosen { compute, because } = automatic(progress);
+            progress.note(because);
+            compute
+        }
     };
     progress.note(format!("compute: {}", compute.info()));
     Ok(compute)
+}
+
+/// What `backend = "auto"` means on this machine.
+pub struct Chosen {
+    pub compute: Box<dyn Compute>,
+    /// Why it and no other.
+    pub because: String,
+}
+
+/// A hardware GPU, with the CPU to go on with should it fail; else the CPU.
+#[cfg(feature = "gpu")]
+pub fn automatic(progress: &Progress) -> Chosen {
+    use crate::compute::gpu::{Gpu, GpuOptions};
+    match Gpu::new(GpuOptions::default()) {
+        Ok(gpu) => {
+            let because = format!("a hardware GPU: {}", gpu.adapter());
+            Chosen { compute: Box::new(or_cpu(gpu, progress)), because }
+        }
+        Err(error) => Chosen { compute: Box::new(Cpu::new()), because: format!("no GPU: {error}") },
+    }
+}
+
+#[cfg(not(feature = "gpu"))]
+pub fn automatic(_: &Progress) -> Chosen {
+    Chosen { compute: Box::new(Cpu::new()), because: format!("no GPU: {NO_GPU_BACKEND}") }
+}
+
+/// `gpu` until it fails, and then the CPU, with one warning.
+pub fn or_cpu<C: Compute>(gpu: C, progress: &Progress) -> Fallback<C, Cpu> {
+    let progress = progress.clone();
+    Fallback::new(gpu, Cpu::new(), move |error| {
+        progress.warn(format!("the GPU failed ({error}): going on on the CPU"));
+    })
 }
 
 #[cfg(feature = "gpu")]
@@ -29,30 +67,8 @@ fn gpu() -> Result<Box<dyn Compute>, Error> {
 
 #[cfg(not(feature = "gpu"))]
 fn gpu() -> Result<Box<dyn Compute>, Error> {
-    Err(crate::compute::ComputeError::NoAdapter("this build has no GPU backend (feature `gpu`)".into())
-        .into())
-}
-
-/// A hardware GPU, with the CPU to go on with should it fail; else the CPU.
-#[cfg(feature = "gpu")]
-fn automatic(progress: &Progress) -> Box<dyn Compute> {
-    use crate::compute::fallback::Fallback;
-    use crate::compute::gpu::{Gpu, GpuOptions};
-    match Gpu::new(GpuOptions::default()) {
-        Ok(gpu) => {
-            let progress = progress.clone();
-            Box::new(Fallback::new(gpu, Cpu::new(), move |error| {
-                progress.warn(format!("the GPU failed ({error}): going on on the CPU"));
-            }))
-        }
-        Err(error) => {
-            progress.note(format!("no GPU: {error}"));
-            Box::new(Cpu::new())
-        }
-    }
+    Err(crate::compute::ComputeError::NoAdapter(NO_GPU_BACKEND.into()).into())
 }
 
 #[cfg(not(feature = "gpu"))]
-fn automatic(_: &Progress) -> Box<dyn Compute> {
-    Box::new(Cpu::new())
-}
+const NO_GPU_BACKEND: &str = "this build has no GPU backend (feature `gpu`)";

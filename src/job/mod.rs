@@ -17,6 +17,7 @@ mod spec;
 mod summary;
 mod uri;
 
+pub use backend::{Chosen, automatic, or_cpu};
 pub use check::SourceFacts;
 pub use diagnostics::{Diagnostic, Diagnostics, Place, Quote, Severity};
 pub use ledger::cpu_time;
@@ -25,7 +26,7 @@ pub use parse::{MAX_JOB_FILE_BYTES, SpecError, documented_keys};
 pub use progress::Bars;
 pub use progress::{CancelToken, Cancelled, Event, Level, Progress, Renderer, Stage, StageState, Unit};
 pub use progress::{JsonLines, PlainLines, Silent};
-pub use run::run;
+pub use run::{run, run_on};
 pub use spec::{
     Auto, Backend, FlatSpec, Gate, HnswExpert, HnswSpec, IndexParams, IndexSpec, IvfPqSpec, JobSpec,
     OnBadRow, OutputSpec, Overrides, QueriesSpec, Refine, SourceSpec, Target,

@@ -38,24 +38,35 @@ const TRUTH_K: usize = 100;
 /// The first thing that went wrong; nothing is published then. An index below its gate is no error here: it stands in
 /// the summary, and no index of the job is published.
 pub fn run(spec: &JobSpec, progress: &Progress) -> Result<BuildSummary, Error> {
+    on_threads(spec, || run_stages(&*backend::choose(spec.backend, progress)?, spec, progress))
+}
+
+/// [`run`] on a backend of the caller's: the job's own choice is not asked.
+pub fn run_on(compute: &dyn Compute, spec: &JobSpec, progress: &Progress) -> Result<BuildSummary, Error> {
+    on_threads(spec, || run_stages(compute, spec, progress))
+}
+
+/// All work of a job runs on as many threads as it asks for.
+fn on_threads<T: Send>(spec: &JobSpec, work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(spec.threads)
         .thread_name(|thread| format!("annvil-{thread}"))
         .build()
         .map_err(|error| Error::Internal(Box::new(error)))?;
-    pool.install(|| {
-        let compute = backend::choose(spec.backend, progress)?;
-        let mut ledger = Ledger::default();
-        let job = Job { spec, progress, compute: &*compute };
-        let read = job.read(job.open()?, &mut ledger)?;
-        let measured = job.find_true_neighbours(job.take_queries(read, &mut ledger)?, &mut ledger)?;
-        let certified = spec
-            .indexes
-            .iter()
-            .map(|index| job.certify(index, job.forge(index, &measured)?, &measured))
-            .collect::<Result<Vec<_>, Error>>()?;
-        job.publish(measured, certified, ledger)
-    })
+    pool.install(work)
+}
+
+fn run_stages(compute: &dyn Compute, spec: &JobSpec, progress: &Progress) -> Result<BuildSummary, Error> {
+    let mut ledger = Ledger::default();
+    let job = Job { spec, progress, compute };
+    let read = job.read(job.open()?, &mut ledger)?;
+    let measured = job.find_true_neighbours(job.take_queries(read, &mut ledger)?, &mut ledger)?;
+    let certified = spec
+        .indexes
+        .iter()
+        .map(|index| job.certify(index, job.forge(index, &measured)?, &measured))
+        .collect::<Result<Vec<_>, Error>>()?;
+    job.publish(measured, certified, ledger)
 }
 
 /// The stream of the job's seed that held-out queries are drawn from.

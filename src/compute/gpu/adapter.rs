@@ -7,27 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 
-use super::super::{ComputeError, Result};
-
-/// An adapter, as a person wants to see it.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
-pub struct AdapterSummary {
-    pub name: String,
-    /// `vulkan`, `metal` or `dx12`.
-    pub api: String,
-    /// `discrete`, `integrated`, `virtual`, `software` or `other`.
-    pub kind: String,
-    pub driver: String,
-    /// A CPU posing as a GPU: never chosen unless allowed.
-    pub software: bool,
-    /// The largest storage binding, in bytes: rows are held in tiles of at most this size.
-    pub binding_limit: u64,
-    /// Workgroup memory, in bytes.
-    pub workgroup_memory: u32,
-    pub f16: bool,
-    pub subgroups: bool,
-    pub cooperative_matrix: bool,
-}
+use super::super::{AdapterSummary, ComputeError, Result};
 
 impl AdapterSummary {
     pub(super) fn of(adapter: &wgpu::Adapter) -> Self {
@@ -44,12 +24,6 @@ impl AdapterSummary {
             subgroups: features.contains(wgpu::Features::SUBGROUP),
             cooperative_matrix: features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
         }
-    }
-}
-
-impl std::fmt::Display for AdapterSummary {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ({}, {}, {})", self.name, self.kind, self.api, self.driver)
     }
 }
 

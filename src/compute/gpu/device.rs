@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::super::{ComputeError, Result};
-use super::adapter::{AdapterSummary, block_on, choose};
+use super::super::{AdapterSummary, ComputeError, Result};
+use super::adapter::{block_on, choose};
 
 /// How to open a GPU.
 #[derive(Debug, Clone)]

@@ -25,11 +25,13 @@ mod squared_norms;
 mod top_k;
 mod work;
 
-pub use adapter::{AdapterSummary, adapters};
+pub use adapter::adapters;
 pub use buffers::TransferStats;
 pub use device::GpuOptions;
 
-use super::{BackendInfo, CentroidSums, CodebookView, Compute, Leaves, ResidualOf, Result, Rows};
+use super::{
+    AdapterSummary, BackendInfo, CentroidSums, CodebookView, Compute, Leaves, ResidualOf, Result, Rows,
+};
 use crate::vectors::{Metric, Neighbor, Neighbors, VectorView};
 use buffers::Buffers;
 use device::Device;
