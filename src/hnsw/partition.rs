@@ -52,8 +52,9 @@ fn carve_cell(
     let fanout = carving.fanout.get(depth).copied().unwrap_or(1);
     let cells =
         cells_of(compute, rows, &members, leader_count(members.len(), fanout, carving.c_max), fanout, seed)?;
-    // Equal rows all join one cell: carving again would never end, so cut by position instead.
-    if cells.iter().any(|cell| cell.len() * 10 > members.len() * 9) {
+    // Equal rows all join one cell: carving again would never end, so cut by position instead. (Of several leaders for
+    // each row, one near the origin may be among all rows' nearest: its cell is carved again with fewer.)
+    if fanout == 1 && cells.iter().any(|cell| cell.len() * 10 > members.len() * 9) {
         return Ok(members.chunks(carving.c_max).map(<[u32]>::to_vec).collect());
     }
     drop(members);
@@ -130,4 +131,46 @@ fn merge_small(cells: Vec<Vec<u32>>, c_max: usize) -> Vec<Vec<u32>> {
         }
     }
     merged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compute::cpu::Cpu;
+    use crate::vectors::VectorBuf;
+
+    fn carved(rows: VectorView<'_>, c_max: usize) -> Leaves {
+        let leaves = carve(&Cpu::new(), rows, &Carving { c_max, fanout: vec![8, 2], seed: 1 }).unwrap();
+        let mut covered = leaves.members.clone();
+        covered.sort_unstable();
+        covered.dedup();
+        assert_eq!(covered.len(), rows.rows(), "every row is in a leaf");
+        for leaf in 0..leaves.len() {
+            let mut distinct = leaves.leaf(leaf).to_vec();
+            distinct.sort_unstable();
+            distinct.dedup();
+            assert_eq!(distinct.len(), leaves.leaf(leaf).len());
+            assert!((1..=c_max).contains(&distinct.len()), "leaf {leaf} of {}", distinct.len());
+        }
+        leaves
+    }
+
+    #[test]
+    fn leaders_that_are_near_every_row_do_not_end_the_carving() {
+        let mut random = Random::new(2);
+        let mut rows = VectorBuf::zeroed(2000, 32);
+        for index in 0..2000 {
+            // Every thirtieth row lies near the origin, and so nearer to most rows than most others are.
+            let scale = if index % 30 == 0 { 0.05 } else { 1.0 };
+            rows.row_mut(index).iter_mut().for_each(|value| *value = scale * random.normal() as f32);
+        }
+        let leaves = carved(rows.view(), 512);
+        assert!(leaves.members.len() > 4 * 2000, "{} places for 2,000 rows", leaves.members.len());
+    }
+
+    #[test]
+    fn equal_rows_end_the_carving() {
+        let rows = VectorBuf::new(vec![1.0; 1000 * 3], 3);
+        carved(rows.view(), 64);
+    }
 }
