@@ -199,6 +199,21 @@ fn auto_never_builds_on_a_cpu_that_poses_as_a_gpu() {
     }
 }
 
+#[test]
+fn doctor_tells_what_auto_chooses_and_why() {
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_annvil")).args(["doctor", "--no-speed", "--json"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let names: Vec<String> = adapters().into_iter().map(|adapter| adapter.name).collect();
+    let told_names = told["gpu"]["adapters"].as_array().unwrap().iter().map(|adapter| &adapter["name"]);
+    assert!(told_names.eq(&names), "{told}");
+    let job::Chosen { compute, because } = job::automatic(&Progress::silent());
+    assert_eq!(told["auto"]["backend"], compute.info().backend);
+    assert_eq!(told["auto"]["device"], compute.info().device);
+    assert_eq!(told["auto"]["because"], because);
+}
+
 /// Takes the device away when a stage begins, and hears what the job says of it.
 struct Saboteur {
     gpu: Arc<Gpu>,

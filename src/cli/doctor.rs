@@ -322,24 +322,23 @@ mod tests {
 
     #[test]
     fn a_person_reads_what_there_is_what_is_chosen_and_what_it_is_worth() {
-        assert_eq!(
-            diagnosis(vec![lavapipe()]).render(),
-            "annvil   1.2.3 (abc), artifact format 1.0, linux x86_64
-cpu      avx2 of avx2, portable, 2 threads
-auto     cpu (avx2): no GPU: lavapipe is a CPU
-
-gpu       kind      api     driver  binding  workgroup  offers
-lavapipe  software  vulkan  Mesa    128 MiB   32.0 KiB  f16 subgroups
-A software adapter is a CPU posing as a GPU. It is for correctness only: `auto` never chooses it, and the cpu backend is \
-             faster.
-
-speed  operation  rows, and what beside
-cpu    assign     4096 × 128, x            123.5 GFLOP/s
-cpu    pq_encode  4096 × 128, x         1,234,567 rows/s
-cpu failed: top_k: lost
-"
-            .replace("             faster", "faster")
-        );
+        let lines = [
+            "annvil   1.2.3 (abc), artifact format 1.0, linux x86_64",
+            "cpu      avx2 of avx2, portable, 2 threads",
+            "auto     cpu (avx2): no GPU: lavapipe is a CPU",
+            "",
+            "gpu       kind      api     driver  binding  workgroup  offers",
+            "lavapipe  software  vulkan  Mesa    128 MiB   32.0 KiB  f16 subgroups",
+            "A software adapter is a CPU posing as a GPU. It is for correctness only: `auto` never chooses it, and \
+             the cpu backend is faster.",
+            "",
+            "speed  operation  rows, and what beside",
+            "cpu    assign     4096 × 128, x             123.5 GFLOP/s",
+            "cpu    pq_encode  4096 × 128, x          1,234,567 rows/s",
+            "cpu failed: top_k: lost",
+            "",
+        ];
+        assert_eq!(diagnosis(vec![lavapipe()]).render(), lines.join("\n"));
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod check;
 mod curve;
 mod dataset;
 mod doctor;
+mod headless;
 mod inspect;
 mod interrupt;
 mod measure;
@@ -64,8 +65,10 @@ enum Command {
     Doctor(doctor::DoctorArgs),
 }
 
-/// Parses the process's arguments and does what they ask.
+/// Parses the process's arguments and does what they ask. To be called by a `main` that has done nothing before it.
 pub fn main() -> ExitCode {
+    // SAFETY: the process has just started, and this is its only thread.
+    unsafe { headless::quieten_mesa() };
     let Cli { command } = Cli::parse();
     // Not locked: `build --json` writes its events from other threads.
     let out = &mut io::stdout();

@@ -34,13 +34,20 @@ pub struct Chosen {
 /// A hardware GPU, with the CPU to go on with should it fail; else the CPU.
 #[cfg(feature = "gpu")]
 pub fn automatic(progress: &Progress) -> Chosen {
+    use crate::compute::ComputeError;
     use crate::compute::gpu::{Gpu, GpuOptions};
     match Gpu::new(GpuOptions::default()) {
         Ok(gpu) => {
             let because = format!("a hardware GPU: {}", gpu.adapter());
             Chosen { compute: Box::new(or_cpu(gpu, progress)), because }
         }
-        Err(error) => Chosen { compute: Box::new(Cpu::new()), because: format!("no GPU: {error}") },
+        Err(error) => {
+            let because = match error {
+                ComputeError::NoAdapter(why) => format!("no GPU: {why}"),
+                error => format!("no GPU: {error}"),
+            };
+            Chosen { compute: Box::new(Cpu::new()), because }
+        }
     }
 }
 
