@@ -312,7 +312,22 @@ impl Manifest {
             let got = rows.map_or("more than can be counted".into(), |rows| rows.to_string());
             return Err(content("rows of the segments together".into(), self.build.rows, got));
         }
-        Ok(())
+        self.build.certificate.as_ref().map_or(Ok(()), check_certificate)
+    }
+}
+
+/// A recall for every k, of which there is at least one.
+fn check_certificate(certificate: &Certificate) -> Result<(), ManifestError> {
+    let expected = certificate.k.len();
+    if expected == 0 {
+        return Err(content("certificate.k".into(), "at least one", "none"));
+    }
+    match certificate.points.iter().position(|point| point.recall.len() != expected) {
+        Some(at) => {
+            let got = certificate.points[at].recall.len();
+            Err(content(format!("recalls of certificate.points[{at}]"), expected, got))
+        }
+        None => Ok(()),
     }
 }
 
@@ -362,12 +377,14 @@ fn quoted(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::artifact::{CertificatePoint, Latency, Recall};
 
     fn manifest() -> Manifest {
         let file =
             |name: &str| FileRef { name: name.into(), size_bytes: 9, blake3: Digest::of(name.as_bytes()) };
         let mut build = ManifestDraft::new("flat", Metric::Cosine, 3, 5);
         build.job = serde_json::json!({ "index": { "kind": "flat" }, "seed": u64::MAX });
+        build.certificate = Some(certificate());
         build.training.push(Training { name: "coarse".into(), loss: vec![2.5, 1.25] });
         build.row_counts.rejected.insert("not_finite".into(), 2);
         Manifest {
@@ -380,6 +397,30 @@ mod tests {
             restores: None,
             segments: vec![SegmentRef::new(5, vec![file("vectors.safetensors"), file(CHECKSUMS_FILE)])],
             build,
+        }
+    }
+
+    /// Of one setting, at one k.
+    fn certificate() -> Certificate {
+        let recall = Recall { k: 10, mean: 0.9, low: 0.8, high: 1.0 };
+        let latency_us = Latency { p50: 1.0, p95: 2.0, p99: 3.0 };
+        Certificate {
+            query_set_digest: Digest::of(b"queries"),
+            queries: 1,
+            ground_truth_digest: Digest::of(b"truth"),
+            k: vec![10],
+            points: vec![CertificatePoint {
+                effort: 1,
+                refine: 0,
+                recall: vec![recall],
+                latency_us,
+                qps: 1.0,
+            }],
+            target_k: 10,
+            target_recall: 0.9,
+            gate: None,
+            chosen_effort: 1,
+            chosen_refine: 0,
         }
     }
 
@@ -440,7 +481,9 @@ mod tests {
 
     #[test]
     fn contents_that_contradict_themselves_are_refused() {
-        let cases: [fn(&mut Manifest); 8] = [
+        let cases: [fn(&mut Manifest); 10] = [
+            |m| m.build.certificate = Some(Certificate { k: vec![], ..certificate() }),
+            |m| m.build.certificate = Some(Certificate { k: vec![1, 10], ..certificate() }),
             |m| m.version = 0,
             |m| m.index_name = "../glove".into(),
             |m| m.segments.clear(),

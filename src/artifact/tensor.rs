@@ -214,6 +214,11 @@ impl Section {
         if tensor.shape != expected {
             return Err(TensorError::Shape { tensor: name.into(), expected, got: tensor.shape.clone() });
         }
+        let size_bytes = expected.iter().try_fold(size_of::<T>() as u64, |size, &n| size.checked_mul(n));
+        if size_bytes != Some(tensor.bytes.len() as u64) {
+            let what = format!("shape {expected:?} of {:?} in {} bytes", T::DTYPE, tensor.bytes.len());
+            return Err(TensorError::Content { tensor: name.into(), what });
+        }
         Ok(Array::from_bytes(tensor.bytes.clone()))
     }
 
@@ -264,5 +269,15 @@ mod tests {
         assert!(matches!(section.array::<u32>("links", &[3, 2]), Err(TensorError::Shape { .. })));
         assert!(matches!(section.array::<f32>("links", &[2, 3]), Err(TensorError::Dtype { .. })));
         assert!(matches!(section.array::<f32>("codes", &[2, 3]), Err(TensorError::Missing { .. })));
+    }
+
+    #[test]
+    fn a_shape_that_its_bytes_do_not_fill_is_refused() {
+        let mut section = Section::new("graph").with("links", &Array::from_vec(vec![1u32; 6]), &[2, 3]);
+        for shape in [vec![2, 2], vec![7], vec![1 << 62, 1 << 62], vec![u64::MAX]] {
+            let axes: Vec<usize> = shape.iter().map(|&n| n as usize).collect();
+            section.tensors[0].1.shape = shape;
+            assert!(matches!(section.array::<u32>("links", &axes), Err(TensorError::Content { .. })));
+        }
     }
 }
