@@ -30,7 +30,7 @@ use crate::index::{SearchIndex, SearchParams, Searcher};
 use crate::store::{Artifact, IndexStore, StoreError};
 use crate::vectors::{Metric, RowId, RowIds, VectorView};
 
-/// Below this many rows every search is exact: comparing a query with all of them takes less than a tenth of a
+/// Up to this many rows every search is exact: comparing a query with all of them takes less than a tenth of a
 /// millisecond for most dimensions, and nothing can be missed.
 pub const EXACT_ROWS: usize = 1000;
 
@@ -123,17 +123,10 @@ impl Index {
             segment.section_names().map(|name| segment.section(name)).collect::<Result<Vec<_>, _>>()?;
         let family = assemble(&manifest.build.kind, &sections)?;
         let ids = artifact.ids()?;
-        let expect = |what, expected: u64, got: usize| {
-            let (expected, got) = (expected.to_string(), got.to_string());
-            if expected == got { Ok(()) } else { Err(LoadError::Mismatch { what, expected, got }) }
-        };
-        expect("dim", u64::from(manifest.build.dim), family.dim())?;
-        expect("rows", manifest.build.rows, family.rows())?;
-        expect("ids", manifest.build.rows, ids.len())?;
-        if manifest.build.metric != family.metric() {
-            let (expected, got) = (manifest.build.metric.to_string(), family.metric().to_string());
-            return Err(LoadError::Mismatch { what: "metric", expected, got });
-        }
+        agree("dim", u64::from(manifest.build.dim), family.dim() as u64)?;
+        agree("rows", manifest.build.rows, family.rows() as u64)?;
+        agree("ids", manifest.build.rows, ids.len() as u64)?;
+        agree("metric", manifest.build.metric, family.metric())?;
         let exact = family.kept().map(|kept| Arc::new(FlatIndex::over(kept.clone(), family.metric())));
         let attributes = artifact.attributes()?;
         Ok(Self { artifact, family, exact, ids, attributes })
@@ -198,8 +191,8 @@ impl Index {
     /// depend on their number.
     ///
     /// # Errors
-    /// A query of another dimension, with a value that is not finite, or (cosine) of length 0; `k` or effort 0;
-    /// a recall that the certificate does not have; exact search where no vectors are kept.
+    /// A query of another dimension, with a value that is not finite, (cosine) of length 0 or (L2, inner product) longer
+    /// than rows may be; `k` or effort 0; a recall that the certificate does not have; exact search where no vectors are kept.
     pub fn search(
         &self,
         queries: VectorView<'_>,
@@ -232,4 +225,12 @@ impl Index {
         let similarity = self.metric().similarity(distance);
         Hit { id: self.ids.get(ordinal), ordinal, distance, similarity }
     }
+}
+
+/// What the manifest says against what the sections are.
+fn agree<T: PartialEq + ToString>(what: &'static str, expected: T, got: T) -> Result<(), LoadError> {
+    if expected == got {
+        return Ok(());
+    }
+    Err(LoadError::Mismatch { what, expected: expected.to_string(), got: got.to_string() })
 }

@@ -3,7 +3,8 @@
 use super::{EXACT_ROWS, Effort, Index, SearchOptions};
 use crate::artifact::CertificatePoint;
 use crate::index::SearchParams;
-use crate::vectors::{Metric, VectorBuf, VectorView, normalize};
+use crate::train::MAX_SQUARED_NORM;
+use crate::vectors::{Metric, VectorBuf, VectorView, normalize, squared_norm};
 
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum QueryError {
@@ -13,6 +14,10 @@ pub enum QueryError {
     NotFinite { query: usize, dimension: usize, value: f32 },
     #[error("query {query} has length 0, and cosine compares directions")]
     Zero { query: usize },
+    #[error(
+        "query {query}: squared norm {got:e}, expected at most {MAX_SQUARED_NORM:e}, so that f32 holds every distance"
+    )]
+    Magnitude { query: usize, got: f64 },
     #[error("{name} is {got}, expected {expected}")]
     Option { name: &'static str, expected: String, got: String },
     #[error("the index keeps no vectors (refine = \"none\"), so it cannot be searched exactly")]
@@ -33,10 +38,15 @@ pub(super) fn prepare(queries: VectorView<'_>, dim: usize, metric: Metric) -> Re
         return Err(QueryError::NotFinite { query: place / dim, dimension: place % dim, value });
     }
     let mut prepared = VectorBuf::new(queries.as_slice().to_vec(), dim);
-    if metric == Metric::Cosine {
-        for query in 0..prepared.rows() {
-            if !normalize(prepared.row_mut(query)) {
-                return Err(QueryError::Zero { query });
+    for query in 0..prepared.rows() {
+        match metric {
+            Metric::Cosine if !normalize(prepared.row_mut(query)) => return Err(QueryError::Zero { query }),
+            Metric::Cosine => {}
+            Metric::L2 | Metric::InnerProduct => {
+                let got = squared_norm(prepared.row(query));
+                if got > MAX_SQUARED_NORM {
+                    return Err(QueryError::Magnitude { query, got });
+                }
             }
         }
     }
