@@ -254,3 +254,258 @@ fn inverse(order: &[u32]) -> Vec<u32> {
     }
     inverse
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::artifact::Section;
+    use crate::compute::reference::Reference;
+    use crate::flat::FlatIndex;
+    use crate::index::{KeptVectors, Precision, Searcher};
+    use crate::vectors::{Metric, Neighbor, Random, VectorBuf};
+
+    /// Rows on a line. At effort `e` it finds of the `k` nearest the first, a share of `e / full`, and far rows for the
+    /// others.
+    struct Partial {
+        rows: usize,
+        full: usize,
+        efforts: Vec<usize>,
+        measured: std::sync::Mutex<Vec<usize>>,
+    }
+
+    impl SearchIndex for Partial {
+        fn rows(&self) -> usize {
+            self.rows
+        }
+        fn dim(&self) -> usize {
+            1
+        }
+        fn metric(&self) -> Metric {
+            Metric::L2
+        }
+        fn effort_name(&self) -> Option<&'static str> {
+            Some("effort")
+        }
+        fn ladder(&self, k: usize) -> Vec<SearchParams> {
+            self.efforts.iter().map(|&effort| SearchParams { k, effort, refine: 0 }).collect()
+        }
+        fn kept(&self) -> Option<&KeptVectors> {
+            None
+        }
+        fn searcher(self: Arc<Self>) -> Box<dyn Searcher> {
+            Box::new(PartialSearcher(self))
+        }
+        fn sections(&self) -> Vec<Section> {
+            Vec::new()
+        }
+    }
+
+    struct PartialSearcher(Arc<Partial>);
+
+    impl Searcher for PartialSearcher {
+        fn search(&mut self, query: &[f32], params: &SearchParams, found: &mut Vec<Neighbor>) {
+            let index = &self.0;
+            let mut measured = index.measured.lock().unwrap();
+            if !measured.contains(&params.effort) {
+                measured.push(params.effort);
+            }
+            // Ordinal `o` is the row at `rows − 1 − o`.
+            let at = |ordinal: u32| (index.rows - 1 - ordinal as usize) as f32;
+            let exact = |ordinal| Neighbor::new(ordinal, (query[0] - at(ordinal)).powi(2));
+            let mut all: Vec<Neighbor> = (0..index.rows as u32).map(exact).collect();
+            all.sort_unstable();
+            let k = params.k.min(index.rows);
+            let hits = (k * params.effort / index.full).min(k);
+            found.clear();
+            found.extend_from_slice(&all[..hits]);
+            found.extend_from_slice(&all[k.max(all.len() - (k - hits))..]);
+        }
+    }
+
+    struct Case {
+        rows: VectorBuf,
+        order: Vec<u32>,
+        queries: VectorBuf,
+        truth: GroundTruth,
+    }
+
+    fn case(rows: usize, k: usize) -> Case {
+        let line = VectorBuf::new((0..rows).map(|row| row as f32).collect(), 1);
+        let queries = VectorBuf::new((0..100).map(|query| query as f32 * 0.37 + 0.1).collect(), 1);
+        let truth = GroundTruth::compute(&Reference, queries.view(), line.view(), Metric::L2, k).unwrap();
+        Case { order: (0..rows as u32).rev().collect(), rows: line, queries, truth }
+    }
+
+    impl Case {
+        fn set(&self) -> QuerySet<'_> {
+            let (queries, rows) = (self.queries.view(), self.rows.view());
+            QuerySet { queries, truth: &self.truth, rows, order: &self.order }
+        }
+    }
+
+    fn partial(rows: usize, full: usize, efforts: &[usize]) -> Arc<Partial> {
+        Arc::new(Partial { rows, full, efforts: efforts.to_vec(), measured: Default::default() })
+    }
+
+    fn target(target_k: usize, target_recall: f64, gate: Option<(u32, f64)>) -> CertifyParams {
+        let gate = gate.map(|(k, min_recall)| Gate { k, min_recall });
+        CertifyParams { target_k, target_recall, gate }
+    }
+
+    fn go_on() -> bool {
+        true
+    }
+
+    #[test]
+    fn the_default_is_the_least_effort_that_reaches_the_target_but_for_an_eighth() {
+        let case = case(300, 100);
+        let ladder = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
+        for full in [3, 10, 40] {
+            for recall in [0.1, 0.5, 0.9, 1.0] {
+                let index = partial(300, full, &ladder);
+                let dynamic: Arc<dyn SearchIndex> = index.clone();
+                let Certified { certificate, below_gate } =
+                    certify(&dynamic, &case.set(), &target(10, recall, None), &go_on).unwrap();
+                let reached = |effort: usize| (10 * effort / full).min(10) as f64 / 10.0 >= recall - 1e-9;
+                let least = (1..=1024).find(|&effort| reached(effort)).unwrap();
+                let chosen = certificate.chosen_effort as usize;
+                assert!(reached(chosen), "{full} {recall}: {chosen}");
+                assert!(chosen <= least + (least / 7).max(1), "{full} {recall}: {chosen}, {least} is enough");
+                assert_eq!(below_gate, None);
+                let efforts: Vec<u32> = certificate.points.iter().map(|point| point.effort).collect();
+                assert!(
+                    efforts.windows(2).all(|pair| pair[0] < pair[1]),
+                    "cheapest first, none twice: {efforts:?}"
+                );
+                assert!(index.measured.lock().unwrap().len() <= ladder.len() + 8, "{efforts:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_setting_is_measured_once_all_is_found() {
+        let case = case(300, 100);
+        let index = partial(300, 30, &[10, 20, 40, 80, 160]);
+        let dynamic: Arc<dyn SearchIndex> = index.clone();
+        let certified = certify(&dynamic, &case.set(), &target(10, 0.5, None), &go_on).unwrap();
+        let efforts: Vec<u32> = certified.certificate.points.iter().map(|point| point.effort).collect();
+        assert_eq!(efforts, [10, 12, 13, 14, 15, 20, 40], "40 finds all");
+        assert_eq!(certified.certificate.chosen_effort, 15);
+    }
+
+    #[test]
+    fn every_recall_is_the_share_that_was_found() {
+        let case = case(300, 100);
+        let index: Arc<dyn SearchIndex> = partial(300, 100, &[30, 50]);
+        let Certificate { k, points, queries, .. } =
+            certify(&index, &case.set(), &target(20, 0.9, Some((50, 0.1))), &go_on).unwrap().certificate;
+        assert_eq!((&k[..], queries), (&[1, 10, 20, 50, 100][..], 100));
+        for (point, expected) in points.iter().zip([[1.0, 0.6, 0.3, 0.3, 0.3], [1.0, 1.0, 0.5, 0.5, 0.5]]) {
+            for ((recall, k), expected) in point.recall.iter().zip(&k).zip(expected) {
+                assert_eq!(recall.k, *k);
+                assert!((recall.mean - expected).abs() < 1e-9, "{recall:?}, not {expected}");
+                assert!(recall.low <= recall.mean && recall.mean <= recall.high);
+            }
+            let Latency { p50, p95, p99 } = point.latency_us;
+            assert!(0.0 < p50 && p50 <= p95 && p95 <= p99 && point.qps > 0.0);
+        }
+    }
+
+    #[test]
+    fn the_gate_judges_the_setting_that_was_chosen() {
+        let case = case(300, 100);
+        let certified = |recall, gate| {
+            let index: Arc<dyn SearchIndex> = partial(300, 100, &[20, 50, 80]);
+            certify(&index, &case.set(), &target(10, recall, gate), &go_on).unwrap()
+        };
+        // The best that there is, where none reaches the target.
+        let missed = certified(0.95, Some((10, 0.9)));
+        assert_eq!((missed.certificate.chosen_effort, missed.below_gate), (80, Some(0.8)));
+        assert_eq!(certified(0.95, Some((10, 0.8))).below_gate, None, "as much as the gate asks");
+        assert_eq!(certified(0.95, None).below_gate, None);
+        let other_k = certified(0.5, Some((100, 0.7)));
+        assert_eq!((other_k.certificate.chosen_effort, other_k.below_gate), (50, Some(0.5)));
+        assert_eq!(other_k.certificate.gate, Some(Gate { k: 100, min_recall: 0.7 }));
+    }
+
+    #[test]
+    fn of_settings_that_miss_equally_the_cheapest_is_chosen() {
+        let case = case(300, 10);
+        let index: Arc<dyn SearchIndex> = partial(300, 100, &[50, 52, 54]);
+        let certified = certify(&index, &case.set(), &target(10, 0.9, None), &go_on).unwrap();
+        assert_eq!(certified.certificate.chosen_effort, 50);
+    }
+
+    #[test]
+    fn fewer_rows_than_k_are_all_that_is_to_be_found() {
+        let case = case(4, 10);
+        assert_eq!(case.truth.k(), 4);
+        let certify = |full| {
+            let index: Arc<dyn SearchIndex> = partial(4, full, &[1, 2]);
+            certify(&index, &case.set(), &target(10, 0.9, Some((100, 0.9))), &go_on).unwrap()
+        };
+        let all = certify(1);
+        assert_eq!(all.certificate.k, [1, 10, 100]);
+        assert!(all.below_gate.is_none() && all.certificate.points[0].recall.iter().all(|r| r.mean == 1.0));
+        assert_eq!(certify(4).below_gate, Some(0.5), "two of four");
+    }
+
+    /// Which of equal rows are found is the numbering's choice.
+    #[test]
+    fn rows_as_near_as_the_true_ones_count_as_found() {
+        let mut random = Random::new(1);
+        for metric in Metric::ALL {
+            // Three directions, each a hundred times, of lengths that are not exactly 1.
+            let mut distinct = VectorBuf::new((0..3 * 37).map(|_| random.normal() as f32).collect(), 37);
+            (0..3).for_each(|row| assert!(crate::vectors::normalize(distinct.row_mut(row))));
+            let copies: Vec<u32> = (0..300).map(|row| row % 3).collect();
+            let rows = distinct.view().gather(&copies);
+            let order: Vec<u32> = (0..300).rev().collect();
+            let index = FlatIndex::build(rows.view().gather(&order).view(), metric, Precision::F32).unwrap();
+            let index: Arc<dyn SearchIndex> = Arc::new(index);
+            let queries = rows.view().gather(&(0..40).collect::<Vec<u32>>());
+            let truth = GroundTruth::compute(
+                &crate::compute::cpu::Cpu::new(),
+                queries.view(),
+                rows.view(),
+                metric,
+                100,
+            )
+            .unwrap();
+            let set = QuerySet { queries: queries.view(), truth: &truth, rows: rows.view(), order: &order };
+            let certified = certify(&index, &set, &target(10, 1.0, Some((100, 1.0))), &go_on).unwrap();
+            assert_eq!(certified.below_gate, None, "{metric}: {:?}", certified.certificate.points);
+        }
+    }
+
+    #[test]
+    fn the_digests_say_what_was_asked_and_what_is_true_of_it() {
+        let digests = |case: &Case| {
+            let index: Arc<dyn SearchIndex> = partial(case.rows.rows(), 1, &[1]);
+            let certificate =
+                certify(&index, &case.set(), &target(10, 0.9, None), &go_on).unwrap().certificate;
+            (certificate.query_set_digest, certificate.ground_truth_digest)
+        };
+        let (queries, truth) = digests(&case(300, 10));
+        assert_eq!(digests(&case(300, 10)), (queries, truth));
+        let other = digests(&case(299, 10));
+        assert_eq!(other.0, queries);
+        assert_ne!(other.1, truth, "the same rows, but called otherwise");
+        let mut moved = case(300, 10);
+        moved.queries.row_mut(3)[0] += 1.0;
+        assert_ne!(digests(&moved).0, queries);
+    }
+
+    #[test]
+    fn no_queries_and_a_wish_to_stop_are_named() {
+        let mut case = case(300, 10);
+        let index: Arc<dyn SearchIndex> = partial(300, 100, &[10, 100]);
+        let asked = std::cell::Cell::new(0);
+        let once = || asked.replace(asked.get() + 1) == 0;
+        let stopped = certify(&index, &case.set(), &target(10, 0.9, None), &once);
+        assert!(matches!(stopped, Err(CertifyError::Cancelled)));
+        case.queries = VectorBuf::new(Vec::new(), 1);
+        let none = certify(&index, &case.set(), &target(10, 0.9, None), &go_on);
+        assert!(matches!(none, Err(CertifyError::NoQueries)));
+    }
+}
