@@ -157,13 +157,16 @@ impl Leaves {
         self.len() == 0
     }
 
-    /// Leaves `start..end` alone.
-    pub fn range(&self, start: usize, end: usize) -> Leaves {
-        let base = self.offsets[start];
-        Leaves {
-            members: self.members[base as usize..self.offsets[end] as usize].to_vec(),
-            offsets: self.offsets[start..=end].iter().map(|offset| offset - base).collect(),
+    /// Adds a leaf behind the others.
+    ///
+    /// # Panics
+    /// If that makes more than `u32::MAX` members: larger partitions are handed over in batches.
+    pub fn push(&mut self, leaf: &[u32]) {
+        if self.offsets.is_empty() {
+            self.offsets.push(0);
         }
+        self.members.extend_from_slice(leaf);
+        self.offsets.push(u32::try_from(self.members.len()).expect("a batch of leaves"));
     }
 
     pub fn leaf(&self, index: usize) -> &[u32] {

@@ -2,7 +2,10 @@
 
 use super::super::lanes::Lanes;
 
-/// One row's integer product, exact: the sum of u8 × i8 stays within i32 up to 65,536 dimensions.
+/// Products of u8 × i8 stay within i32 up to this many: the largest multiple of 64 below 2³¹ / (255 · 128).
+const MAX_LEN: usize = 65_792;
+
+/// One row's integer product, exact.
 ///
 /// # Safety
 /// The CPU has the instruction set of the implementation; `query` and `row` are good for `len` values.
@@ -18,7 +21,7 @@ pub trait ByteProduct {
 pub unsafe fn gather<L: Lanes, P: ByteProduct>(query: &[i8], base: &[u8], ordinals: &[u32], out: &mut [i32]) {
     const LINE: usize = 64;
     let len = query.len();
-    assert!((1..=65_536).contains(&len) && base.len().is_multiple_of(len));
+    assert!((1..=MAX_LEN).contains(&len) && base.len().is_multiple_of(len));
     assert_eq!(ordinals.len(), out.len());
     let rows = base.len() / len;
     // All rows are asked for before the first is used: a walk's rows are scattered, and few.
