@@ -6,8 +6,8 @@
 //! | `graph` | `levels` | u8 [rows] | the highest level of each row |
 //! | `graph` | `upper_links` | u32 [Σ levels, m] | levels 1.. of each row, row by row |
 //! | `vectors` | `vectors` | f32 [rows, dim] | unit length for cosine |
-//! | `codes` | `codes` | u8 [rows, stride] | with code `sq8`: a byte per dimension, for L2 \|x\|² as f32 in the last 4 |
-//! | `codes` | `offset`, `scale` | f32 [dim] | x ≈ offset + scale · byte |
+//! | `codes` | `codes` | u8 [rows, stride] | with code `sq8`: a byte per dimension, for L2 \|x′\|² as f32 in the last 4 |
+//! | `codes` | `offset`, `scale` | f32 [dim] | x ≈ offset + scale · byte; x′ = scale · (byte − 127.5) |
 //!
 //! `graph` carries `metric`, `entry_point` and `code` as metadata.
 
