@@ -170,8 +170,7 @@ impl From<ivf::BuildError> for Error {
 impl From<hnsw::BuildError> for Error {
     fn from(error: hnsw::BuildError) -> Self {
         match error {
-            hnsw::BuildError::Cancelled => Error::Cancelled,
-            hnsw::BuildError::Compute(error) => error.into(),
+            hnsw::BuildError::Train(error) => error.into(),
             error => Error::BadInput(Box::new(error)),
         }
     }
@@ -301,7 +300,7 @@ mod tests {
     fn whoever_was_cancelled_says_so_alike() {
         let errors: [Error; 4] = [
             CertifyError::Cancelled.into(),
-            hnsw::BuildError::Cancelled.into(),
+            hnsw::BuildError::Train(TrainError::Cancelled).into(),
             ivf::BuildError::Train(TrainError::Cancelled).into(),
             TrainError::Cancelled.into(),
         ];

@@ -1,18 +1,22 @@
 //! Rows → graph, in the order in which the stages run. Deterministic: what is drawn depends on seed and row, and
 //! every merge has a total order.
 
+use std::ops::ControlFlow;
+
 use rayon::prelude::*;
 
+use super::Hnsw;
 use super::candidates::Candidates;
-use super::codes::{Code, ScalarCodes};
+use super::components::Components;
+use super::duplicates::Duplicates;
+use super::layers::{Layer, Layers};
+use super::links::Links;
 use super::params::HnswParams;
 use super::partition::{Carving, carve};
 use super::prune::Prune;
-use super::{Hnsw, connect, upper_offsets};
 use crate::compute::cpu::kernels;
 use crate::compute::{Compute, ComputeError, Leaves};
-use crate::index::{KeptVectors, Precision};
-use crate::train::{Observer, Progress};
+use crate::train::{Observer, Progress, TrainError, check_magnitude};
 use crate::vectors::{Metric, Random, VectorBuf, VectorView};
 
 /// Leaf slots whose neighbours are looked up in one call: 2¹⁹ slots of 3 neighbours are 12 MiB.
@@ -22,7 +26,7 @@ const LEAF_BATCH_SLOTS: usize = 1 << 19;
 const PRUNE_BLOCK: usize = 256;
 
 /// Most levels: with m = 2, 2³¹ rows draw fewer.
-const MAX_LEVEL: f64 = 31.0;
+const MAX_LEVEL: u8 = 31;
 
 /// Distinct streams of the job's seed.
 const LEVEL_STREAM: u64 = 0x6c65_7665_6c73;
@@ -43,6 +47,8 @@ pub struct BuildStats {
     pub level_rows: Vec<u64>,
     /// Mean links per row on the base layer.
     pub mean_degree: f64,
+    /// Pieces that near rows' links left each level in.
+    pub components: Vec<u64>,
     /// Rows that no walk from the entry point reached before they were linked, on all levels.
     pub repaired_rows: u64,
 }
@@ -51,16 +57,24 @@ pub struct BuildStats {
 pub enum BuildError {
     #[error("{rows} rows: expected 1 to {max}", max = Hnsw::MAX_ROWS)]
     Rows { rows: usize },
-    #[error("stopped on request")]
-    Cancelled,
     #[error(transparent)]
-    Compute(#[from] ComputeError),
+    Train(#[from] TrainError),
+}
+
+impl From<ComputeError> for BuildError {
+    fn from(error: ComputeError) -> Self {
+        TrainError::from(error).into()
+    }
 }
 
 type Result<T, E = BuildError> = std::result::Result<T, E>;
 
 /// Builds a graph over `rows` (for cosine of unit length). The same rows, parameters, seed and backend give the same
 /// bytes at any number of threads.
+///
+/// # Errors
+/// No rows or more than [`Hnsw::MAX_ROWS`], parameters out of their ranges, rows whose distances f32 cannot hold, a
+/// backend's failure, and `observer`'s wish to stop.
 pub fn build(
     compute: &dyn Compute,
     rows: VectorView<'_>,
@@ -72,49 +86,14 @@ pub fn build(
     if rows.is_empty() || rows.rows() > Hnsw::MAX_ROWS {
         return Err(BuildError::Rows { rows: rows.rows() });
     }
+    params.check()?;
+    check_magnitude(rows)?;
     let builder = Builder { compute, params, observer };
-    let augmented = (metric == Metric::InnerProduct).then(|| augment(rows));
-    let near = augmented.as_ref().map_or(rows, VectorBuf::view);
-
-    let levels = draw_levels(rows.rows(), params.m, seed);
-    let top = levels.iter().copied().max().unwrap_or(0);
-    let entry_row = levels.iter().position(|&level| level == top).expect("at least one row") as u32;
-    let degree = 2 * params.m;
-
-    let base = builder.layer(near, degree, entry_row, seed)?;
-    let mut repaired = base.repaired;
-    let mut level_rows = vec![rows.rows() as u64];
-    let mut upper = Vec::new();
-    for level in 1..=top {
-        let members: Vec<u32> =
-            (0..rows.rows() as u32).filter(|&row| levels[row as usize] >= level).collect();
-        let entry = members.binary_search(&entry_row).expect("the entry row is on every level") as u32;
-        let gathered = near.gather(&members);
-        let layer = builder.layer(gathered.view(), params.m, entry, seed ^ u64::from(level))?;
-        repaired += layer.repaired;
-        level_rows.push(members.len() as u64);
-        upper.push((members, layer.links));
-    }
-
-    let linked = base.links.iter().filter(|&&to| to != u32::MAX).count();
-    let stats = BuildStats {
-        level_rows,
-        mean_degree: linked as f64 / rows.rows() as f64,
-        repaired_rows: repaired as u64,
+    let (layers, order) = match metric {
+        Metric::InnerProduct => builder.graph(augment(rows).view(), seed)?,
+        Metric::L2 | Metric::Cosine => builder.graph(rows, seed)?,
     };
-    let order = base.order;
-    let index = Renumbered::new(&order).assemble(
-        rows,
-        metric,
-        base.links,
-        degree,
-        &levels,
-        &upper,
-        params.m,
-        entry_row,
-        params.code,
-    );
-    Ok(Built { index, order, stats })
+    Ok(Built { index: layers.index(rows, &order, metric, params), stats: layers.stats(), order })
 }
 
 /// Maximum inner product as nearest neighbours: with a coordinate √(M² − |x|²) added, all rows have length M and
@@ -134,16 +113,17 @@ fn augment(rows: VectorView<'_>) -> VectorBuf {
 /// The geometric draw of HNSW: ⌊−ln(u) / ln(m)⌋.
 fn draw_levels(rows: usize, m: usize, seed: u64) -> Vec<u8> {
     let scale = (m.max(2) as f64).ln();
-    let draw = |row| (-Random::of(seed ^ LEVEL_STREAM, row).unit().ln() / scale).min(MAX_LEVEL) as u8;
+    let draw =
+        |row| (-Random::of(seed ^ LEVEL_STREAM, row).unit().ln() / scale).min(f64::from(MAX_LEVEL)) as u8;
     (0..rows as u64).map(draw).collect()
 }
 
-struct Layer {
-    /// `rows × degree`.
-    links: Vec<u32>,
-    /// Rows in an order in which near ones are close together.
-    order: Vec<u32>,
-    repaired: usize,
+/// What distinguishes one layer's links from another's.
+#[derive(Clone, Copy)]
+struct Shape {
+    degree: usize,
+    leaf_k: usize,
+    seed: u64,
 }
 
 struct Builder<'a> {
@@ -153,147 +133,106 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    /// One level over its own rows.
-    fn layer(&self, rows: VectorView<'_>, degree: usize, entry: u32, seed: u64) -> Result<Layer> {
-        let carving = Carving { c_max: self.params.c_max, fanout: self.params.fanout.clone(), seed };
+    /// All layers, from the base up, and the order in which near rows are close together.
+    fn graph(&self, rows: VectorView<'_>, seed: u64) -> Result<(Layers, Vec<u32>)> {
+        let HnswParams { m, leaf_k, .. } = *self.params;
         self.report("partition", 0, rows.rows())?;
-        let leaves = carve(self.compute, rows, &carving)?;
-        let order = order_of_first_appearance(&leaves, rows.rows());
-        let candidates = self.candidates(rows, leaves)?;
-        self.report("prune", 0, rows.rows())?;
-        let mut links = prune_all(rows, &candidates, degree, self.params.alpha);
-        drop(candidates);
-        self.report("link", 0, rows.rows())?;
-        reciprocate(&mut links, degree);
-        let repaired = connect::repair(&mut links, degree, entry);
-        self.report("link", rows.rows(), rows.rows())?;
-        Ok(Layer { links, order, repaired })
+        let mut levels = draw_levels(rows.rows(), m, seed);
+        let duplicates = Duplicates::of(rows);
+        duplicates.rows().for_each(|row| levels[row as usize] = 0);
+        let distinct = duplicates.distinct(rows.rows());
+        let (mut links, order) = self.near(rows, distinct, Shape { degree: 2 * m, leaf_k, seed })?;
+        duplicates.hang(&mut links);
+        let components = Components::new(&links);
+        let mut layers = vec![Layer { members: (0..rows.rows() as u32).collect(), links, components }];
+        for level in 1..=MAX_LEVEL {
+            layers[usize::from(level) - 1].represent(&mut levels, level);
+            let members: Vec<u32> =
+                (0..rows.rows() as u32).filter(|&row| levels[row as usize] >= level).collect();
+            if members.is_empty() {
+                break;
+            }
+            let gathered = rows.gather(&members);
+            // A descent keeps one row, so it depends on every link more than a search of the base does: as many
+            // candidates as there are links, of rows that are few.
+            let shape = Shape { degree: m, leaf_k: leaf_k.max(m), seed: seed ^ u64::from(level) };
+            let all = (0..members.len() as u32).collect();
+            let (links, _) = self.near(gathered.view(), all, shape)?;
+            let components = Components::new(&links);
+            layers.push(Layer { members, links, components });
+        }
+        Ok((Layers::connected(levels, layers), duplicates.following(order)))
     }
 
-    fn candidates<'r>(&self, rows: VectorView<'r>, leaves: Leaves) -> Result<Candidates<'r>> {
+    /// Links between those of `rows` that `distinct` names, near ones in different directions, and an order of them in
+    /// which near ones are close together.
+    fn near(&self, rows: VectorView<'_>, distinct: Vec<u32>, shape: Shape) -> Result<(Links, Vec<u32>)> {
+        let total = distinct.len();
+        let carving =
+            Carving { c_max: self.params.c_max, fanout: self.params.fanout.clone(), seed: shape.seed };
+        self.report("partition", 0, total)?;
+        let leaves = carve(self.compute, rows, distinct, &carving)?;
+        let order = order_of_first_appearance(&leaves, rows.rows());
+        // In few leaves, a row takes more from each: both ways, as many candidates as there is room for.
+        let slots: usize = leaves.iter().map(Vec::len).sum();
+        let leaf_k = shape.leaf_k.max(self.params.l_max * total / (2 * slots)).min(64);
+        let candidates = self.candidates(rows, leaves, leaf_k)?;
+        self.report("prune", 0, total)?;
+        let mut links = prune_all(rows, &candidates, self.params, shape.degree);
+        drop(candidates);
+        self.report("link", 0, total)?;
+        links.reciprocate();
+        self.report("link", total, total)?;
+        Ok((links, order))
+    }
+
+    fn candidates<'r>(
+        &self,
+        rows: VectorView<'r>,
+        leaves: Vec<Vec<u32>>,
+        leaf_k: usize,
+    ) -> Result<Candidates<'r>> {
         let uploaded = self.compute.upload(rows)?;
         let mut candidates = Candidates::new(rows, kernels(), self.params.l_max);
-        let mut start = 0;
-        while start < leaves.len() {
-            self.report("leaves", start, leaves.len())?;
-            let fits =
-                |end: usize| (leaves.offsets[end] - leaves.offsets[start]) as usize <= LEAF_BATCH_SLOTS;
-            let end = (start + 2..=leaves.len()).take_while(|&end| fits(end)).last().unwrap_or(start + 1);
-            let batch = leaves.range(start, end);
-            let found = self.compute.leaf_top_k(&uploaded, &batch, Metric::L2, self.params.leaf_k)?;
+        let total = leaves.len();
+        let mut leaves = leaves.into_iter().peekable();
+        while leaves.len() > 0 {
+            self.report("leaves", total - leaves.len(), total)?;
+            let mut batch = Leaves::default();
+            while let Some(leaf) = leaves
+                .next_if(|leaf| batch.is_empty() || batch.members.len() + leaf.len() <= LEAF_BATCH_SLOTS)
+            {
+                batch.push(&leaf);
+            }
+            let found = self.compute.leaf_top_k(&uploaded, &batch, Metric::L2, leaf_k)?;
             candidates.absorb(&batch, &found);
-            start = end;
         }
-        self.report("leaves", leaves.len(), leaves.len())?;
+        self.report("leaves", total, total)?;
         Ok(candidates)
     }
 
     fn report(&self, stage: &'static str, done: usize, total: usize) -> Result<()> {
         match (self.observer)(Progress { stage, done: done as u64, total: total as u64, inertia: None }) {
-            std::ops::ControlFlow::Continue(()) => Ok(()),
-            std::ops::ControlFlow::Break(()) => Err(BuildError::Cancelled),
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(TrainError::Cancelled.into()),
         }
     }
 }
 
-fn order_of_first_appearance(leaves: &Leaves, rows: usize) -> Vec<u32> {
+fn order_of_first_appearance(leaves: &[Vec<u32>], rows: usize) -> Vec<u32> {
     let mut seen = vec![false; rows];
-    leaves.members.iter().copied().filter(|&row| !std::mem::replace(&mut seen[row as usize], true)).collect()
+    let new = |&row: &u32| !std::mem::replace(&mut seen[row as usize], true);
+    leaves.iter().flatten().copied().filter(new).collect()
 }
 
-fn prune_all(rows: VectorView<'_>, candidates: &Candidates<'_>, degree: usize, alpha: f32) -> Vec<u32> {
-    let mut links = vec![u32::MAX; rows.rows() * degree];
-    links.par_chunks_mut(degree * PRUNE_BLOCK).enumerate().for_each(|(block, links)| {
-        let mut prune = Prune::new(rows, kernels(), alpha, degree);
+fn prune_all(rows: VectorView<'_>, candidates: &Candidates<'_>, params: &HnswParams, degree: usize) -> Links {
+    let mut links = Links::new(rows.rows(), degree);
+    links.all_slots_mut().par_chunks_mut(degree * PRUNE_BLOCK).enumerate().for_each(|(block, links)| {
+        let mut prune = Prune::new(rows, kernels(), params, degree);
         for (index, links) in links.chunks_mut(degree).enumerate() {
             let row = (block * PRUNE_BLOCK + index) as u32;
             prune.links(row, candidates.of(row), links);
         }
     });
     links
-}
-
-/// Gives every link its way back where the other end has a slot to spare: rows that are nobody's nearest become
-/// reachable, at no distance computed.
-fn reciprocate(links: &mut [u32], degree: usize) {
-    let given = links.to_vec();
-    for (row, own) in given.chunks_exact(degree).enumerate() {
-        for &to in own.iter().take_while(|&&to| to != u32::MAX) {
-            let back = &mut links[to as usize * degree..(to as usize + 1) * degree];
-            for slot in back {
-                if *slot == row as u32 {
-                    break;
-                }
-                if *slot == u32::MAX {
-                    *slot = row as u32;
-                    break;
-                }
-            }
-        }
-    }
-}
-
-/// Rows under their final ordinals.
-struct Renumbered<'a> {
-    order: &'a [u32],
-    ordinals: Vec<u32>,
-}
-
-impl<'a> Renumbered<'a> {
-    fn new(order: &'a [u32]) -> Self {
-        let mut ordinals = vec![0; order.len()];
-        for (ordinal, &row) in order.iter().enumerate() {
-            ordinals[row as usize] = ordinal as u32;
-        }
-        Self { order, ordinals }
-    }
-
-    fn links(&self, links: &[u32], out: &mut Vec<u32>) {
-        out.extend(links.iter().map(|&to| if to == u32::MAX { to } else { self.ordinals[to as usize] }));
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "the parts of one graph, all of them")]
-    fn assemble(
-        &self,
-        rows: VectorView<'_>,
-        metric: Metric,
-        base: Vec<u32>,
-        degree: usize,
-        levels: &[u8],
-        upper: &[(Vec<u32>, Vec<u32>)],
-        m: usize,
-        entry_row: u32,
-        code: Code,
-    ) -> Hnsw {
-        let mut links = Vec::with_capacity(base.len());
-        let mut upper_links = Vec::new();
-        for &row in self.order {
-            self.links(&base[row as usize * degree..(row as usize + 1) * degree], &mut links);
-            for (members, level_links) in &upper[..usize::from(levels[row as usize])] {
-                let place = members.binary_search(&row).expect("a row is a member of its levels");
-                let own = &level_links[place * m..(place + 1) * m];
-                upper_links.extend(own.iter().map(|&to| match to {
-                    u32::MAX => to,
-                    place => self.ordinals[members[place as usize] as usize],
-                }));
-            }
-        }
-        let vectors = KeptVectors::gather(rows, self.order, Precision::F32).expect("every f32 fits f32");
-        let levels: Vec<u8> = self.order.iter().map(|&row| levels[row as usize]).collect();
-        Hnsw {
-            metric,
-            codes: match code {
-                Code::F32 => None,
-                Code::Sq8 => Some(ScalarCodes::encode(rows, self.order, metric)),
-            },
-            vectors,
-            links: links.into(),
-            degree,
-            upper_offsets: upper_offsets(&levels),
-            levels: levels.into(),
-            upper_links: upper_links.into(),
-            m,
-            entry_point: self.ordinals[entry_row as usize],
-        }
-    }
 }

@@ -4,14 +4,19 @@
 //! Knows nothing of files: `sections.rs` turns a graph into tensors and back.
 //!
 //! ```text
-//! rows ─ carve ─► leaves ─ leaf_top_k ─► candidates ─ prune ─► links ─ reverse, repair ─► base layer
-//! members of level l ─── the same ───────────────────────────────────────────────────────► level l
+//! rows ─ duplicates aside ─ carve ─► leaves ─ leaf_top_k ─► candidates ─ prune ─► links, both ways ─► base layer
+//! members of level l ─── the same ──────────────────────────────────────────────────────────────► level l
+//! layers, from the top down ─ bridge components, repair ─► every row is reached from the entry point
 //! ```
 
 mod build;
 mod candidates;
 mod codes;
+mod components;
 mod connect;
+mod duplicates;
+mod layers;
+mod links;
 mod params;
 mod partition;
 mod prune;

@@ -6,7 +6,7 @@
 
 use rayon::prelude::*;
 
-use crate::compute::{Compute, Leaves, Result};
+use crate::compute::{Compute, Result};
 use crate::vectors::{Metric, Random, VectorView};
 
 /// Leaders per carving. The first carving costs rows × leaders distances and the second the rest: around 500,
@@ -25,17 +25,15 @@ pub(super) struct Carving {
     pub seed: u64,
 }
 
-/// Leaves that cover all `rows` (L2), each of 1 to `c_max` distinct rows. The same for any number of threads.
-pub(super) fn carve(compute: &dyn Compute, rows: VectorView<'_>, carving: &Carving) -> Result<Leaves> {
-    let all: Vec<u32> = (0..rows.rows() as u32).collect();
-    let leaves = carve_cell(compute, rows, carving, all, 0, carving.seed)?;
-    let mut flat =
-        Leaves { members: Vec::with_capacity(leaves.iter().map(Vec::len).sum()), offsets: vec![0] };
-    for leaf in leaves {
-        flat.members.extend_from_slice(&leaf);
-        flat.offsets.push(flat.members.len() as u32);
-    }
-    Ok(flat)
+/// Leaves that cover `members`, which name different ones of `rows` in ascending order (L2), each of 1 to `c_max` of
+/// them, none twice. The same for any number of threads. `c_max` is at least 2, every fanout at least 1.
+pub(super) fn carve(
+    compute: &dyn Compute,
+    rows: VectorView<'_>,
+    members: Vec<u32>,
+    carving: &Carving,
+) -> Result<Vec<Vec<u32>>> {
+    carve_cell(compute, rows, carving, members, 0, carving.seed)
 }
 
 fn carve_cell(
@@ -52,8 +50,9 @@ fn carve_cell(
     let fanout = carving.fanout.get(depth).copied().unwrap_or(1);
     let cells =
         cells_of(compute, rows, &members, leader_count(members.len(), fanout, carving.c_max), fanout, seed)?;
-    // Equal rows all join one cell: carving again would never end, so cut by position instead. (Of several leaders for
-    // each row, one near the origin may be among all rows' nearest: its cell is carved again with fewer.)
+    // Where one leader is the nearest of all, as among rows that are equally far from each other, carving again would
+    // never end, so cut by position instead. With several to join, a leader in the middle is among most rows' nearest
+    // without being the only one: that cell is smaller after the next carving.
     if fanout == 1 && cells.iter().any(|cell| cell.len() * 10 > members.len() * 9) {
         return Ok(members.chunks(carving.c_max).map(<[u32]>::to_vec).collect());
     }
@@ -139,38 +138,125 @@ mod tests {
     use crate::compute::cpu::Cpu;
     use crate::vectors::VectorBuf;
 
-    fn carved(rows: VectorView<'_>, c_max: usize) -> Leaves {
-        let leaves = carve(&Cpu::new(), rows, &Carving { c_max, fanout: vec![8, 2], seed: 1 }).unwrap();
-        let mut covered = leaves.members.clone();
-        covered.sort_unstable();
-        covered.dedup();
-        assert_eq!(covered.len(), rows.rows(), "every row is in a leaf");
-        for leaf in 0..leaves.len() {
-            let mut distinct = leaves.leaf(leaf).to_vec();
-            distinct.sort_unstable();
-            distinct.dedup();
-            assert_eq!(distinct.len(), leaves.leaf(leaf).len());
-            assert!((1..=c_max).contains(&distinct.len()), "leaf {leaf} of {}", distinct.len());
+    fn normal(rows: usize, dim: usize, seed: u64) -> VectorBuf {
+        let mut random = Random::new(seed);
+        VectorBuf::new((0..rows * dim).map(|_| random.normal() as f32).collect(), dim)
+    }
+
+    /// One row `copies` times among normal ones.
+    fn with_copies(rows: usize, copies: usize, dim: usize) -> VectorBuf {
+        let mut data = normal(rows, dim, 9);
+        for row in 0..copies {
+            data.row_mut(row * rows / copies.max(1)).fill(0.25);
         }
-        leaves
+        data
+    }
+
+    fn carved(rows: &VectorBuf, c_max: usize, fanout: &[usize]) -> Vec<Vec<u32>> {
+        let carving = Carving { c_max, fanout: fanout.to_vec(), seed: 7 };
+        carve(&Cpu::new(), rows.view(), (0..rows.rows() as u32).collect(), &carving).unwrap()
+    }
+
+    #[test]
+    fn every_row_is_in_a_leaf_and_no_leaf_is_empty_too_large_or_has_a_row_twice() {
+        let shapes: [(VectorBuf, usize); 14] = [
+            (normal(1, 3, 1), 2),
+            (normal(2, 1, 1), 2),
+            (normal(3, 3, 1), 2),
+            (normal(5, 4096, 1), 2),
+            (normal(40, 4096, 1), 16),
+            (normal(2000, 1, 1), 32),
+            (normal(511, 8, 1), 512),
+            (normal(512, 8, 1), 512),
+            (normal(513, 8, 1), 512),
+            (normal(5000, 8, 1), 64),
+            (with_copies(4000, 4000, 6), 64),
+            (with_copies(4000, 3000, 6), 64),
+            (with_copies(4000, 1500, 6), 64),
+            (with_copies(3, 3, 2), 2),
+        ];
+        for (rows, c_max) in &shapes {
+            for fanout in [&[][..], &[1], &[8, 2], &[2, 2, 2], &[64]] {
+                let leaves = carved(rows, *c_max, fanout);
+                let case = format!("{} rows of {}-d, c_max {c_max}, {fanout:?}", rows.rows(), rows.dim());
+                let mut seen = vec![false; rows.rows()];
+                for leaf in &leaves {
+                    assert!((1..=*c_max).contains(&leaf.len()), "{case}: a leaf of {}", leaf.len());
+                    let mut distinct = leaf.clone();
+                    distinct.sort_unstable();
+                    distinct.dedup();
+                    assert_eq!(distinct.len(), leaf.len(), "{case}");
+                    leaf.iter().for_each(|&row| seen[row as usize] = true);
+                }
+                assert!(seen.iter().all(|&seen| seen), "{case}");
+                // A row joins at most the product of the fanouts.
+                let slots: usize = leaves.iter().map(Vec::len).sum();
+                assert!(slots <= rows.rows() * fanout.iter().product::<usize>(), "{case}: {slots} slots");
+            }
+        }
+    }
+
+    #[test]
+    fn only_members_are_in_leaves() {
+        let rows = normal(3000, 5, 2);
+        let members: Vec<u32> = (0..3000).filter(|row| row % 3 != 1).collect();
+        let carving = Carving { c_max: 64, fanout: vec![4, 2], seed: 7 };
+        let leaves = carve(&Cpu::new(), rows.view(), members.clone(), &carving).unwrap();
+        let seen: std::collections::BTreeSet<u32> = leaves.into_iter().flatten().collect();
+        assert!(seen.into_iter().eq(members));
+    }
+
+    #[test]
+    fn leaves_do_not_depend_on_the_number_of_threads() {
+        let rows = normal(6000, 12, 3);
+        let on = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| carved(&rows, 128, &[6, 2]))
+        };
+        let one = on(1);
+        assert_eq!(one, on(2));
+        assert_eq!(one, on(3));
     }
 
     #[test]
     fn leaders_that_are_near_every_row_do_not_end_the_carving() {
-        let mut random = Random::new(2);
-        let mut rows = VectorBuf::zeroed(2000, 32);
-        for index in 0..2000 {
-            // Every tenth row lies near the origin: nearer to all rows than the others are to each other.
-            let scale = if index % 10 == 0 { 0.05 } else { 1.0 };
-            rows.row_mut(index).iter_mut().for_each(|value| *value = scale * random.normal() as f32);
-        }
-        let leaves = carved(rows.view(), 512);
-        assert!(leaves.members.len() > 4 * 2000, "{} places for 2,000 rows", leaves.members.len());
+        let mut rows = normal(2000, 32, 2);
+        // Every tenth row lies near the origin: nearer to all rows than the others are to each other.
+        (0..2000).step_by(10).for_each(|row| rows.row_mut(row).iter_mut().for_each(|value| *value *= 0.05));
+        let slots: usize = carved(&rows, 512, &[8, 2]).iter().map(Vec::len).sum();
+        assert!(slots > 4 * 2000, "{slots} places for 2,000 rows");
     }
 
     #[test]
-    fn equal_rows_end_the_carving() {
-        let rows = VectorBuf::new(vec![1.0; 1000 * 3], 3);
-        carved(rows.view(), 64);
+    fn equal_rows_fill_their_leaves() {
+        for fanout in [&[1][..], &[8, 2]] {
+            let leaves = carved(&with_copies(10_000, 10_000, 4), 100, fanout);
+            let full = leaves.iter().filter(|leaf| leaf.len() == 100).count();
+            assert!(full * 10 >= leaves.len() * 9, "{full} of {}", leaves.len());
+        }
+    }
+
+    /// What overlap is for: most near pairs meet in some leaf.
+    #[test]
+    fn nearest_neighbours_share_a_leaf() {
+        for (rows, dim) in [(520, 16), (700, 64), (1000, 100), (3000, 16)] {
+            let data = normal(rows, dim, 5);
+            let leaves = carved(&data, 512, &[8, 2]);
+            let mut of = vec![Vec::new(); rows];
+            for (index, leaf) in leaves.iter().enumerate() {
+                leaf.iter().for_each(|&row| of[row as usize].push(index));
+            }
+            let uploaded = Cpu::new().upload(data.view()).unwrap();
+            let near = Cpu::new().top_k(data.view(), &uploaded, Metric::L2, 6).unwrap();
+            let (mut met, mut pairs) = (0, 0);
+            for row in 0..rows {
+                for neighbor in near.found(row).iter().filter(|n| n.ordinal as usize != row) {
+                    pairs += 1;
+                    met +=
+                        usize::from(of[row].iter().any(|leaf| of[neighbor.ordinal as usize].contains(leaf)));
+                }
+            }
+            assert!(met * 100 >= pairs * 99, "{rows} rows of {dim}-d: {met} of {pairs} pairs met");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Choosing a row's links among its candidates: near ones, in different directions.
 
+use super::params::HnswParams;
 use crate::compute::cpu::Kernels;
 use crate::vectors::{Neighbor, VectorView};
 
@@ -10,6 +11,7 @@ pub(super) struct Prune<'a> {
     rows: VectorView<'a>,
     kernels: &'static Kernels,
     alpha_squared: f32,
+    l_max: usize,
     degree: usize,
     distinct: Vec<u32>,
     distances: Vec<f32>,
@@ -20,11 +22,13 @@ pub(super) struct Prune<'a> {
 }
 
 impl<'a> Prune<'a> {
-    pub fn new(rows: VectorView<'a>, kernels: &'static Kernels, alpha: f32, degree: usize) -> Self {
+    /// For rows with at most `degree` links, of `params` those of the rule.
+    pub fn new(rows: VectorView<'a>, kernels: &'static Kernels, params: &HnswParams, degree: usize) -> Self {
         Self {
             rows,
             kernels,
-            alpha_squared: alpha * alpha,
+            alpha_squared: params.alpha * params.alpha,
+            l_max: params.l_max,
             degree,
             distinct: Vec::new(),
             distances: Vec::new(),
@@ -70,7 +74,13 @@ impl<'a> Prune<'a> {
         links[chosen..].fill(u32::MAX);
     }
 
-    /// Distinct candidates with their distances, nearest first.
+    /// The `l_max` nearest distinct candidates, nearest first.
+    #[cfg(test)]
+    pub fn ranked(&mut self, row: u32, candidates: &[u32]) -> &[Neighbor] {
+        self.rank(row, candidates);
+        &self.ranked
+    }
+
     fn rank(&mut self, row: u32, candidates: &[u32]) {
         self.distinct.clear();
         self.distinct.extend_from_slice(candidates);
@@ -84,5 +94,73 @@ impl<'a> Prune<'a> {
         let pairs = self.distinct.iter().zip(&self.distances);
         self.ranked.extend(pairs.map(|(&ordinal, &distance)| Neighbor::new(ordinal, distance)));
         self.ranked.sort_unstable();
+        self.ranked.truncate(self.l_max);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compute::cpu::kernels;
+    use crate::vectors::{Random, VectorBuf};
+
+    /// The rule as it is told, quadratic.
+    fn by_definition(
+        rows: &VectorBuf,
+        row: u32,
+        candidates: &[u32],
+        params: &HnswParams,
+        degree: usize,
+    ) -> Vec<u32> {
+        let distance = |a: u32, b: u32| (kernels().l2)(rows.row(a as usize), rows.row(b as usize));
+        let mut ranked: Vec<Neighbor> = candidates
+            .iter()
+            .filter(|&&candidate| candidate != row)
+            .map(|&candidate| Neighbor::new(candidate, distance(row, candidate)))
+            .collect();
+        ranked.sort();
+        ranked.dedup();
+        ranked.truncate(params.l_max);
+        let mut links: Vec<u32> = Vec::new();
+        for candidate in ranked {
+            let covered = links.iter().any(|&link| {
+                params.alpha * params.alpha * distance(link, candidate.ordinal) <= candidate.distance
+            });
+            if !covered && links.len() < degree {
+                links.push(candidate.ordinal);
+            }
+        }
+        links
+    }
+
+    #[test]
+    fn links_are_those_of_the_definition() {
+        let mut random = Random::new(4);
+        for dim in [1, 2, 5, 16, 33] {
+            // Reals, and small integers, where candidates repeat as vectors and distances tie.
+            for lattice in [false, true] {
+                let value = |random: &mut Random| match lattice {
+                    true => random.below(3) as f32,
+                    false => random.normal() as f32,
+                };
+                let rows = VectorBuf::new((0..200 * dim).map(|_| value(&mut random)).collect(), dim);
+                for degree in [1, 2, 4, 32] {
+                    for alpha in [1.0, 1.2, 2.0] {
+                        let params = HnswParams { alpha, l_max: 40, ..HnswParams::new(2, 64) };
+                        let mut prune = Prune::new(rows.view(), kernels(), &params, degree);
+                        for count in [0, 1, 2, 39, 41, 120] {
+                            let row = random.below(200) as u32;
+                            let candidates: Vec<u32> = (0..count).map(|_| random.below(200) as u32).collect();
+                            let mut links = vec![7; degree];
+                            prune.links(row, &candidates, &mut links);
+                            let expected = by_definition(&rows, row, &candidates, &params, degree);
+                            let (chosen, padding) = links.split_at(expected.len());
+                            assert_eq!(chosen, expected, "{dim}-d, degree {degree}, alpha {alpha}");
+                            assert!(padding.iter().all(|&to| to == u32::MAX));
+                        }
+                    }
+                }
+            }
+        }
     }
 }

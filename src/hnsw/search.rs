@@ -23,11 +23,12 @@ pub(super) struct GraphSearcher {
 impl GraphSearcher {
     pub fn new(index: Arc<Hnsw>) -> Self {
         let widest = index.degree.max(index.m);
+        let code_query = ScalarQuery::with_capacity(widest);
         Self {
             kernels: kernels(),
             visited: Visited::new(index.rows()),
             beam: Beam::default(),
-            code_query: ScalarQuery::default(),
+            code_query,
             fresh: Vec::with_capacity(widest),
             distances: Vec::with_capacity(widest),
             index,
@@ -45,12 +46,16 @@ impl GraphSearcher {
         }
     }
 
-    /// Where the walk on the base layer starts: the nearest row that a greedy descent finds.
-    fn descend(&mut self, query: &[f32]) -> Neighbor {
+    fn measured_entry(&mut self, query: &[f32]) -> Neighbor {
         self.fresh.clear();
         self.fresh.push(self.index.entry_point);
         self.measure(query);
-        let mut at = Neighbor::new(self.index.entry_point, self.distances[0]);
+        Neighbor::new(self.index.entry_point, self.distances[0])
+    }
+
+    /// Where the walk on the base layer starts: the nearest row that a greedy descent finds.
+    fn descend(&mut self, query: &[f32]) -> Neighbor {
+        let mut at = self.measured_entry(query);
         for level in (1..=self.index.max_level()).rev() {
             loop {
                 let from = at;
@@ -74,7 +79,16 @@ impl GraphSearcher {
         self.visited.insert(start.ordinal);
         self.beam.reset(ef);
         self.beam.push(start);
-        while let Some(row) = self.beam.expand_next() {
+        loop {
+            let Some(row) = self.beam.expand_next() else {
+                // From `start` there may be no way to `ef` rows. From the entry point there is one to every row.
+                if self.beam.is_full() || !self.visited.insert(self.index.entry_point) {
+                    return;
+                }
+                let entry = self.measured_entry(query);
+                self.beam.push(entry);
+                continue;
+            };
             self.fresh.clear();
             for &to in self.index.base_links(row) {
                 if to == u32::MAX {
@@ -99,18 +113,22 @@ impl GraphSearcher {
 impl Searcher for GraphSearcher {
     fn search(&mut self, query: &[f32], params: &SearchParams, found: &mut Vec<Neighbor>) {
         found.clear();
+        let k = params.k.min(self.index.rows());
+        if k == 0 {
+            return;
+        }
         // A beam narrower than k could not return k rows.
-        let ef = params.effort.max(params.k).min(self.index.rows());
+        let ef = params.effort.max(k).min(self.index.rows());
         if let Some(codes) = &self.index.codes {
             self.code_query.prepare(codes, query);
         }
         let start = self.descend(query);
         self.walk(query, start, ef);
         if self.index.codes.is_none() {
-            found.extend(self.beam.nearest().take(params.k));
+            found.extend(self.beam.nearest().take(k));
             return;
         }
-        let refine = if params.refine == 0 { default_refine(params.k) } else { params.refine.max(params.k) };
+        let refine = if params.refine == 0 { default_refine(k) } else { params.refine.max(k) };
         self.fresh.clear();
         self.fresh.extend(self.beam.nearest().take(refine).map(|neighbor| neighbor.ordinal));
         self.distances.resize(self.fresh.len(), 0.0);
@@ -120,7 +138,7 @@ impl Searcher for GraphSearcher {
             self.fresh.iter().zip(&self.distances).map(|(&row, &distance)| Neighbor::new(row, distance)),
         );
         found.sort_unstable();
-        found.truncate(params.k);
+        found.truncate(k);
     }
 }
 
@@ -183,6 +201,10 @@ impl Beam {
         self.cursor = 0;
     }
 
+    fn is_full(&self) -> bool {
+        self.slots.len() == self.ef
+    }
+
     #[inline]
     fn push(&mut self, candidate: Neighbor) {
         let key = candidate.key();
@@ -191,13 +213,13 @@ impl Beam {
             return;
         }
         let place = self.slots.partition_point(|&kept| kept < slot);
-        if self.slots.len() == self.ef {
+        if self.is_full() {
             self.slots.copy_within(place..self.ef - 1, place + 1);
             self.slots[place] = slot;
         } else {
             self.slots.insert(place, slot);
         }
-        if self.slots.len() == self.ef {
+        if self.is_full() {
             self.bound = self.slots[self.ef - 1];
         }
         self.cursor = self.cursor.min(place);

@@ -1,0 +1,142 @@
+//! All layers of a graph together: where each row stands, how one layer helps the other, and what an index is made of.
+
+use super::codes::{Code, ScalarCodes};
+use super::components::Components;
+use super::links::{Links, NONE};
+use super::params::HnswParams;
+use super::{BuildStats, Hnsw, connect, upper_offsets};
+use crate::index::{KeptVectors, Precision};
+use crate::vectors::{Metric, VectorView};
+
+/// One level of the graph.
+pub(super) struct Layer {
+    /// The source's rows that are on it, ascending. The layer's own rows are places in here.
+    pub members: Vec<u32>,
+    pub links: Links,
+    /// As near rows' links leave them.
+    pub components: Components,
+}
+
+impl Layer {
+    /// Puts a row of each component on `level`, the one above, where none is on it yet: a search comes down to where the
+    /// levels above lead it, and nothing but chance would lead it to the others.
+    pub fn represent(&self, levels: &mut [u8], level: u8) {
+        // Where no row has a link, as among fewer rows than a leaf takes, all would go up, for ever.
+        if self.components.count() == 1 || self.components.count() == self.members.len() {
+            return;
+        }
+        let places = || (0..self.members.len() as u32).zip(&self.members);
+        let mut is_represented = vec![false; self.members.len()];
+        for (place, &row) in places() {
+            is_represented[self.components.of(place) as usize] |= levels[row as usize] >= level;
+        }
+        // Rather a row that has room for the links that come with it.
+        for (place, &row) in places().filter(|&(place, _)| self.links.has_room(place)).chain(places()) {
+            if !std::mem::replace(&mut is_represented[self.components.of(place) as usize], true) {
+                levels[row as usize] = level;
+            }
+        }
+    }
+
+    /// Takes from the layer above the links that lead from one component to another.
+    fn bridge(&mut self, above: &Layer) {
+        if self.components.count() == 1 {
+            return;
+        }
+        let places: Vec<u32> = above.members.iter().map(|&row| self.place_of(row)).collect();
+        for (above_place, &from) in places.iter().enumerate() {
+            for to in above.links.of(above_place as u32).map(|to| places[to as usize]) {
+                if self.components.of(from) != self.components.of(to) {
+                    self.links.add(from, to);
+                    self.links.add(to, from);
+                }
+            }
+        }
+    }
+
+    fn place_of(&self, row: u32) -> u32 {
+        self.members.binary_search(&row).expect("a row is a member of its levels") as u32
+    }
+
+    /// Appends the links of a row of the source, under their ordinals.
+    fn renumber(&self, row: u32, ordinals: &[u32], out: &mut Vec<u32>) {
+        out.extend(self.links.slots(self.place_of(row)).iter().map(|&to| match to {
+            NONE => NONE,
+            place => ordinals[self.members[place as usize] as usize],
+        }));
+    }
+}
+
+/// All layers, over the source's rows: what is left to do is to number the rows anew.
+pub(super) struct Layers {
+    /// The highest level of each row.
+    levels: Vec<u8>,
+    /// From the base up.
+    layers: Vec<Layer>,
+    /// Rows that had to be linked, on all layers.
+    repaired: usize,
+}
+
+impl Layers {
+    /// Connects the layers, each with help of the one above it, so that every row is reached from the entry point.
+    pub fn connected(levels: Vec<u8>, mut layers: Vec<Layer>) -> Self {
+        let entry_row = entry_row(&layers);
+        let (mut rest, mut above, mut repaired) = (&mut layers[..], None::<&Layer>, 0);
+        while let Some((layer, below)) = rest.split_last_mut() {
+            if let Some(above) = above {
+                layer.bridge(above);
+            }
+            let entry = layer.place_of(entry_row);
+            repaired += connect::repair(&mut layer.links, entry);
+            (above, rest) = (Some(&*layer), below);
+        }
+        Self { levels, layers, repaired }
+    }
+
+    pub fn stats(&self) -> BuildStats {
+        BuildStats {
+            level_rows: self.layers.iter().map(|layer| layer.members.len() as u64).collect(),
+            mean_degree: self.layers[0].links.count() as f64 / self.levels.len() as f64,
+            components: self.layers.iter().map(|layer| layer.components.count() as u64).collect(),
+            repaired_rows: self.repaired as u64,
+        }
+    }
+
+    /// The graph over `rows`, whose ordinals are their places in `order`.
+    pub fn index(&self, rows: VectorView<'_>, order: &[u32], metric: Metric, params: &HnswParams) -> Hnsw {
+        let mut ordinals = vec![0; order.len()];
+        for (ordinal, &row) in order.iter().enumerate() {
+            ordinals[row as usize] = ordinal as u32;
+        }
+        let (base, upper) = self.layers.split_first().expect("the base layer");
+        let mut links = Vec::with_capacity(base.links.all_slots().len());
+        let mut upper_links = Vec::new();
+        for &row in order {
+            base.renumber(row, &ordinals, &mut links);
+            for layer in &upper[..usize::from(self.levels[row as usize])] {
+                layer.renumber(row, &ordinals, &mut upper_links);
+            }
+        }
+        let levels: Vec<u8> = order.iter().map(|&row| self.levels[row as usize]).collect();
+        Hnsw {
+            metric,
+            vectors: KeptVectors::gather(rows, order, Precision::F32).expect("every f32 fits f32"),
+            codes: match params.code {
+                Code::F32 => None,
+                Code::Sq8 => Some(ScalarCodes::encode(rows, order, metric)),
+            },
+            links: links.into(),
+            degree: base.links.degree(),
+            upper_offsets: upper_offsets(&levels),
+            levels: levels.into(),
+            upper_links: upper_links.into(),
+            m: params.m,
+            entry_point: ordinals[entry_row(&self.layers) as usize],
+        }
+    }
+}
+
+/// The first row of the highest level.
+fn entry_row(layers: &[Layer]) -> u32 {
+    layers.last().expect("the base layer").members[0]
+}
