@@ -1,7 +1,7 @@
 //! Properties of the IVF-PQ family, from rows to answers.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod rows;
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -13,65 +13,15 @@ use annvil::flat::ground_truth;
 use annvil::index::{KeepError, SearchIndex, SearchParams, Searcher};
 use annvil::ivf::{BuildError, Built, IvfPq, IvfPqParams, Refine, build};
 use annvil::train::{TrainError, Warning, unobserved};
-use annvil::vectors::{Metric, Neighbor, Random, VectorBuf, VectorView};
+use annvil::vectors::{Metric, Neighbor, VectorBuf, VectorView};
+use rows::{Counting, clustered, for_metric, normal};
 
 fn efforts(index: &IvfPq, k: usize) -> Vec<usize> {
     index.ladder(k).iter().map(|setting| setting.effort).collect()
 }
 
-/// Counts this thread's allocations.
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-// SAFETY: passes every call to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
 #[global_allocator]
 static COUNTING: Counting = Counting;
-
-/// Rows in overlapping clusters; of unit length for cosine.
-fn clustered(n: usize, dim: usize, metric: Metric, seed: u64) -> VectorBuf {
-    let centres = random(40, dim, 17);
-    let mut random = Random::new(seed);
-    let mut rows = VectorBuf::zeroed(n, dim);
-    for i in 0..n {
-        let centre = centres.row(random.below(centres.rows()));
-        let row = rows.row_mut(i);
-        row.iter_mut().zip(centre).for_each(|(x, &c)| *x = c + 0.7 * random.normal() as f32);
-        if metric == Metric::Cosine {
-            normalise(row);
-        }
-    }
-    rows
-}
-
-fn random(n: usize, dim: usize, seed: u64) -> VectorBuf {
-    let mut random = Random::new(seed);
-    VectorBuf::new((0..n * dim).map(|_| random.normal() as f32).collect(), dim)
-}
-
-fn normalise(row: &mut [f32]) {
-    let norm = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
-    row.iter_mut().for_each(|x| *x = (f64::from(*x) / norm) as f32);
-}
 
 fn params(nlist: usize, pq_m: usize, pq_bits: usize, refine: Refine) -> IvfPqParams {
     IvfPqParams { nlist, pq_m, pq_bits, refine, kmeans_iterations: 5 }
@@ -254,11 +204,11 @@ fn search_allocates_nothing_after_warm_up() {
         let params = SearchParams { k: 10, effort: 8, refine: 100 };
         let mut found = Vec::new();
         searcher.search(queries.row(0), &params, &mut found);
-        let before = ALLOCATIONS.with(Cell::get);
+        let before = Counting::allocations();
         for query in queries.view().iter() {
             searcher.search(query, &params, &mut found);
         }
-        assert_eq!(ALLOCATIONS.with(Cell::get) - before, 0, "{metric} {refine:?}");
+        assert_eq!(Counting::allocations() - before, 0, "{metric} {refine:?}");
     }
 }
 
@@ -316,7 +266,7 @@ fn same_seed_same_bytes_at_any_number_of_threads() {
 fn rows_that_are_few_equal_or_one_dimensional_are_indexed() {
     let equal = VectorBuf::new(vec![0.5; 300 * 4], 4);
     let two_values = VectorBuf::new((0..2000).map(|i| (i / 4 % 2) as f32).collect(), 4);
-    let line = random(200, 1, 1);
+    let line = normal(200, 1, 1);
     let one = VectorBuf::new(vec![1.0, 2.0, 3.0], 3);
     for (rows, nlist) in [(&equal, 7), (&equal, 300), (&two_values, 50), (&line, 10), (&line, 1), (&one, 1)] {
         for metric in [Metric::L2, Metric::InnerProduct] {
@@ -509,51 +459,16 @@ fn every_broken_invariant_is_refused() {
     refused(other_bits, "expected shape [3, 256, 2]");
 }
 
-/// 10,000 GloVe word vectors and 200 queries, not normalised.
-#[cfg(feature = "build")]
-fn glove10k() -> (VectorBuf, VectorBuf) {
-    use arrow_array::Array as _;
-    use arrow_array::cast::AsArray;
-    use arrow_array::types::Float32Type;
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    let places = ["datasets/glove10k", "../shared/data/glove10k"].map(|place| root.join(place));
-    let folder =
-        places.iter().find(|place| place.exists()).expect("datasets/glove10k is part of the repository");
-    let read = |name: &str| {
-        let file = std::fs::File::open(folder.join(name)).unwrap();
-        let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
-        let mut rows = VectorBuf::new(Vec::new(), 100);
-        for batch in reader.build().unwrap() {
-            let batch = batch.unwrap();
-            let vectors = batch.column_by_name("embedding").unwrap().as_fixed_size_list();
-            for row in 0..vectors.len() {
-                rows.push(vectors.value(row).as_primitive::<Float32Type>().values());
-            }
-        }
-        rows
-    };
-    (read("base.parquet"), read("queries.parquet"))
-}
-
 /// With the defaults for 10,000 rows (256 lists, 25 × 8 bits, f16) 32 probes gave .954, .936 and .896 when the
 /// floors were set; the floors are two standard errors of 200 queries' mean recall (.01 each) lower.
 #[cfg(feature = "build")]
 #[test]
 fn recall_at_10_on_glove_stays_above_its_floors() {
-    let (base, queries) = glove10k();
+    let (base, queries) = rows::glove10k();
     for (metric, nprobe, floor) in
         [(Metric::Cosine, 32, 0.93), (Metric::L2, 32, 0.91), (Metric::InnerProduct, 32, 0.87)]
     {
-        let unit = |rows: &VectorBuf| {
-            let mut rows = rows.clone();
-            rows.as_mut_slice().chunks_exact_mut(100).for_each(normalise);
-            rows
-        };
-        let (base, queries) = if metric == Metric::Cosine {
-            (unit(&base), unit(&queries))
-        } else {
-            (base.clone(), queries.clone())
-        };
+        let (base, queries) = (for_metric(base.clone(), metric), for_metric(queries.clone(), metric));
         let params = IvfPqParams::defaults_for(base.rows(), base.dim());
         let Built { index, order, report } =
             build(&Cpu::new(), base.view(), metric, &params, 1, &unobserved).unwrap();
