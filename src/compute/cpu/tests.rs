@@ -289,7 +289,7 @@ fn values_that_overflow_answer_something_and_do_not_panic() {
 #[test]
 fn byte_products_are_exact_on_every_instruction_set() {
     for kernels in available() {
-        for len in (1..=70).chain([96, 100, 127, 128, 129, 384, 832, 4096, 65_536]) {
+        for len in (1..=70).chain([96, 100, 127, 128, 129, 384, 832, 4096, 65_536, 65_792]) {
             let mut random = Random::new(len as u64);
             let mut query: Vec<i8> = (0..len).map(|_| random.next_u64() as i8).collect();
             let mut base: Vec<u8> = (0..7 * len).map(|_| random.next_u64() as u8).collect();
