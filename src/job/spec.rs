@@ -209,7 +209,7 @@ pub struct HnswExpert {
     pub leaf_k: Auto<usize>,
     /// Candidates that a row keeps while leaves are read. 2·m to 1,024; 64–128 is usual.
     pub l_max: Auto<usize>,
-    /// The pruning rule's slack: 1.0 (sparsest) to 2.0; 1.2 is usual.
+    /// The pruning rule's slack: 1.0, the default and sparsest, to 2.0.
     pub alpha: Auto<f64>,
 }
 

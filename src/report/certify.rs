@@ -131,7 +131,9 @@ fn measured_ks(params: &CertifyParams, truth_k: usize) -> Vec<usize> {
 
 fn is_saturated(points: &[CertificatePoint], target: usize) -> bool {
     let [.., before, _, last] = points else { return false };
-    last.recall[target].mean - before.recall[target].mean < 2.0 * LEAST_GAIN
+    let (before, last) = (before.recall[target].mean, last.recall[target].mean);
+    // Where nothing at all has been found yet, more effort may well find something.
+    last > 0.0 && last - before < 2.0 * LEAST_GAIN
 }
 
 fn best(points: &[CertificatePoint], target: usize) -> &CertificatePoint {
