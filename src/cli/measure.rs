@@ -42,9 +42,9 @@ pub struct MeasureArgs {
     /// Settings of `nprobe` or `ef_search` [default: those that the index would be certified with]
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     effort: Vec<u32>,
-    /// Candidates ranked again by kept vectors [default: the index's own]
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    refine: u32,
+    /// Candidates ranked again by kept vectors [default: what a certificate would take beside that effort]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    refine: Option<u32>,
     /// Print one JSON object per setting
     #[arg(long)]
     json: bool,
@@ -82,10 +82,7 @@ pub fn run(args: &MeasureArgs, out: &mut dyn Write) -> Result<(), Error> {
         runtime()?,
     )?;
     let k = (args.k as usize).min(index.rows());
-    let settings: Vec<SearchParams> = match &args.effort[..] {
-        [] => index.ladder(k),
-        given => given.iter().map(|&effort| SearchParams { k, effort: effort as usize, refine: 0 }).collect(),
-    };
+    let settings = args.settings(&index, k);
     let mut table = Table::new([
         (index.effort_name().unwrap_or("setting"), Align::Right),
         ("queries/s", Align::Right),
@@ -93,8 +90,7 @@ pub fn run(args: &MeasureArgs, out: &mut dyn Write) -> Result<(), Error> {
         ("p50", Align::Right),
         ("p99", Align::Right),
     ]);
-    for setting in settings {
-        let params = SearchParams { refine: args.refine as usize, ..setting };
+    for params in settings {
         let measured = measure(&index, queries.vectors.view(), &params, args.ids);
         if args.json {
             answer(out, &json_line(&measured)?)?;
@@ -110,6 +106,29 @@ pub fn run(args: &MeasureArgs, out: &mut dyn Write) -> Result<(), Error> {
         ]);
     }
     if args.json { Ok(()) } else { answer(out, &table.render("")) }
+}
+
+impl MeasureArgs {
+    fn settings(&self, index: &Index, k: usize) -> Vec<SearchParams> {
+        let ladder = index.ladder(k);
+        let mut settings: Vec<SearchParams> = match &self.effort[..] {
+            [] => ladder,
+            given => {
+                let of_ladder =
+                    |effort: usize| ladder.iter().copied().find(|setting| setting.effort >= effort);
+                let beside = |effort| of_ladder(effort).map_or(0, |setting| setting.refine);
+                given
+                    .iter()
+                    .map(|&effort| effort as usize)
+                    .map(|effort| SearchParams { k, effort, refine: beside(effort) })
+                    .collect()
+            }
+        };
+        if let Some(refine) = self.refine {
+            settings.iter_mut().for_each(|setting| setting.refine = refine as usize);
+        }
+        settings
+    }
 }
 
 fn measure(index: &Index, queries: VectorView<'_>, params: &SearchParams, with_ids: bool) -> Measured {
