@@ -53,25 +53,22 @@ pub(super) fn forge(
     progress: &Progress,
 ) -> Result<Forged, Error> {
     let watch = Watch::new(progress, &spec.name);
-    let raw = match &spec.params {
+    let Raw { sections, order, training, warnings, details } = match &spec.params {
         IndexParams::Flat(_) => flat(rows, spec)?,
         IndexParams::IvfPq(params) => ivf_pq(compute, rows, spec, params, seed, &watch)?,
         IndexParams::Hnsw(params) => hnsw(compute, rows, spec, params, seed, &watch)?,
     };
     watch.finish();
-    let mut files = Vec::with_capacity(raw.sections.len() + 2);
-    let mut decoded = Vec::with_capacity(raw.sections.len());
-    for section in raw.sections {
+    let mut files = Vec::with_capacity(sections.len() + 2);
+    let mut decoded = Vec::with_capacity(sections.len());
+    // Each section's own tensors are dropped once they are encoded: one copy of the index in memory, not two.
+    for section in sections {
         let encoded = safetensors::encode(&section);
-        // The section's own tensors are dropped here: one copy of the index in memory, not two.
-        let name = section.name.clone();
-        drop(section);
-        decoded.push(safetensors::decode(&name, encoded.bytes.clone()).map_err(internal)?);
+        decoded.push(safetensors::decode(&section.name, encoded.bytes.clone()).map_err(internal)?);
         files.push((encoded.file_name, encoded.bytes));
     }
     let index = loader::assemble(spec.params.kind(), &decoded).map_err(internal)?;
-    files.extend(column_files(rows, &raw.order)?);
-    let Raw { order, training, warnings, details, .. } = Raw { sections: Vec::new(), ..raw };
+    files.extend(column_files(rows, &order)?);
     Ok(Forged { index, order, files, training, warnings, details })
 }
 
