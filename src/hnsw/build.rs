@@ -121,6 +121,7 @@ fn draw_levels(rows: usize, m: usize, seed: u64) -> Vec<u8> {
 /// What distinguishes one layer's links from another's.
 #[derive(Clone, Copy)]
 struct Shape {
+    level: u8,
     degree: usize,
     leaf_k: usize,
     seed: u64,
@@ -136,12 +137,13 @@ impl Builder<'_> {
     /// All layers, from the base up, and the order in which near rows are close together.
     fn graph(&self, rows: VectorView<'_>, seed: u64) -> Result<(Layers, Vec<u32>)> {
         let HnswParams { m, leaf_k, .. } = *self.params;
-        self.report("partition", 0, rows.rows())?;
+        self.report(0, "partition", 0, rows.rows())?;
         let mut levels = draw_levels(rows.rows(), m, seed);
         let duplicates = Duplicates::of(rows);
         duplicates.rows().for_each(|row| levels[row as usize] = 0);
         let distinct = duplicates.distinct(rows.rows());
-        let (mut links, order) = self.near(rows, distinct, Shape { degree: 2 * m, leaf_k, seed })?;
+        let (mut links, order) =
+            self.near(rows, distinct, Shape { level: 0, degree: 2 * m, leaf_k, seed })?;
         duplicates.hang(&mut links);
         let components = Components::new(&links);
         let mut layers = vec![Layer { members: (0..rows.rows() as u32).collect(), links, components }];
@@ -155,7 +157,7 @@ impl Builder<'_> {
             let gathered = rows.gather(&members);
             // A descent keeps one row, so it depends on every link more than a search of the base does: as many
             // candidates as there are links, of rows that are few.
-            let shape = Shape { degree: m, leaf_k: leaf_k.max(m), seed: seed ^ u64::from(level) };
+            let shape = Shape { level, degree: m, leaf_k: leaf_k.max(m), seed: seed ^ u64::from(level) };
             let all = (0..members.len() as u32).collect();
             let (links, _) = self.near(gathered.view(), all, shape)?;
             let components = Components::new(&links);
@@ -170,19 +172,19 @@ impl Builder<'_> {
         let total = distinct.len();
         let carving =
             Carving { c_max: self.params.c_max, fanout: self.params.fanout.clone(), seed: shape.seed };
-        self.report("partition", 0, total)?;
+        self.report(shape.level, "partition", 0, total)?;
         let leaves = carve(self.compute, rows, distinct, &carving)?;
         let order = order_of_first_appearance(&leaves, rows.rows());
         // In few leaves, a row takes more from each: both ways, as many candidates as there is room for.
         let slots: usize = leaves.iter().map(Vec::len).sum();
         let leaf_k = shape.leaf_k.max(self.params.l_max * total / (2 * slots)).min(64);
-        let candidates = self.candidates(rows, leaves, leaf_k)?;
-        self.report("prune", 0, total)?;
+        let candidates = self.candidates(rows, leaves, Shape { leaf_k, ..shape })?;
+        self.report(shape.level, "prune", 0, total)?;
         let mut links = prune_all(rows, &candidates, self.params, shape.degree);
         drop(candidates);
-        self.report("link", 0, total)?;
+        self.report(shape.level, "link", 0, total)?;
         links.reciprocate();
-        self.report("link", total, total)?;
+        self.report(shape.level, "link", total, total)?;
         Ok((links, order))
     }
 
@@ -190,28 +192,33 @@ impl Builder<'_> {
         &self,
         rows: VectorView<'r>,
         leaves: Vec<Vec<u32>>,
-        leaf_k: usize,
+        shape: Shape,
     ) -> Result<Candidates<'r>> {
         let uploaded = self.compute.upload(rows)?;
         let mut candidates = Candidates::new(rows, kernels(), self.params.l_max);
         let total = leaves.len();
         let mut leaves = leaves.into_iter().peekable();
         while leaves.len() > 0 {
-            self.report("leaves", total - leaves.len(), total)?;
+            self.report(shape.level, "leaves", total - leaves.len(), total)?;
             let mut batch = Leaves::default();
             while let Some(leaf) = leaves
                 .next_if(|leaf| batch.is_empty() || batch.members.len() + leaf.len() <= LEAF_BATCH_SLOTS)
             {
                 batch.push(&leaf);
             }
-            let found = self.compute.leaf_top_k(&uploaded, &batch, Metric::L2, leaf_k)?;
+            let found = self.compute.leaf_top_k(&uploaded, &batch, Metric::L2, shape.leaf_k)?;
             candidates.absorb(&batch, &found);
         }
-        self.report("leaves", total, total)?;
+        self.report(shape.level, "leaves", total, total)?;
         Ok(candidates)
     }
 
-    fn report(&self, stage: &'static str, done: usize, total: usize) -> Result<()> {
+    /// The levels above the base, a sixteenth of its rows together, are one stage.
+    fn report(&self, level: u8, stage: &'static str, done: usize, total: usize) -> Result<()> {
+        let (stage, done, total) = match usize::from(level) {
+            0 => (stage, done, total),
+            level => ("upper levels", level, level),
+        };
         match (self.observer)(Progress { stage, done: done as u64, total: total as u64, inertia: None }) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(TrainError::Cancelled.into()),

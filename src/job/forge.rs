@@ -208,6 +208,7 @@ impl<'a> Watch<'a> {
             *current = Some(Current { name: state.stage, stage, done: 0 });
         }
         if let Some(current) = current.as_mut() {
+            current.stage.set_total(state.total);
             current.stage.inc(state.done - current.done);
             current.done = state.done;
             if let Some(inertia) = state.inertia {
