@@ -90,7 +90,7 @@ impl Buffers {
     pub fn uniform<T: Pod>(&self, device: &Device, params: &T) -> Result<DeviceBuffer> {
         let bytes = bytemuck::bytes_of(params);
         let buffer = self.allocate(device, "parameters", bytes.len() as u64, wgpu::BufferUsages::UNIFORM)?;
-        copy_into_mapped(&buffer, bytes)?;
+        copy_into_mapped(device, &buffer, bytes)?;
         buffer.wgpu().unmap();
         Ok(buffer)
     }
@@ -102,7 +102,7 @@ impl Buffers {
         let chunk_bytes = ring.chunk_bytes;
         for (index, chunk) in bytes.chunks(chunk_bytes).enumerate() {
             let slot = ring.free_slot(device, &self.memory)?;
-            copy_into_mapped(&slot.buffer, chunk)?;
+            copy_into_mapped(device, &slot.buffer, chunk)?;
             slot.buffer.wgpu().unmap();
             let mut encoder = device.device.create_command_encoder(&Default::default());
             let (at, length) = ((index * chunk_bytes) as u64, chunk.len() as u64);
@@ -243,12 +243,9 @@ fn await_mapping(
     }
 }
 
-fn copy_into_mapped(buffer: &DeviceBuffer, bytes: &[u8]) -> Result<()> {
+fn copy_into_mapped(device: &Device, buffer: &DeviceBuffer, bytes: &[u8]) -> Result<()> {
     let length = (bytes.len() as u64).next_multiple_of(4);
-    let mut view = buffer
-        .wgpu()
-        .get_mapped_range_mut(0..length)
-        .map_err(|error| ComputeError::Validation(error.to_string()))?;
+    let mut view = buffer.wgpu().get_mapped_range_mut(0..length).map_err(|error| refused(device, &error))?;
     view.slice(..bytes.len()).copy_from_slice(bytes);
     Ok(())
 }

@@ -145,15 +145,26 @@ impl Device {
         let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let made = make();
         let errors = [memory, validation, internal].map(|scope| block_on(scope.pop()));
-        // A lost device makes everything invalid: then the loss is the news.
-        self.faults.check()?;
-        match errors.into_iter().flatten().next() {
+        let error = errors.into_iter().flatten().next();
+        // A lost device makes everything invalid: then the loss is the news. It is told at a poll.
+        if error.is_some() {
+            self.check()?
+        } else {
+            self.faults.check()?
+        }
+        match error {
             None => Ok(made),
             Some(wgpu::Error::OutOfMemory { .. }) => {
                 Err(ComputeError::OutOfMemory { what: what.into(), needed: 0, allowed: 0 })
             }
             Some(error) => Err(ComputeError::Validation(format!("{what}: {error}"))),
         }
+    }
+
+    /// Gives the device back to the driver. It is lost from here on: whoever meets it half gone hears that.
+    pub fn destroy(&self) {
+        self.faults.lose("it was given back".into());
+        self.device.destroy();
     }
 
     /// Fails if the device is lost or has refused anything since the last check.

@@ -69,7 +69,7 @@ impl Gpu {
     /// Gives the device back to the driver now. Every later operation returns
     /// [`DeviceLost`](super::ComputeError::DeviceLost), as it would had the driver taken it.
     pub fn destroy(&self) {
-        self.device.device.destroy();
+        self.device.destroy();
     }
 
     /// Constants for the kernels that work on `dim` dimensions.
