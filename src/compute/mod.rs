@@ -1,6 +1,6 @@
 //! The heavy arithmetic behind one small, batch-shaped contract, [`Compute`], and its three backends:
 //!
-//! - [`reference`]: the definition, loops that one can check by eye;
+//! - [`mod@reference`]: the definition, loops that one can check by eye;
 //! - [`cpu`]: rayon and SIMD, the instruction set chosen once;
 //! - `gpu`: wgpu compute shaders, behind the `gpu` feature.
 //!
@@ -177,7 +177,7 @@ impl Leaves {
 /// A backend. Every operation works on a whole batch, is deterministic for one backend and device at any number
 /// of threads, and breaks ties towards the lowest ordinal.
 ///
-/// **Tolerance.** Backends may sum in another order than [`reference`] and may find candidates by
+/// **Tolerance.** Backends may sum in another order than [`mod@reference`] and may find candidates by
 /// |a|² − 2⟨a,b⟩ + |b|²; what they return must be what `reference` returns, but for pairs whose distances differ
 /// by less than [`contract::TOLERANCE`] relative to |a|² + |b|². Returned distances are within that of the
 /// definition.

@@ -30,7 +30,7 @@ pub struct KmeansParams {
     /// together, so this bounds what clustering can bound, not every list.
     pub max_imbalance: usize,
     /// More centroids than this are trained in two levels: √k clusters, then each one's share of the k centroids
-    /// within it, then [`FINAL_PASSES`] passes over all. Default 4,096.
+    /// within it, then a few closing passes over all. Default 4,096.
     pub two_level_above: usize,
     pub seed: u64,
 }
