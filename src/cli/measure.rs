@@ -13,9 +13,10 @@ use crate::error::Error;
 use crate::index::SearchParams;
 use crate::job::cpu_time;
 use crate::loader::Index;
+use crate::report::{latency, warm_up};
 use crate::source::{QuerySpec, read_queries};
 use crate::store::runtime;
-use crate::vectors::{Neighbor, VectorView};
+use crate::vectors::VectorView;
 
 /// Time searches of a published index, on one thread
 #[derive(Debug, Args)]
@@ -133,11 +134,7 @@ impl MeasureArgs {
 
 fn measure(index: &Index, queries: VectorView<'_>, params: &SearchParams, with_ids: bool) -> Measured {
     let mut searcher = index.searcher();
-    let mut found: Vec<Neighbor> = Vec::with_capacity(params.k);
-    // The first queries touch memory for the first time.
-    for query in queries.iter().take(queries.rows().div_ceil(20)) {
-        searcher.search(query, params, &mut found);
-    }
+    warm_up(&mut *searcher, queries, params);
     let mut ordinals = Vec::with_capacity(queries.rows() * params.k);
     let mut counts = Vec::with_capacity(queries.rows());
     let (wall, cpu) = (Instant::now(), cpu_time());
@@ -147,16 +144,7 @@ fn measure(index: &Index, queries: VectorView<'_>, params: &SearchParams, with_i
     });
     let wall_s = wall.elapsed().as_secs_f64();
     let cpu_s = cpu_time().zip(cpu).map(|(end, start)| (end - start).as_secs_f64());
-    let mut micros: Vec<f64> = queries
-        .iter()
-        .map(|query| {
-            let start = Instant::now();
-            searcher.search(query, params, &mut found);
-            start.elapsed().as_secs_f64() * 1e6
-        })
-        .collect();
-    micros.sort_unstable_by(f64::total_cmp);
-    let percentile = |p: f64| micros[((micros.len() - 1) as f64 * p).round() as usize];
+    let (latency_us, _) = latency(&mut *searcher, queries, params);
     let ids = with_ids.then(|| {
         let mut rest = &ordinals[..];
         counts
@@ -173,8 +161,8 @@ fn measure(index: &Index, queries: VectorView<'_>, params: &SearchParams, with_i
         queries: queries.rows(),
         wall_s,
         cpu_s,
-        p50_us: percentile(0.50),
-        p99_us: percentile(0.99),
+        p50_us: latency_us.p50,
+        p99_us: latency_us.p99,
         ids,
     }
 }

@@ -1,10 +1,10 @@
 //! The certificate: recall and latency over a sweep of search settings, and the setting that becomes the default.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use rayon::prelude::*;
 
+use super::latency::{latency, warm_up};
 use super::recall::summarize;
 use super::truth::GroundTruth;
 use crate::artifact::{Certificate, CertificatePoint, Gate, Latency, Recall};
@@ -222,26 +222,10 @@ impl Sweep<'_> {
     /// One query at a time on this thread, after a short warm-up.
     fn latency(&self, params: &SearchParams) -> (Latency, f64) {
         let queries = self.set.queries;
-        let count = queries.rows().min(LATENCY_QUERIES);
+        let queries = queries.slice(0, queries.rows().min(LATENCY_QUERIES));
         let mut searcher = self.index.clone().searcher();
-        let mut found = Vec::with_capacity(params.k);
-        for query in queries.iter().take(count.div_ceil(20)) {
-            searcher.search(query, params, &mut found);
-        }
-        let mut micros: Vec<f64> = queries
-            .iter()
-            .take(count)
-            .map(|query| {
-                let start = Instant::now();
-                searcher.search(query, params, &mut found);
-                start.elapsed().as_secs_f64() * 1e6
-            })
-            .collect();
-        let total: f64 = micros.iter().sum();
-        micros.sort_unstable_by(f64::total_cmp);
-        let percentile = |p: f64| micros[((micros.len() - 1) as f64 * p).round() as usize];
-        let latency = Latency { p50: percentile(0.50), p95: percentile(0.95), p99: percentile(0.99) };
-        (latency, count as f64 * 1e6 / total)
+        warm_up(&mut *searcher, queries, params);
+        latency(&mut *searcher, queries, params)
     }
 }
 
