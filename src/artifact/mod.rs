@@ -8,6 +8,7 @@ pub mod columns;
 mod digest;
 mod manifest;
 mod names;
+mod pages;
 pub mod safetensors;
 mod tensor;
 

@@ -1,11 +1,16 @@
-//! What the walk compares queries with: the vectors themselves, or 8-bit codes of them, a quarter of the memory to
-//! wait for. Codes only lead the walk; what is returned is ranked by the vectors.
+//! What the walk compares queries with in place of the vectors: codes of a few bits a dimension, a fraction of the memory
+//! to wait for. Codes only lead the walk; what is returned is ranked by the vectors.
+//!
+//! A row x is kept as x ≈ c + f · u, where c is the mean of all rows, u a row of levels around 0 (with b bits −(2ᵇ−1)/2,
+//! …, (2ᵇ−1)/2, in steps of 1) and f one number for the row: f = |r|² / ⟨u, r⟩ with r = x − c. That choice makes
+//! f · ⟨q, u⟩ an unbiased estimate of ⟨q, r⟩ for a query whose direction has nothing to do with the rounding, and exact
+//! where q points to the row itself (RaBitQ, SIGMOD 2024, arXiv 2405.12497; for several bits arXiv 2409.09913).
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::{Array, Section, TensorError};
-use crate::compute::cpu::Kernels;
+use crate::compute::cpu::{Kernels, kernels, prefetch};
 use crate::vectors::{Metric, VectorView};
 
 /// Which code the walk reads.
@@ -14,19 +19,52 @@ use crate::vectors::{Metric, VectorView};
 pub enum Code {
     /// The f32 vectors: no codes are kept.
     F32,
-    /// One byte per dimension, a 255th of the way from the least value to the greatest. What differs by less cannot be
-    /// told apart: rows in tight clusters far from each other, or of lengths that differ a thousandfold, need `F32`.
-    #[default]
+    /// One byte a dimension. What differs by less than a 255th of a row's distance from the mean of all rows cannot be
+    /// told apart: rows in tight clusters far from each other need `F32`.
     Sq8,
+    /// Four bits a dimension: half the bytes of `Sq8` to wait for, and a few more rows to rank by their vectors.
+    #[default]
+    Q4,
+    /// Two bits a dimension: for rows of many hundred dimensions.
+    Q2,
+    /// One bit a dimension: for rows of a thousand dimensions and more, or little memory.
+    Q1,
 }
 
 impl Code {
-    pub const NAMES: &'static [&'static str] = &["f32", "sq8"];
+    pub const ALL: [Code; 5] = [Code::F32, Code::Sq8, Code::Q4, Code::Q2, Code::Q1];
+    pub const NAMES: &'static [&'static str] = &["f32", "sq8", "q4", "q2", "q1"];
 
     pub fn name(self) -> &'static str {
         match self {
             Code::F32 => "f32",
             Code::Sq8 => "sq8",
+            Code::Q4 => "q4",
+            Code::Q2 => "q2",
+            Code::Q1 => "q1",
+        }
+    }
+
+    /// Bits a dimension of the codes, where there are any.
+    fn bits(self) -> Option<usize> {
+        match self {
+            Code::F32 => None,
+            Code::Sq8 => Some(8),
+            Code::Q4 => Some(4),
+            Code::Q2 => Some(2),
+            Code::Q1 => Some(1),
+        }
+    }
+
+    /// Rows of a beam of `ef` to rank by their vectors for an answer of `k`: the fewer bits, the more rows lie between a
+    /// near one and its place. Chosen so that glove100 and minilm100k lose less than .002 of their recall@10 anywhere.
+    pub(super) fn refine(self, k: usize, ef: usize) -> usize {
+        match self {
+            Code::F32 => k,
+            Code::Sq8 => (2 * k).max(k + 16),
+            Code::Q4 => 3 * k + ef / 8,
+            Code::Q2 => 6 * k + ef / 4,
+            Code::Q1 => 12 * k + ef / 2,
         }
     }
 }
@@ -35,262 +73,415 @@ impl std::str::FromStr for Code {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        [Code::F32, Code::Sq8]
+        Self::ALL
             .into_iter()
             .find(|code| code.name() == name)
-            .ok_or_else(|| format!("expected {}, got `{name}`", Self::NAMES.join(" or ")))
+            .ok_or_else(|| format!("expected {}, got `{name}`", Self::NAMES.join(", ")))
     }
 }
 
-/// Rows as bytes: x ≈ offset + scale · byte, dimension by dimension, between the least and the greatest value that
-/// occurs.
+/// Codes of all rows.
 #[derive(Debug, Clone)]
-pub(super) struct ScalarCodes {
+pub(super) struct Codes {
+    pub code: Code,
     metric: Metric,
-    /// `rows × stride`. For L2 the last four bytes of a row are |x′|² as f32, where x′ = scale · (byte − 127.5)
-    /// is what the row's bytes stand for, taken from the centre of all rows.
+    layout: Layout,
+    /// `rows × stride`: the levels in planes (`compute::cpu`'s `packed_gather`), from 0 up, and in the last bytes f as
+    /// f32, before it for L2 |r|².
     bytes: Array<u8>,
+    mean: Array<f32>,
+}
+
+/// Where a row's values lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Layout {
+    bits: usize,
+    dim: usize,
     stride: usize,
-    offset: Array<f32>,
-    scale: Array<f32>,
 }
 
-/// A cache line.
-const LINE: usize = 64;
+impl Layout {
+    const LINE: usize = 64;
+    const NUMBER: usize = size_of::<f32>();
 
-/// Bytes per row, such that no row touches more cache lines than it needs.
-fn stride(dim: usize, metric: Metric) -> usize {
-    let used = dim + if metric == Metric::L2 { size_of::<f32>() } else { 0 };
-    if used <= LINE { used.next_power_of_two() } else { used.next_multiple_of(LINE) }
+    fn new(bits: usize, dim: usize, metric: Metric) -> Self {
+        let numbers = if metric == Metric::L2 { 2 } else { 1 };
+        let used = (dim * bits).div_ceil(8) + numbers * Self::NUMBER;
+        // Such that no row touches more cache lines than it needs.
+        let stride =
+            if used <= Self::LINE { used.next_power_of_two() } else { used.next_multiple_of(Self::LINE) };
+        Self { bits, dim, stride }
+    }
+
+    fn planes(&self) -> usize {
+        8 / self.bits
+    }
+
+    /// Dimensions in a plane, the last of which may have fewer.
+    fn plane_dims(&self) -> usize {
+        self.dim.div_ceil(self.planes())
+    }
+
+    /// The highest level.
+    fn top(&self) -> f32 {
+        ((1u32 << self.bits) - 1) as f32
+    }
+
+    /// The factor f, and |r|², if they are there.
+    #[inline]
+    fn numbers(&self, row: &[u8]) -> (f32, f32) {
+        let end = row.len();
+        let at = |start: usize| {
+            f32::from_le_bytes(row[start..start + Self::NUMBER].try_into().expect("four bytes"))
+        };
+        (at(end - Self::NUMBER), at((end - Self::NUMBER).saturating_sub(Self::NUMBER)))
+    }
+
+    /// Widths of a level to try for a row, in standard deviations of its values: around the best for a normal
+    /// distribution (Max, 1960), and for rows whose few large values would be cut.
+    fn widths(&self) -> &'static [f32] {
+        match self.bits {
+            8 => &[0.031, 0.045, 0.07, 0.12],
+            4 => &[0.27, 0.335, 0.42, 0.6],
+            2 => &[0.8, 1.0, 1.3],
+            _ => &[1.0],
+        }
+    }
 }
 
-impl ScalarCodes {
+impl Codes {
     /// Rows encoded at once by one task.
     const BLOCK_ROWS: usize = 1024;
 
-    /// Codes of `rows[order[0]], rows[order[1]], …`.
-    pub fn encode(rows: VectorView<'_>, order: &[u32], metric: Metric) -> Self {
+    /// Codes of `rows[order[0]], rows[order[1]], …`; none for [`Code::F32`].
+    pub fn encode(rows: VectorView<'_>, order: &[u32], metric: Metric, code: Code) -> Option<Self> {
         let dim = rows.dim();
-        let (least, greatest) = ranges(rows);
-        let scale: Vec<f32> = least.iter().zip(&greatest).map(|(low, high)| (high - low) / 255.0).collect();
-        let inverse: Vec<f32> = scale.iter().map(|&s| if s > 0.0 { 1.0 / s } else { 0.0 }).collect();
-        let stride = stride(dim, metric);
-        let mut bytes = vec![0u8; rows.rows() * stride];
-        bytes.par_chunks_mut(stride * Self::BLOCK_ROWS).enumerate().for_each(|(block, bytes)| {
-            for (index, bytes) in bytes.chunks_exact_mut(stride).enumerate() {
+        let layout = Layout::new(code.bits()?, dim, metric);
+        let mean = mean(rows);
+        let mut bytes = vec![0u8; rows.rows() * layout.stride];
+        bytes.par_chunks_mut(layout.stride * Self::BLOCK_ROWS).enumerate().for_each(|(block, bytes)| {
+            let (mut residual, mut levels) = (vec![0.0; dim], vec![0.0; dim]);
+            for (index, out) in bytes.chunks_exact_mut(layout.stride).enumerate() {
                 let row = rows.row(order[block * Self::BLOCK_ROWS + index] as usize);
-                let mut norm = 0.0;
-                for (d, (byte, &x)) in bytes.iter_mut().zip(row).enumerate() {
-                    // Rounded to the nearest; `as` saturates.
-                    *byte = ((x - least[d]) * inverse[d] + 0.5) as u8;
-                    norm += (scale[d] * (f32::from(*byte) - CENTRE)).powi(2);
+                for ((residual, x), c) in residual.iter_mut().zip(row).zip(&mean) {
+                    *residual = x - c;
                 }
-                if metric == Metric::L2 {
-                    // A sum that f32 cannot hold is as far as can be.
-                    let norm: f32 = f32::min(norm, f32::MAX);
-                    bytes[stride - size_of::<f32>()..].copy_from_slice(&norm.to_le_bytes());
-                }
+                encode_row(layout, metric, &residual, &mut levels, out);
             }
         });
-        Self {
+        Some(Self {
+            code,
             metric,
+            layout,
             bytes: Array::from_vec(bytes).aligned_to_lines(),
-            stride,
-            offset: least.into(),
-            scale: scale.into(),
-        }
+            mean: mean.into(),
+        })
     }
 
     pub fn section(&self) -> Section {
-        let (rows, dim) = (self.bytes.len() / self.stride, self.scale.len());
-        Section::new("codes")
-            .with("codes", &self.bytes, &[rows, self.stride])
-            .with("offset", &self.offset, &[dim])
-            .with("scale", &self.scale, &[dim])
+        let rows = self.bytes.len() / self.layout.stride;
+        Section::new("codes").with("codes", &self.bytes, &[rows, self.layout.stride]).with(
+            "mean",
+            &self.mean,
+            &[self.layout.dim],
+        )
     }
 
-    pub fn read(section: &Section, metric: Metric, rows: usize, dim: usize) -> Result<Self, TensorError> {
-        let stride = stride(dim, metric);
-        let bytes = section.array::<u8>("codes", &[rows, stride])?.aligned_to_lines();
-        let offset = section.array::<f32>("offset", &[dim])?;
-        let scale = section.array::<f32>("scale", &[dim])?;
-        for (tensor, values) in [("offset", &offset), ("scale", &scale)] {
-            if let Some(place) = values.iter().position(|value| !value.is_finite()) {
-                let what = format!("entry {place} is not finite");
-                return Err(TensorError::Content { tensor: tensor.into(), what });
-            }
+    /// The codes that `section` wrote; none for [`Code::F32`].
+    pub fn read(
+        sections: &[Section],
+        code: Code,
+        metric: Metric,
+        rows: usize,
+        dim: usize,
+    ) -> Result<Option<Self>, TensorError> {
+        let Some(bits) = code.bits() else { return Ok(None) };
+        let section = Section::named(sections, "codes")?;
+        let layout = Layout::new(bits, dim, metric);
+        let bytes = section.array::<u8>("codes", &[rows, layout.stride])?.aligned_to_lines();
+        let mean = section.array::<f32>("mean", &[dim])?;
+        if let Some(place) = mean.iter().position(|value| !value.is_finite()) {
+            let what = format!("entry {place} is not finite");
+            return Err(TensorError::Content { tensor: "mean".into(), what });
         }
-        let codes = Self { metric, bytes, stride, offset, scale };
-        let is_norm = |&row: &u32| codes.norm(row).is_finite();
-        if metric == Metric::L2
-            && let Some(row) = (0..rows as u32).find(|row| !is_norm(row))
-        {
-            let what = format!("row {row}: its squared norm is not finite");
+        let is_broken = |row: &[u8]| {
+            let (factor, square) = layout.numbers(row);
+            !factor.is_finite() || metric == Metric::L2 && !square.is_finite()
+        };
+        if let Some(row) = bytes.par_chunks_exact(layout.stride).position_first(is_broken) {
+            let what = format!("row {row}: its factor or its squared norm is not finite");
             return Err(TensorError::Content { tensor: "codes".into(), what });
         }
-        Ok(codes)
+        Ok(Some(Self { code, metric, layout, bytes, mean }))
     }
 
-    /// |x′|² of a row, with L2.
-    fn norm(&self, ordinal: u32) -> f32 {
-        let end = (ordinal as usize + 1) * self.stride;
-        f32::from_le_bytes(self.bytes[end - size_of::<f32>()..end].try_into().expect("four bytes"))
+    #[inline]
+    fn row(&self, ordinal: u32) -> &[u8] {
+        &self.bytes[ordinal as usize * self.layout.stride..][..self.layout.stride]
+    }
+
+    /// Asks for a row's code.
+    #[inline]
+    pub fn prefetch(&self, ordinal: u32) {
+        prefetch(self.row(ordinal));
     }
 }
 
-/// The byte, if it were one, of the middle of a dimension's values.
-const CENTRE: f32 = 127.5;
-
-/// The middle of a dimension's values.
-fn centre(offset: f32, scale: f32) -> f32 {
-    offset + CENTRE * scale
-}
-
-/// The least and greatest value of each dimension.
-fn ranges(rows: VectorView<'_>) -> (Vec<f32>, Vec<f32>) {
+/// The mean of all rows, summed block by block: the same at any number of threads.
+fn mean(rows: VectorView<'_>) -> Vec<f32> {
     let dim = rows.dim();
-    let start = || (vec![f32::INFINITY; dim], vec![f32::NEG_INFINITY; dim]);
-    let widen = |(mut least, mut greatest): (Vec<f32>, Vec<f32>), low: &[f32], high: &[f32]| {
-        for d in 0..dim {
-            least[d] = least[d].min(low[d]);
-            greatest[d] = greatest[d].max(high[d]);
-        }
-        (least, greatest)
+    let sum = |mut sum: Vec<f64>, row: &[f32]| {
+        sum.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x));
+        sum
     };
-    // Minimum and maximum do not depend on the order in which parts are joined.
-    rows.as_slice()
-        .par_chunks(dim * ScalarCodes::BLOCK_ROWS)
-        .map(|block| block.chunks_exact(dim).fold(start(), |range, row| widen(range, row, row)))
-        .reduce(start, |range, (low, high)| widen(range, &low, &high))
+    let blocks: Vec<Vec<f64>> = rows
+        .as_slice()
+        .par_chunks(dim * Codes::BLOCK_ROWS)
+        .map(|block| block.chunks_exact(dim).fold(vec![0.0; dim], sum))
+        .collect();
+    let mut total = vec![0.0; dim];
+    for block in blocks {
+        total.iter_mut().zip(block).for_each(|(total, sum)| *total += sum);
+    }
+    total.iter().map(|total| (total / rows.rows() as f64) as f32).collect()
 }
 
-/// A query prepared for [`ScalarCodes`]: rounded to i8 in the units of the codes, so that a distance is one integer
-/// product.
-///
-/// For L2 both sides are taken from the rows' centre, |q − x|² = |q′|² + |x′|² − 2⟨q′, x′⟩: far from the origin, what
-/// tells rows apart would vanish in the rounding of what they have in common. And |x′|² is that of the bytes, not of the
-/// row: the estimate then errs by their distance times the error of the code, which is little where it is near.
+/// Of the level widths worth trying the one that turns the row's direction least.
+fn encode_row(layout: Layout, metric: Metric, residual: &[f32], levels: &mut [f32], out: &mut [u8]) {
+    let round = kernels().round_to_levels;
+    // A length that f32 cannot hold is as far as can be.
+    let square = residual.iter().map(|r| r * r).sum::<f32>().min(f32::MAX);
+    let deviation = (square / residual.len() as f32).sqrt();
+    if deviation > 0.0 {
+        let widest = residual.iter().fold(0f32, |widest, r| widest.max(r.abs()));
+        // Wider than this no row needs: its largest value is the highest level.
+        let enough = 2.0 * widest / layout.top();
+        let per_unit = |&width: &f32| 1.0 / (width * deviation).min(enough);
+        let turned = |&per_unit: &f32, levels: &mut [f32]| {
+            let (product, square) = round(residual, per_unit, layout.top(), levels);
+            product / square.sqrt()
+        };
+        let best = layout
+            .widths()
+            .iter()
+            .map(per_unit)
+            .map(|per_unit| (turned(&per_unit, levels), per_unit))
+            .max_by(|a, b| a.0.total_cmp(&b.0))
+            .map_or(1.0, |(_, per_unit)| per_unit);
+        let (product, _) = round(residual, best, layout.top(), levels);
+        let factor = if product > 0.0 { (square / product).min(f32::MAX) } else { 0.0 };
+        for (plane, levels) in levels.chunks(layout.plane_dims()).enumerate() {
+            for (byte, &level) in out.iter_mut().zip(levels) {
+                *byte |= (level as u8) << (plane * layout.bits);
+            }
+        }
+        let end = out.len() - Layout::NUMBER;
+        out[end..].copy_from_slice(&factor.to_le_bytes());
+        if metric == Metric::L2 {
+            out[end - Layout::NUMBER..end].copy_from_slice(&square.to_le_bytes());
+        }
+    }
+}
+
+/// A query prepared for [`Codes`]: rounded to i8, so that a distance is one integer product.
 #[derive(Debug, Default)]
-pub(super) struct ScalarQuery {
+pub(super) struct CodeQuery {
+    /// Plane after plane, each as long as a row.
     values: Vec<i8>,
     products: Vec<i32>,
-    /// distance = |x′|² (L2) + `base` + `factor` · product.
+    /// distance = `base` + |r|² (L2) + f · `factor` · (product − `middle`).
     base: f32,
     factor: f32,
+    middle: f32,
 }
 
-impl ScalarQuery {
+impl CodeQuery {
     /// For products with so many rows at once.
     pub fn with_capacity(rows: usize) -> Self {
         Self { products: Vec::with_capacity(rows), ..Self::default() }
     }
 
-    pub fn prepare(&mut self, codes: &ScalarCodes, query: &[f32]) {
-        let ScalarCodes { metric, offset, scale, .. } = codes;
-        let from_centre = |d: usize| match metric {
-            Metric::L2 => query[d] - centre(offset[d], scale[d]),
-            Metric::InnerProduct | Metric::Cosine => query[d],
-        };
-        let scaled = |d: usize| from_centre(d) * scale[d];
-        let widest = (0..query.len()).fold(0f32, |widest, d| widest.max(scaled(d).abs()));
+    pub fn prepare(&mut self, codes: &Codes, query: &[f32]) {
+        let Codes { metric, layout, mean, .. } = codes;
+        let l2 = *metric == Metric::L2;
+        let value = |d: usize| if l2 { query[d] - mean[d] } else { query[d] };
+        let widest = (0..layout.dim).fold(0f32, |widest, d| widest.max(value(d).abs()));
         let step = if widest > 0.0 { widest / 127.0 } else { 1.0 };
         self.values.clear();
-        self.values.extend((0..query.len()).map(|d| (scaled(d) / step).round() as i8));
-        (self.base, self.factor) = match metric {
-            Metric::L2 => {
-                let norm: f32 = (0..query.len()).map(|d| from_centre(d) * from_centre(d)).sum();
-                // x′ = scale · (byte − 127.5)
-                let sum: i32 = self.values.iter().map(|&value| i32::from(value)).sum();
-                (norm + 255.0 * step * sum as f32, -2.0 * step)
+        self.values.resize(layout.planes() * layout.stride, 0);
+        let mut sum = 0;
+        for (plane, first) in (0..layout.dim).step_by(layout.plane_dims()).enumerate() {
+            let dims = first..(first + layout.plane_dims()).min(layout.dim);
+            for (out, d) in self.values[plane * layout.stride..].iter_mut().zip(dims) {
+                *out = (value(d) / step).round() as i8;
+                sum += i32::from(*out);
             }
-            Metric::InnerProduct | Metric::Cosine => {
-                let of_offset: f32 = query.iter().zip(offset.iter()).map(|(q, o)| q * o).sum();
-                (metric.distance_of_dot(of_offset), -step)
-            }
+        }
+        // ⟨q, u⟩ of levels from 0 up, less their middle times Σ q.
+        self.middle = layout.top() / 2.0 * sum as f32;
+        (self.base, self.factor) = if l2 {
+            // |q − x|² = |q′|² + |r|² − 2⟨q′, r⟩, both taken from the mean: far from the origin, what tells rows apart
+            // would vanish in the rounding of what they have in common.
+            ((0..layout.dim).map(|d| value(d) * value(d)).sum(), -2.0 * step)
+        } else {
+            let of_mean: f32 = query.iter().zip(mean.iter()).map(|(q, c)| q * c).sum();
+            (metric.distance_of_dot(of_mean), -step)
         };
-        self.values.resize(codes.stride, 0);
     }
 
     /// Estimated distances to the rows named by `ordinals`.
-    pub fn distances(&mut self, codes: &ScalarCodes, kernels: &Kernels, ordinals: &[u32], out: &mut [f32]) {
+    pub fn distances(&mut self, codes: &Codes, kernels: &Kernels, ordinals: &[u32], out: &mut [f32]) {
         self.products.resize(ordinals.len(), 0);
-        (kernels.sq8_gather)(&self.values, &codes.bytes, ordinals, &mut self.products);
-        for (out, &product) in out.iter_mut().zip(&self.products) {
-            *out = self.base + self.factor * product as f32;
+        let layout = codes.layout;
+        (kernels.packed_gather)(&self.values, &codes.bytes, layout.stride, ordinals, &mut self.products);
+        let l2 = codes.metric == Metric::L2;
+        for ((out, &product), &ordinal) in out.iter_mut().zip(&self.products).zip(ordinals) {
+            let (factor, square) = layout.numbers(codes.row(ordinal));
+            let base = if l2 { self.base + square } else { self.base };
+            // Of estimates that overflow, no NaN may come before all others.
+            *out = (base + factor * (self.factor * (product as f32 - self.middle))).min(f32::INFINITY);
         }
-        if codes.metric == Metric::L2 {
-            for (out, &ordinal) in out.iter_mut().zip(ordinals) {
-                *out += codes.norm(ordinal);
-            }
-        }
-        // Of estimates that overflow, no NaN may come before all others.
-        out.iter_mut().for_each(|out| *out = out.min(f32::INFINITY));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compute::cpu::kernels;
     use crate::vectors::{Random, VectorBuf};
 
-    /// Each value of a code is off by half a step at most, and each of a query by half of its own.
+    const CODED: [Code; 4] = [Code::Sq8, Code::Q4, Code::Q2, Code::Q1];
+
+    fn estimates(codes: &Codes, query: &[f32], ordinals: &[u32]) -> Vec<f32> {
+        let mut prepared = CodeQuery::default();
+        prepared.prepare(codes, query);
+        let mut estimates = vec![0.0; ordinals.len()];
+        prepared.distances(codes, kernels(), ordinals, &mut estimates);
+        estimates
+    }
+
+    /// What the bytes of a row stand for, by the definition.
+    fn decoded(codes: &Codes, ordinal: u32) -> Vec<f64> {
+        let (layout, row) = (codes.layout, codes.row(ordinal));
+        let (factor, _) = layout.numbers(row);
+        let level = |d: usize| {
+            let (plane, byte) = (d / layout.plane_dims(), row[d % layout.plane_dims()]);
+            byte >> (plane * layout.bits) & layout.top() as u8
+        };
+        let value = |d: usize| f64::from(factor) * (f64::from(level(d)) - f64::from(layout.top()) / 2.0);
+        (0..layout.dim).map(value).collect()
+    }
+
+    /// An estimate is that of the definition but for the rounding of the query to 8 bits, whatever the layout.
     #[test]
-    fn estimates_are_near_the_distances_wherever_the_rows_lie() {
+    fn estimates_are_those_of_the_decoded_rows() {
         let mut random = Random::new(1);
-        for dim in [1, 3, 16, 60, 64, 100, 769] {
-            for (shift, factor) in [(0.0, 1.0), (1000.0, 1.0), (-3.0, 1e-6), (1e9, 1e8)] {
-                let mut value = || shift + factor * random.normal() as f32;
+        for dim in [1, 2, 3, 16, 60, 64, 100, 129, 769] {
+            for (shift, scale) in [(0.0, 1.0), (1000.0, 1.0), (-3.0, 1e-6), (1e9, 1e8)] {
+                let mut value = || shift + scale * random.normal() as f32;
                 let rows = VectorBuf::new((0..200 * dim).map(|_| value()).collect(), dim);
                 let query: Vec<f32> = (0..dim).map(|_| value()).collect();
                 let order: Vec<u32> = (0..200).rev().collect();
-                let mut prepared = ScalarQuery::default();
-                for metric in Metric::ALL {
-                    let codes = ScalarCodes::encode(rows.view(), &order, metric);
-                    prepared.prepare(&codes, &query);
-                    let ordinals = [0, 7, 199, 7, 31];
-                    let mut estimates = [0.0; 5];
-                    prepared.distances(&codes, kernels(), &ordinals, &mut estimates);
-                    for (estimate, ordinal) in estimates.into_iter().zip(ordinals) {
-                        let row = rows.row(order[ordinal as usize] as usize);
-                        let error = (f64::from(estimate) - metric.distance(&query, row)).abs();
-                        let bound = error_bound(&codes, &query, row);
-                        assert!(error <= bound, "{metric} {dim}-d at {shift}: off by {error}, not {bound}");
+                let ordinals = [0, 7, 199, 7, 31];
+                for (metric, code) in Metric::ALL.into_iter().flat_map(|m| CODED.map(|code| (m, code))) {
+                    let codes = Codes::encode(rows.view(), &order, metric, code).unwrap();
+                    for (estimate, ordinal) in estimates(&codes, &query, &ordinals).into_iter().zip(ordinals)
+                    {
+                        let (defined, bound) =
+                            defined(&codes, &query, rows.row(199 - ordinal as usize), ordinal);
+                        let error = (f64::from(estimate) - defined).abs();
+                        let case = format!("{metric} {} {dim}-d at {shift}", code.name());
+                        assert!(error <= bound, "{case}: off by {error}, not {bound}");
                     }
                 }
             }
         }
     }
 
-    fn error_bound(codes: &ScalarCodes, query: &[f32], row: &[f32]) -> f64 {
+    /// The estimate without rounding of the query, and how far off rounding may put it.
+    fn defined(codes: &Codes, query: &[f32], row: &[f32], ordinal: u32) -> (f64, f64) {
         let l2 = codes.metric == Metric::L2;
-        let from = |d: usize| if l2 { f64::from(centre(codes.offset[d], codes.scale[d])) } else { 0.0 };
-        let scale = |d: usize| f64::from(codes.scale[d]);
-        let query_at = |d: usize| f64::from(query[d]) - from(d);
-        let widest = (0..query.len()).map(|d| (query_at(d) * scale(d)).abs()).fold(0.0, f64::max);
-        let terms = (0..query.len()).map(|d| {
-            let row_at = f64::from(row[d]) - from(d);
-            let away = if l2 { (query_at(d) - row_at).abs() + scale(d) / 4.0 } else { query_at(d).abs() };
-            let of_code = away * scale(d) / 2.0;
-            let of_query = widest / 254.0 * 255.0;
-            let rounding = 1e-5 * (query_at(d).powi(2) + row_at.powi(2));
+        let code = decoded(codes, ordinal);
+        let mean = |d: usize| f64::from(codes.mean[d]);
+        let value: Vec<f64> =
+            (0..query.len()).map(|d| f64::from(query[d]) - if l2 { mean(d) } else { 0.0 }).collect();
+        let product: f64 = value.iter().zip(&code).map(|(q, u)| q * u).sum();
+        let widest = value.iter().fold(0.0, |widest: f64, q| widest.max(q.abs()));
+        let of_query: f64 = code.iter().map(|u| u.abs() * widest / 254.0).sum();
+        let square = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>();
+        let residual = (0..row.len()).map(|d| f64::from(row[d]) - mean(d));
+        if l2 {
+            let squares = square(&mut value.iter().copied()) + square(&mut residual.into_iter());
             // What f32 can say of values that lie far from the origin.
-            let place = 1e-6 * f64::from(query[d]).abs() * (query_at(d).abs() + 128.0 * scale(d));
-            2.0 * (of_code + of_query) + rounding + place
-        });
-        terms.sum::<f64>() + 1e-6
+            let place: f64 = (0..row.len())
+                .map(|d| 4e-7 * f64::from(row[d]).abs() * (value[d].abs() + f64::from(row[d]).abs() * 4e-7))
+                .sum();
+            (squares - 2.0 * product, 2.0 * of_query + 1e-5 * squares + 4.0 * place + 1e-12)
+        } else {
+            let of_mean: f64 = (0..query.len()).map(|d| f64::from(query[d]) * mean(d)).sum();
+            let size: f64 = (0..query.len()).map(|d| (f64::from(query[d]) * mean(d)).abs()).sum();
+            let base = if codes.metric == Metric::Cosine { 1.0 } else { 0.0 };
+            let sum: f64 = value.iter().zip(&code).map(|(q, u)| (q * u).abs()).sum();
+            (base - of_mean - product, of_query + 1e-5 * (size + sum) + 1e-6)
+        }
+    }
+
+    /// For L2 the distance of a row to itself, for the others its length: what RaBitQ's factor is chosen for.
+    #[test]
+    fn a_row_is_estimated_exactly_by_itself() {
+        let mut random = Random::new(2);
+        let dim = 96;
+        let rows = VectorBuf::new((0..500 * dim).map(|_| random.normal() as f32).collect(), dim);
+        let order: Vec<u32> = (0..500).collect();
+        for code in CODED {
+            let codes = Codes::encode(rows.view(), &order, Metric::L2, code).unwrap();
+            for row in [0, 17, 499] {
+                let estimate = estimates(&codes, rows.row(row as usize), &[row])[0];
+                assert!(estimate.abs() < 3.0, "{}: {estimate} of about 192", code.name());
+            }
+        }
+    }
+
+    /// More bits, nearer estimates: by about half a bit's worth each at least.
+    #[test]
+    fn error_falls_with_the_bits() {
+        let mut random = Random::new(3);
+        let dim = 100;
+        let rows = VectorBuf::new((0..400 * dim).map(|_| random.normal() as f32).collect(), dim);
+        let order: Vec<u32> = (0..400).collect();
+        for metric in Metric::ALL {
+            let error = |code: Code| -> f64 {
+                let codes = Codes::encode(rows.view(), &order, metric, code).unwrap();
+                let errors = (0..50).map(|query| {
+                    let query = rows.row(query);
+                    let estimates = estimates(&codes, query, &order);
+                    let exact = rows.view().iter().map(|row| metric.distance(query, row));
+                    estimates.iter().zip(exact).map(|(&e, d)| (f64::from(e) - d).powi(2)).sum::<f64>()
+                });
+                errors.sum::<f64>().sqrt()
+            };
+            let [sq8, q4, q2, q1] = CODED.map(error);
+            assert!(sq8 * 5.0 < q4 && q4 * 2.5 < q2 && q2 * 1.3 < q1, "{metric}: {sq8} {q4} {q2} {q1}");
+        }
     }
 
     #[test]
     fn what_a_dimension_never_varies_in_costs_nothing() {
         let rows = VectorBuf::new((0..90).flat_map(|i| [5.0, i as f32]).collect(), 2);
         let order: Vec<u32> = (0..90).collect();
-        let codes = ScalarCodes::encode(rows.view(), &order, Metric::L2);
-        let mut prepared = ScalarQuery::default();
-        prepared.prepare(&codes, &[5.0, 30.0]);
-        let mut estimates = [0.0; 90];
-        prepared.distances(&codes, kernels(), &order, &mut estimates);
+        let codes = Codes::encode(rows.view(), &order, Metric::L2, Code::Sq8).unwrap();
+        let estimates = estimates(&codes, &[5.0, 30.0], &order);
         let nearest = (0..90).min_by(|&a, &b| estimates[a].total_cmp(&estimates[b]));
         assert!(nearest.is_some_and(|row: usize| row.abs_diff(30) <= 1), "{nearest:?}");
+    }
+
+    #[test]
+    fn rows_that_are_all_equal_are_all_as_far() {
+        let rows = VectorBuf::new(vec![2.5; 70 * 5], 5);
+        let order: Vec<u32> = (0..70).collect();
+        for (metric, code) in Metric::ALL.into_iter().flat_map(|m| CODED.map(|code| (m, code))) {
+            let codes = Codes::encode(rows.view(), &order, metric, code).unwrap();
+            let estimates = estimates(&codes, &[1.0; 5], &order);
+            assert!(estimates.iter().all(|e| e.is_finite() && *e == estimates[0]), "{metric} {code:?}");
+        }
     }
 }

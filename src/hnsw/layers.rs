@@ -1,6 +1,6 @@
 //! All layers of a graph together: where each row stands, how one layer helps the other, and what an index is made of.
 
-use super::codes::{Code, ScalarCodes};
+use super::codes::Codes;
 use super::components::Components;
 use super::links::{Links, NONE};
 use super::params::HnswParams;
@@ -121,10 +121,7 @@ impl Layers {
         Hnsw {
             metric,
             vectors: KeptVectors::gather(rows, order, Precision::F32).expect("every f32 fits f32"),
-            codes: match params.code {
-                Code::F32 => None,
-                Code::Sq8 => Some(ScalarCodes::encode(rows, order, metric)),
-            },
+            codes: Codes::encode(rows, order, metric, params.code),
             links: links.into(),
             degree: base.links.degree(),
             upper_offsets: upper_offsets(&levels),

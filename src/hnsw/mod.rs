@@ -9,6 +9,7 @@
 //! layers, from the top down ─ bridge components, repair ─► every row is reached from the entry point
 //! ```
 
+mod beam;
 mod build;
 mod candidates;
 mod codes;
@@ -22,12 +23,14 @@ mod partition;
 mod prune;
 mod search;
 mod sections;
+mod visited;
+mod walk;
 
 pub use build::{BuildError, BuildStats, Built, build};
 pub use codes::Code;
 pub use params::HnswParams;
 
-use codes::ScalarCodes;
+use codes::Codes;
 
 use crate::artifact::Array;
 use crate::index::KeptVectors;
@@ -40,7 +43,7 @@ pub struct Hnsw {
     /// Of unit length for cosine.
     vectors: KeptVectors,
     /// What the walk reads in place of the vectors.
-    codes: Option<ScalarCodes>,
+    codes: Option<Codes>,
     /// `rows × degree`, padded with `u32::MAX` at the end.
     links: Array<u32>,
     /// Links per row on the base layer, usually `2m`.
@@ -60,7 +63,7 @@ impl Hnsw {
 
     /// What a walk compares queries with.
     pub fn code(&self) -> Code {
-        if self.codes.is_some() { Code::Sq8 } else { Code::F32 }
+        self.codes.as_ref().map_or(Code::F32, |codes| codes.code)
     }
 
     fn max_level(&self) -> usize {
@@ -74,8 +77,27 @@ impl Hnsw {
 
     /// Links of `row` on `level`, which is at least 1 and at most the row's own.
     fn upper_links(&self, row: u32, level: usize) -> impl Iterator<Item = u32> + '_ {
+        self.upper_slots(row, level).iter().copied().take_while(|&to| to != u32::MAX)
+    }
+
+    /// The same, with the padding.
+    fn upper_slots(&self, row: u32, level: usize) -> &[u32] {
         let start = (self.upper_offsets[row as usize] as usize + level - 1) * self.m;
-        self.upper_links[start..start + self.m].iter().copied().take_while(|&to| to != u32::MAX)
+        &self.upper_links[start..start + self.m]
+    }
+
+    /// Most rows that a row links to on a level.
+    fn widest(&self) -> usize {
+        self.degree.max(self.m)
+    }
+
+    /// Asks for what a walk compares with its query.
+    #[inline]
+    fn prefetch_compared(&self, row: u32) {
+        match &self.codes {
+            Some(codes) => codes.prefetch(row),
+            None => self.vectors.prefetch(row),
+        }
     }
 }
 

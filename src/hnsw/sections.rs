@@ -6,12 +6,12 @@
 //! | `graph` | `levels` | u8 [rows] | the highest level of each row |
 //! | `graph` | `upper_links` | u32 [Σ levels, m] | levels 1.. of each row, row by row |
 //! | `vectors` | `vectors` | f32 [rows, dim] | unit length for cosine |
-//! | `codes` | `codes` | u8 [rows, stride] | with code `sq8`: a byte per dimension, for L2 \|x′\|² as f32 in the last 4 |
-//! | `codes` | `offset`, `scale` | f32 [dim] | x ≈ offset + scale · byte; x′ = scale · (byte − 127.5) |
+//! | `codes` | `codes` | u8 [rows, stride] | unless the code is `f32`: levels in planes, then for L2 \|x − mean\|², then f (FORMAT.md) |
+//! | `codes` | `mean` | f32 [dim] | x ≈ mean + f · (level − middle) |
 //!
 //! `graph` carries `metric`, `entry_point` and `code` as metadata.
 
-use super::codes::{Code, ScalarCodes};
+use super::codes::{Code, Codes};
 use super::{Hnsw, upper_offsets};
 use crate::artifact::{Section, TensorError};
 use crate::index::{KeptVectors, Precision, SearchIndex};
@@ -30,7 +30,7 @@ pub(super) fn write(index: &Hnsw) -> Vec<Section> {
             .with_metadata("code", index.code().name()),
         index.vectors.write(Section::new("vectors"), "vectors"),
     ];
-    sections.extend(index.codes.as_ref().map(ScalarCodes::section));
+    sections.extend(index.codes.as_ref().map(Codes::section));
     sections
 }
 
@@ -41,10 +41,7 @@ impl Hnsw {
     /// The first section or tensor that is missing, has another type or shape, or breaks an invariant.
     pub fn from_sections(sections: &[Section]) -> Result<Self, TensorError> {
         let graph = Section::named(sections, "graph")?;
-        let codes = match graph.metadata("code")? {
-            Code::F32 => None,
-            Code::Sq8 => Some(Section::named(sections, "codes")?),
-        };
+        let code: Code = graph.metadata("code")?;
         let vectors = Section::named(sections, "vectors")?;
         let broken = |tensor: &str, what: String| TensorError::Content { tensor: tensor.into(), what };
         let (links, shape) = graph.array_of_rank::<u32>("links", 2)?;
@@ -77,7 +74,7 @@ impl Hnsw {
         }
         let index = Self {
             metric,
-            codes: codes.map(|codes| ScalarCodes::read(codes, metric, rows, dim)).transpose()?,
+            codes: Codes::read(sections, code, metric, rows, dim)?,
             vectors,
             links: links.aligned_to_lines(),
             degree,

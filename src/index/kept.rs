@@ -4,7 +4,7 @@ use half::f16;
 use rayon::prelude::*;
 
 use crate::artifact::{Array, Section, TensorError};
-use crate::compute::cpu::kernels;
+use crate::compute::cpu::{kernels, prefetch};
 use crate::vectors::{Metric, VectorView};
 
 /// How vectors are kept. Distances are exact with respect to what is kept.
@@ -61,8 +61,12 @@ impl KeptVectors {
     pub fn gather(rows: VectorView<'_>, order: &[u32], precision: Precision) -> Result<Self, KeepError> {
         Self::check(rows, precision)?;
         let values = match precision {
-            Precision::F32 => Values::F32(gathered(rows, order, |value| value).into()),
-            Precision::F16 => Values::F16(gathered(rows, order, f16::from_f32).into()),
+            Precision::F32 => {
+                Values::F32(Array::from_vec(gathered(rows, order, |value| value)).aligned_to_lines())
+            }
+            Precision::F16 => {
+                Values::F16(Array::from_vec(gathered(rows, order, f16::from_f32)).aligned_to_lines())
+            }
         };
         Ok(Self { values, dim: rows.dim() })
     }
@@ -94,6 +98,16 @@ impl KeptVectors {
         match &self.values {
             Values::F32(values) => values[range].to_vec(),
             Values::F16(values) => values[range].iter().map(|value| value.to_f32()).collect(),
+        }
+    }
+
+    /// Asks for a row that will be read soon.
+    #[inline]
+    pub fn prefetch(&self, ordinal: u32) {
+        let range = ordinal as usize * self.dim..(ordinal as usize + 1) * self.dim;
+        match &self.values {
+            Values::F32(values) => prefetch(&values[range]),
+            Values::F16(values) => prefetch(&values[range]),
         }
     }
 
@@ -153,8 +167,8 @@ impl KeptVectors {
     ) -> Result<Self, TensorError> {
         let shape = [rows, dim];
         let values = match precision {
-            Precision::F32 => Values::F32(section.array(name, &shape)?),
-            Precision::F16 => Values::F16(section.array(name, &shape)?),
+            Precision::F32 => Values::F32(section.array(name, &shape)?.aligned_to_lines()),
+            Precision::F16 => Values::F16(section.array(name, &shape)?.aligned_to_lines()),
         };
         let kept = Self { values, dim };
         let bad = match &kept.values {

@@ -7,6 +7,7 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
+use super::kernels::beam;
 use super::kernels::bytes::{Avx2Bytes, gather};
 use super::lanes::Lanes;
 
@@ -129,5 +130,6 @@ impl Lanes for Avx2 {
 }
 
 kernel_table!(super::dispatch::Isa::Avx2, Avx2, strip: 6, rows: 2, features: "avx2,fma,f16c",
-    sq8_gather: entry!(["avx2,fma,f16c"] gather::<Avx2, Avx2Bytes>,
-        (query: &[i8], base: &[u8], ordinals: &[u32], out: &mut [i32])));
+    packed_gather: entry!(["avx2,fma,f16c"] gather::<Avx2Bytes>,
+        (query: &[i8], base: &[u8], stride: usize, ordinals: &[u32], out: &mut [i32])),
+    merge: beam::merge);

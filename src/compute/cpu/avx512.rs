@@ -7,6 +7,7 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
+use super::kernels::beam;
 use super::kernels::bytes::{VnniBytes, gather};
 use super::lanes::Lanes;
 
@@ -117,19 +118,21 @@ impl Lanes for Avx512 {
 }
 
 kernel_table!(super::dispatch::Isa::Avx512, Avx512, strip: 8, rows: 4, features: "avx512f,avx512bw,avx512vl",
-    sq8_gather: sq8_gather);
+    packed_gather: packed_gather,
+    merge: entry!(["avx512f,avx512bw,avx512vl"] beam::merge_avx512,
+        (slots: &mut [u64], len: usize, incoming: &mut [u64]) -> usize));
 
 /// VNNI came a generation after the rest of this table's features: asked for where it is used.
-fn sq8_gather(query: &[i8], base: &[u8], ordinals: &[u32], out: &mut [i32]) {
+fn packed_gather(query: &[i8], base: &[u8], stride: usize, ordinals: &[u32], out: &mut [i32]) {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn with_vnni(query: &[i8], base: &[u8], ordinals: &[u32], out: &mut [i32]) {
+    unsafe fn with_vnni(query: &[i8], base: &[u8], stride: usize, ordinals: &[u32], out: &mut [i32]) {
         // SAFETY: the features are those of this function.
-        unsafe { gather::<Avx512, VnniBytes>(query, base, ordinals, out) }
+        unsafe { gather::<VnniBytes>(query, base, stride, ordinals, out) }
     }
     if std::arch::is_x86_feature_detected!("avx512vnni") {
         // SAFETY: asked for just now, and the rest by the table.
-        unsafe { with_vnni(query, base, ordinals, out) }
+        unsafe { with_vnni(query, base, stride, ordinals, out) }
     } else {
-        (super::avx2::KERNELS.sq8_gather)(query, base, ordinals, out);
+        (super::avx2::KERNELS.packed_gather)(query, base, stride, ordinals, out);
     }
 }

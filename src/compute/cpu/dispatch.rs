@@ -42,7 +42,7 @@ impl std::fmt::Display for Isa {
 type Gather<T> = fn(query: &[f32], base: &[T], ordinals: &[u32], out: &mut [f32]);
 type Product = fn(base: &[f32], dim: usize, ordinals: &[u32], panels: &[f32], out: &mut [f32], stride: usize);
 
-pub type ByteGather = fn(query: &[i8], base: &[u8], ordinals: &[u32], out: &mut [i32]);
+pub type PackedGather = fn(query: &[i8], base: &[u8], stride: usize, ordinals: &[u32], out: &mut [i32]);
 
 /// The kernels of one instruction set. Lengths are asserted; rows are dense, row-major, and as long as the query.
 ///
@@ -66,9 +66,14 @@ pub struct Kernels {
     /// `out[i] = Σ_m tables[m][codes[i][m]]`: `tables` is `pq_m × ksub`, `codes` `out.len() × pq_m`, each code below
     /// `ksub`.
     pub pq_scan: fn(tables: &[f32], ksub: usize, codes: &[u8], out: &mut [f32]),
-    /// `out[i]` is the integer product of `query` and row `ordinals[i]` of `base` (8-bit codes); rows are as long as the
-    /// query, at most 65,536.
-    pub sq8_gather: ByteGather,
+    /// `out[i]` is the integer product of `query` and row `ordinals[i]` of `base`, whose rows are `stride` bytes of codes
+    /// of 8, 4, 2 or 1 bits in planes (`kernels::bytes`). The query is as many planes of `stride` values. Rows are not
+    /// fetched ahead: a walk has asked for them before.
+    pub packed_gather: PackedGather,
+    /// Rounds values to levels 0 to `top` of which there are `per_unit` in a unit (`kernels::round`).
+    pub round_to_levels: fn(values: &[f32], per_unit: f32, top: f32, levels: &mut [f32]) -> (f32, f32),
+    /// Merges `incoming` into the sorted `slots[..len]` and returns the place of the least of them (`kernels::beam`).
+    pub merge: fn(slots: &mut [u64], len: usize, incoming: &mut [u64]) -> usize,
 
     /// Rows of a strip: what [`Kernels::product`] takes at once.
     pub(super) strip: usize,
@@ -208,9 +213,11 @@ macro_rules! entry {
 /// scan takes at once (four registers each).
 macro_rules! kernel_table {
     ($isa:expr, $lanes:ty, strip: $strip:literal, rows: $rows:literal, features: $($feature:literal)?,
-     sq8_gather: $bytes:expr) => {
+     packed_gather: $packed_gather:expr, merge: $merge:expr) => {
         pub(super) static KERNELS: crate::compute::cpu::dispatch::Kernels = {
-            use crate::compute::cpu::kernels::{codes, leaf, pairs, product, scan, sums, Book, LeafRow, Minima, Strip};
+            use crate::compute::cpu::kernels::{
+                codes, leaf, pairs, product, round, scan, sums, Book, LeafRow, Minima, Strip,
+            };
             use crate::vectors::{Neighbor, TopK};
 
             crate::compute::cpu::dispatch::Kernels {
@@ -230,7 +237,10 @@ macro_rules! kernel_table {
                 l2_gather_f16: entry!([$($feature)?] pairs::gather::<$lanes, pairs::L2, f16, $rows>,
                     (query: &[f32], base: &[f16], ordinals: &[u32], out: &mut [f32])),
                 pq_scan: codes::pq_scan,
-                sq8_gather: $bytes,
+                packed_gather: $packed_gather,
+                merge: $merge,
+                round_to_levels: entry!([$($feature)?] round::round_to_levels::<$lanes>,
+                    (values: &[f32], per_unit: f32, top: f32, levels: &mut [f32]) -> (f32, f32)),
                 strip: $strip,
                 panel: product::panel::<$lanes>(),
                 pack: entry!([$($feature)?] product::pack::<$lanes>,

@@ -38,19 +38,27 @@ pub use dispatch::{ISA_VARIABLE, Isa, Kernels, available, kernels};
 use super::{BackendInfo, CentroidSums, CodebookView, Compute, Leaves, ResidualOf, Result, Rows};
 use crate::vectors::{Metric, Neighbor, Neighbors, VectorView};
 
-/// Asks for the first two cache lines of a slice that will be read soon: a row of links.
+/// Asks for the cache lines of a slice that will be read soon.
 #[inline(always)]
 pub fn prefetch<T>(soon: &[T]) {
-    let at = soon.as_ptr().cast::<u8>();
-    // SAFETY: a prefetch reads nothing, whatever the address; its instruction is in every x86-64 and aarch64.
-    #[cfg(target_arch = "x86_64")]
-    unsafe {
-        use lanes::Lanes;
-        avx2::Avx2::prefetch(at);
-        avx2::Avx2::prefetch(at.wrapping_add(64));
+    const LINE: usize = 64;
+    let start = soon.as_ptr().cast::<u8>();
+    for at in (0..size_of_val(soon)).step_by(LINE) {
+        let at = start.wrapping_add(at);
+        // SAFETY: a prefetch reads nothing, whatever the address; its instruction is in every x86-64 and aarch64.
+        #[cfg(target_arch = "x86_64")]
+        unsafe {
+            use lanes::Lanes;
+            avx2::Avx2::prefetch(at);
+        }
+        #[cfg(target_arch = "aarch64")]
+        unsafe {
+            use lanes::Lanes;
+            neon::Neon::prefetch(at);
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        let _ = at;
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
 }
 
 /// The backend that is always there. Its work runs on the rayon pool that it is called from.

@@ -7,6 +7,7 @@ use std::arch::aarch64::*;
 
 use half::f16;
 
+use super::kernels::beam;
 use super::kernels::bytes::{Plain, gather};
 use super::lanes::Lanes;
 
@@ -141,5 +142,6 @@ unsafe fn widen(halves: uint16x4_t) -> float32x4_t {
 }
 
 kernel_table!(super::dispatch::Isa::Neon, Neon, strip: 8, rows: 4, features: "neon",
-    sq8_gather: entry!(["neon"] gather::<Neon, Plain>,
-        (query: &[i8], base: &[u8], ordinals: &[u32], out: &mut [i32])));
+    packed_gather: entry!(["neon"] gather::<Plain>,
+        (query: &[i8], base: &[u8], stride: usize, ordinals: &[u32], out: &mut [i32])),
+    merge: beam::merge);

@@ -4,6 +4,7 @@
 
 use half::f16;
 
+use super::kernels::beam;
 use super::kernels::bytes::{Plain, gather};
 use super::lanes::Lanes;
 
@@ -130,5 +131,6 @@ impl Lanes for Portable {
 }
 
 kernel_table!(super::dispatch::Isa::Portable, Portable, strip: 4, rows: 2, features: ,
-    sq8_gather: entry!([] gather::<Portable, Plain>,
-        (query: &[i8], base: &[u8], ordinals: &[u32], out: &mut [i32])));
+    packed_gather: entry!([] gather::<Plain>,
+        (query: &[i8], base: &[u8], stride: usize, ordinals: &[u32], out: &mut [i32])),
+    merge: beam::merge);

@@ -287,22 +287,77 @@ fn values_that_overflow_answer_something_and_do_not_panic() {
 }
 
 #[test]
-fn byte_products_are_exact_on_every_instruction_set() {
+fn packed_products_are_exact_on_every_instruction_set() {
     for kernels in available() {
-        for len in (1..=70).chain([96, 100, 127, 128, 129, 384, 832, 4096, 65_536, 65_792]) {
-            let mut random = Random::new(len as u64);
-            let mut query: Vec<i8> = (0..len).map(|_| random.next_u64() as i8).collect();
-            let mut base: Vec<u8> = (0..7 * len).map(|_| random.next_u64() as u8).collect();
-            // The extremes, where a saturating instruction would show.
-            query.iter_mut().step_by(2).for_each(|value| *value = -128);
-            base[..len].fill(255);
-            let ordinals = [6, 0, 3, 3];
-            let mut products = [0; 4];
-            (kernels.sq8_gather)(&query, &base, &ordinals, &mut products);
-            for (&ordinal, &product) in ordinals.iter().zip(&products) {
-                let row = &base[ordinal as usize * len..][..len];
-                let defined: i64 = query.iter().zip(row).map(|(&q, &x)| i64::from(q) * i64::from(x)).sum();
-                assert_eq!(i64::from(product), defined, "{} {len}", kernels.isa);
+        for stride in (1..=70).chain([96, 100, 127, 128, 129, 384, 832, 4096, 65_536, 65_792]) {
+            for planes in [1, 2, 4, 8] {
+                let mut random = Random::new(stride as u64);
+                let mut query: Vec<i8> = (0..planes * stride).map(|_| random.next_u64() as i8).collect();
+                let mut base: Vec<u8> = (0..7 * stride).map(|_| random.next_u64() as u8).collect();
+                // The extremes, where a saturating instruction would show.
+                query.iter_mut().step_by(2).for_each(|value| *value = -128);
+                base[..stride].fill(255);
+                let ordinals = [6, 0, 3, 3, 5, 0];
+                let mut products = [0; 6];
+                (kernels.packed_gather)(&query, &base, stride, &ordinals, &mut products);
+                for (&ordinal, &product) in ordinals.iter().zip(&products) {
+                    let row = &base[ordinal as usize * stride..][..stride];
+                    let (bits, mask) = (8 / planes, u8::MAX >> (8 - 8 / planes));
+                    let value = |at: usize| i64::from(row[at % stride] >> (at / stride * bits) & mask);
+                    let defined: i64 =
+                        query.iter().enumerate().map(|(at, &q)| i64::from(q) * value(at)).sum();
+                    assert_eq!(i64::from(product), defined, "{} {stride} × {planes}", kernels.isa);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn merging_is_sorting_with_the_older_of_equals_first() {
+    for kernels in available() {
+        let mut random = Random::new(3);
+        for len in [0, 1, 5, 7, 8, 9, 16, 100, 700] {
+            for count in [1, 2, 3, 32, 60] {
+                for range in [4, 1000] {
+                    let mut kept: Vec<u64> = (0..len).map(|_| random.below(range) as u64).collect();
+                    kept.sort_unstable();
+                    let mut incoming: Vec<u64> = (0..count).map(|_| random.below(range) as u64).collect();
+                    let mut slots = kept.clone();
+                    slots.resize(len + count + 3, u64::MAX);
+                    let least = *incoming.iter().min().unwrap();
+                    let place = (kernels.merge)(&mut slots, len, &mut incoming);
+                    assert_eq!(place, kept.iter().filter(|&&key| key <= least).count());
+                    kept.extend_from_slice(&incoming);
+                    kept.sort_unstable();
+                    assert_eq!(slots[..len + count], kept, "{} {len} + {count}", kernels.isa);
+                    assert_eq!(slots[len + count..], [u64::MAX; 3], "{} {len} + {count}", kernels.isa);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn values_are_rounded_to_the_nearest_level() {
+    for kernels in available() {
+        let mut random = Random::new(9);
+        for len in [1, 3, 15, 16, 17, 64, 100] {
+            for top in [1.0, 3.0, 15.0, 255.0] {
+                let values: Vec<f32> = (0..len).map(|_| random.normal() as f32).collect();
+                let per_unit = top / 4.0;
+                let mut levels = vec![-1.0; len];
+                let (product, square) = (kernels.round_to_levels)(&values, per_unit, top, &mut levels);
+                let (mut products, mut squares) = (0.0, 0.0);
+                for (&value, &level) in values.iter().zip(&levels) {
+                    assert!((0.0..=top).contains(&level) && level.fract() == 0.0, "{level} of {top}");
+                    let place = (value * per_unit + top / 2.0).clamp(0.0, top);
+                    assert!((place - level).abs() <= 0.5001, "{place} became {level}");
+                    products += f64::from(level - top / 2.0) * f64::from(value);
+                    squares += f64::from(level - top / 2.0).powi(2);
+                }
+                assert!((f64::from(product) - products).abs() <= 1e-4 * squares, "{} {len}", kernels.isa);
+                assert!((f64::from(square) - squares).abs() <= 1e-4 * squares, "{} {len}", kernels.isa);
             }
         }
     }

@@ -1,56 +1,92 @@
-//! Products of 8-bit codes: what a graph walk on scalar-quantized rows spends its time on.
-
-use super::super::lanes::Lanes;
+//! Products of rows of small unsigned codes, 8, 4, 2 or 1 bits a value: what a graph walk spends its time on.
+//!
+//! A row is `stride` bytes. Of 8/bits *planes* of values, plane p lies in bits p·bits.. of each byte, so that all values of
+//! a plane come out of a register of bytes by one shift and one mask. A query is i8, plane after plane, each `stride`
+//! long; where it is zero, what a row holds does not matter.
 
 /// Products of u8 × i8 stay within i32 up to this many: the largest multiple of 64 below 2³¹ / (255 · 128).
-const MAX_LEN: usize = 65_792;
+const MAX_STRIDE: usize = 65_792;
 
-/// One row's integer product, exact.
+/// The integer products of four rows with one query, exact.
 ///
 /// # Safety
-/// The CPU has the instruction set of the implementation; `query` and `row` are good for `len` values.
-pub trait ByteProduct {
-    unsafe fn product(query: *const i8, row: *const u8, len: usize) -> i32;
+/// The CPU has the instruction set of the implementation; `query` is good for `PLANES × stride` values and each row for
+/// `stride` bytes.
+pub trait PackedProduct {
+    unsafe fn four<const PLANES: usize>(query: *const i8, rows: [*const u8; 4], stride: usize) -> [i32; 4];
 }
 
-/// `out[i] = Σ_d query[d] · row[d]` for row `ordinals[i]` of `base`, whose rows are as long as the query.
+/// `out[i] = Σ query · row` for row `ordinals[i]` of `base`. The query's length says how many planes a row has.
 ///
 /// # Safety
-/// As [`Lanes`] and [`ByteProduct`].
+/// As [`PackedProduct`].
 #[inline(always)]
-pub unsafe fn gather<L: Lanes, P: ByteProduct>(query: &[i8], base: &[u8], ordinals: &[u32], out: &mut [i32]) {
-    const LINE: usize = 64;
-    let len = query.len();
-    assert!((1..=MAX_LEN).contains(&len) && base.len().is_multiple_of(len));
+pub unsafe fn gather<P: PackedProduct>(
+    query: &[i8],
+    base: &[u8],
+    stride: usize,
+    ordinals: &[u32],
+    out: &mut [i32],
+) {
+    assert!((1..=MAX_STRIDE).contains(&stride));
+    assert!(base.len().is_multiple_of(stride) && query.len().is_multiple_of(stride));
     assert_eq!(ordinals.len(), out.len());
-    let rows = base.len() / len;
-    // All rows are asked for before the first is used: a walk's rows are scattered, and few.
-    for &ordinal in ordinals {
-        assert!((ordinal as usize) < rows, "row {ordinal} of {rows}");
-        // SAFETY: a prefetch reads nothing.
-        unsafe {
-            let row = base.as_ptr().add(ordinal as usize * len);
-            for at in (0..len).step_by(LINE) {
-                L::prefetch(row.wrapping_add(at));
-            }
+    // SAFETY: as this function.
+    unsafe {
+        match query.len() / stride {
+            1 => gather_planes::<P, 1>(query, base, stride, ordinals, out),
+            2 => gather_planes::<P, 2>(query, base, stride, ordinals, out),
+            4 => gather_planes::<P, 4>(query, base, stride, ordinals, out),
+            8 => gather_planes::<P, 8>(query, base, stride, ordinals, out),
+            planes => panic!("{planes} planes"),
         }
     }
-    for (out, &ordinal) in out.iter_mut().zip(ordinals) {
-        // SAFETY: the ordinal is a row's, checked above.
-        *out = unsafe { P::product(query.as_ptr(), base.as_ptr().add(ordinal as usize * len), len) };
+}
+
+#[inline(always)]
+unsafe fn gather_planes<P: PackedProduct, const PLANES: usize>(
+    query: &[i8],
+    base: &[u8],
+    stride: usize,
+    ordinals: &[u32],
+    out: &mut [i32],
+) {
+    let rows = base.len() / stride;
+    for (ordinals, out) in ordinals.chunks(4).zip(out.chunks_mut(4)) {
+        let four = std::array::from_fn(|index| {
+            let ordinal = ordinals[index.min(ordinals.len() - 1)] as usize;
+            assert!(ordinal < rows, "row {ordinal} of {rows}");
+            // SAFETY: the row is in `base`, checked above.
+            unsafe { base.as_ptr().add(ordinal * stride) }
+        });
+        // SAFETY: the query's length was divided by `stride` to give `PLANES`.
+        let products = unsafe { P::four::<PLANES>(query.as_ptr(), four, stride) };
+        out.copy_from_slice(&products[..out.len()]);
     }
+}
+
+/// The values of one plane, moved down.
+const fn mask(planes: usize) -> u8 {
+    u8::MAX >> (8 - 8 / planes)
 }
 
 /// Loops that the compiler vectorises as far as the features of the table allow.
 pub struct Plain;
 
-impl ByteProduct for Plain {
+impl PackedProduct for Plain {
     #[inline(always)]
-    unsafe fn product(query: *const i8, row: *const u8, len: usize) -> i32 {
-        // SAFETY: as the trait.
-        let (query, row) =
-            unsafe { (std::slice::from_raw_parts(query, len), std::slice::from_raw_parts(row, len)) };
-        query.iter().zip(row).map(|(&q, &x)| i32::from(q) * i32::from(x)).sum()
+    unsafe fn four<const PLANES: usize>(query: *const i8, rows: [*const u8; 4], stride: usize) -> [i32; 4] {
+        rows.map(|row| {
+            // SAFETY: as the trait.
+            let row = unsafe { std::slice::from_raw_parts(row, stride) };
+            let plane = |plane: usize| {
+                // SAFETY: as the trait.
+                let query = unsafe { std::slice::from_raw_parts(query.add(plane * stride), stride) };
+                let value = move |byte: u8| byte >> (plane * 8 / PLANES) & mask(PLANES);
+                query.iter().zip(row).map(move |(&q, &x)| i32::from(q) * i32::from(value(x))).sum::<i32>()
+            };
+            (0..PLANES).map(plane).sum()
+        })
     }
 }
 
@@ -62,51 +98,112 @@ pub use x86::{Avx2Bytes, VnniBytes};
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::ByteProduct;
+    use super::{PackedProduct, Plain, mask};
 
-    /// AVX2: widened to 16 bits, for `maddubs` saturates.
+    /// AVX2. Bytes are widened to 16 bits, for `maddubs` saturates; smaller values cannot make it.
     pub struct Avx2Bytes;
 
-    impl ByteProduct for Avx2Bytes {
+    impl Avx2Bytes {
         #[inline(always)]
-        unsafe fn product(query: *const i8, row: *const u8, len: usize) -> i32 {
-            const WIDTH: usize = 16;
+        unsafe fn wide_product(query: *const i8, row: *const u8, stride: usize) -> __m256i {
             let mut sum = _mm256_setzero_si256();
-            let whole = len / WIDTH * WIDTH;
-            for at in (0..whole).step_by(WIDTH) {
+            for at in (0..stride).step_by(16) {
                 let q = _mm256_cvtepi8_epi16(_mm_loadu_si128(query.add(at).cast()));
                 let x = _mm256_cvtepu8_epi16(_mm_loadu_si128(row.add(at).cast()));
                 sum = _mm256_add_epi32(sum, _mm256_madd_epi16(q, x));
             }
-            let halves = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256::<1>(sum));
-            let quarters = _mm_add_epi32(halves, _mm_shuffle_epi32::<0b00_00_11_10>(halves));
-            let total = _mm_add_epi32(quarters, _mm_shuffle_epi32::<0b00_00_00_01>(quarters));
-            _mm_cvtsi128_si32(total) + super::Plain::product(query.add(whole), row.add(whole), len - whole)
+            sum
+        }
+
+        #[inline(always)]
+        unsafe fn plane_products<const PLANES: usize>(
+            query: *const i8,
+            row: *const u8,
+            stride: usize,
+        ) -> __m256i {
+            let (ones, mask) = (_mm256_set1_epi16(1), _mm256_set1_epi8(mask(PLANES) as i8));
+            let mut sum = _mm256_setzero_si256();
+            for at in (0..stride).step_by(32) {
+                let bytes = _mm256_loadu_si256(row.add(at).cast());
+                for plane in 0..PLANES {
+                    let shift = _mm_cvtsi32_si128((plane * 8 / PLANES) as i32);
+                    let x = _mm256_and_si256(_mm256_srl_epi16(bytes, shift), mask);
+                    let q = _mm256_loadu_si256(query.add(plane * stride + at).cast());
+                    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(x, q), ones));
+                }
+            }
+            sum
+        }
+    }
+
+    impl PackedProduct for Avx2Bytes {
+        #[inline(always)]
+        unsafe fn four<const PLANES: usize>(
+            query: *const i8,
+            rows: [*const u8; 4],
+            stride: usize,
+        ) -> [i32; 4] {
+            // Strides are powers of two up to a line, and whole lines beyond.
+            if !stride.is_multiple_of(32) {
+                return Plain::four::<PLANES>(query, rows, stride);
+            }
+            rows.map(|row| {
+                let sum = match PLANES {
+                    1 => Self::wide_product(query, row, stride),
+                    _ => Self::plane_products::<PLANES>(query, row, stride),
+                };
+                let halves = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256::<1>(sum));
+                let quarters = _mm_add_epi32(halves, _mm_shuffle_epi32::<0b00_00_11_10>(halves));
+                _mm_cvtsi128_si32(_mm_add_epi32(quarters, _mm_shuffle_epi32::<0b00_00_00_01>(quarters)))
+            })
         }
     }
 
     /// AVX-512 VNNI: 64 products an instruction, accumulated exactly.
     pub struct VnniBytes;
 
-    impl ByteProduct for VnniBytes {
+    impl VnniBytes {
         #[inline(always)]
-        unsafe fn product(query: *const i8, row: *const u8, len: usize) -> i32 {
-            const WIDTH: usize = 64;
+        unsafe fn products<const PLANES: usize>(query: *const i8, row: *const u8, stride: usize) -> __m512i {
+            const LINE: usize = 64;
+            let mask = _mm512_set1_epi8(mask(PLANES) as i8);
+            // Two chains: one would wait for itself.
             let mut sums = [_mm512_setzero_si512(); 2];
-            let whole = len / WIDTH * WIDTH;
-            for (step, at) in (0..whole).step_by(WIDTH).enumerate() {
-                let q = _mm512_loadu_si512(query.add(at).cast());
-                let x = _mm512_loadu_si512(row.add(at).cast());
-                // Two chains: one would wait for itself.
-                sums[step % 2] = _mm512_dpbusd_epi32(sums[step % 2], x, q);
+            for (step, at) in (0..stride).step_by(LINE).enumerate() {
+                let inside = if stride - at < LINE { (1u64 << (stride - at)) - 1 } else { u64::MAX };
+                let bytes = _mm512_maskz_loadu_epi8(inside, row.add(at).cast());
+                for plane in 0..PLANES {
+                    let shift = _mm_cvtsi32_si128((plane * 8 / PLANES) as i32);
+                    let x = match PLANES {
+                        1 => bytes,
+                        _ => _mm512_and_si512(_mm512_srl_epi16(bytes, shift), mask),
+                    };
+                    let q = _mm512_maskz_loadu_epi8(inside, query.add(plane * stride + at));
+                    let chain = &mut sums[(step + plane) % 2];
+                    *chain = _mm512_dpbusd_epi32(*chain, x, q);
+                }
             }
-            if whole < len {
-                let mask = (1u64 << (len - whole)) - 1;
-                let q = _mm512_maskz_loadu_epi8(mask, query.add(whole));
-                let x = _mm512_maskz_loadu_epi8(mask, row.add(whole).cast());
-                sums[0] = _mm512_dpbusd_epi32(sums[0], x, q);
-            }
-            _mm512_reduce_add_epi32(_mm512_add_epi32(sums[0], sums[1]))
+            _mm512_add_epi32(sums[0], sums[1])
+        }
+    }
+
+    impl PackedProduct for VnniBytes {
+        #[inline(always)]
+        unsafe fn four<const PLANES: usize>(
+            query: *const i8,
+            rows: [*const u8; 4],
+            stride: usize,
+        ) -> [i32; 4] {
+            let [a, b, c, d] = rows.map(|row| Self::products::<PLANES>(query, row, stride));
+            // Four sums of sixteen lanes: transposed and added, they share what each would cost alone.
+            let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+            let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+            let abcd = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+            let halves = _mm256_add_epi32(_mm512_castsi512_si256(abcd), _mm512_extracti64x4_epi64::<1>(abcd));
+            let sums = _mm_add_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves));
+            let mut out = [0; 4];
+            _mm_storeu_si128(out.as_mut_ptr().cast(), sums);
+            out
         }
     }
 }

@@ -8,11 +8,13 @@
 // index disappears when the loop is unrolled.
 #![allow(clippy::needless_range_loop)]
 
+pub mod beam;
 pub mod bytes;
 pub mod codes;
 pub mod leaf;
 pub mod pairs;
 pub mod product;
+pub mod round;
 pub mod scan;
 pub mod sums;
 

@@ -1,0 +1,44 @@
+//! Memory for arrays that a search jumps about in.
+
+use memmap2::MmapMut;
+
+/// An immutable copy of bytes that starts on a cache line, and from [`Pages::HUGE`] on lies in huge pages where the
+/// system has them to give: a jump then seldom has to look up where its page is.
+pub(super) enum Pages {
+    Lines(Vec<Line>, usize),
+    Mapped(MmapMut),
+}
+
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+pub(super) struct Line([u8; Pages::LINE]);
+
+impl Pages {
+    pub const LINE: usize = 64;
+    const HUGE: usize = 2 << 20;
+
+    pub fn copy_of(bytes: &[u8]) -> Self {
+        // A mapping that is refused, as where a process may have only so many, is no reason to fail.
+        if bytes.len() >= Self::HUGE
+            && let Ok(mut map) = MmapMut::map_anon(bytes.len())
+        {
+            // Advice: where it is not taken, pages are small.
+            #[cfg(target_os = "linux")]
+            let _ = map.advise(memmap2::Advice::HugePage);
+            map.copy_from_slice(bytes);
+            return Self::Mapped(map);
+        }
+        let mut lines: Vec<Line> = bytemuck::zeroed_vec(bytes.len().div_ceil(Self::LINE));
+        bytemuck::cast_slice_mut(&mut lines)[..bytes.len()].copy_from_slice(bytes);
+        Self::Lines(lines, bytes.len())
+    }
+}
+
+impl AsRef<[u8]> for Pages {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::Lines(lines, len) => &bytemuck::cast_slice(lines)[..*len],
+            Self::Mapped(map) => map,
+        }
+    }
+}
