@@ -305,7 +305,7 @@ fn what_is_left_out_has_the_documented_default() {
         "queries": { "sample": 10 },
         "output": { "uri": "out" },
         "index": [
-            { "name": "my-words-hnsw", "kind": "hnsw", "metric": "l2", "m": 16, "ef_construction": 200, "code": "sq8",
+            { "name": "my-words-hnsw", "kind": "hnsw", "metric": "l2", "m": 16, "ef_construction": 200, "code": "q4",
               "expert": { "c_max": "auto", "fanout": "auto", "leaf_k": "auto", "l_max": "auto", "alpha": "auto" },
               "target": { "k": 10, "recall": 0.95 } },
             { "name": "my-words-ivf_pq", "kind": "ivf_pq", "metric": "l2", "nlist": "auto", "pq_m": "auto",

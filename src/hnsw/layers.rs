@@ -5,6 +5,7 @@ use super::components::Components;
 use super::links::{Links, NONE};
 use super::params::HnswParams;
 use super::{BuildStats, Hnsw, connect, upper_offsets};
+use crate::artifact::Array;
 use crate::index::{KeptVectors, Precision};
 use crate::vectors::{Metric, VectorView};
 
@@ -122,7 +123,7 @@ impl Layers {
             metric,
             vectors: KeptVectors::gather(rows, order, Precision::F32).expect("every f32 fits f32"),
             codes: Codes::encode(rows, order, metric, params.code),
-            links: links.into(),
+            links: Array::from_vec(links).aligned_to_lines(),
             degree: base.links.degree(),
             upper_offsets: upper_offsets(&levels),
             levels: levels.into(),

@@ -6,7 +6,7 @@
 //! | `graph` | `levels` | u8 [rows] | the highest level of each row |
 //! | `graph` | `upper_links` | u32 [Σ levels, m] | levels 1.. of each row, row by row |
 //! | `vectors` | `vectors` | f32 [rows, dim] | unit length for cosine |
-//! | `codes` | `codes` | u8 [rows, stride] | unless the code is `f32`: levels in planes, then for L2 \|x − mean\|², then f (FORMAT.md) |
+//! | `codes` | `codes` | u8 [rows, stride] | unless the code is `f32`: levels in planes, at the end f as f32, for L2 \|x − mean\|² before it (`codes.rs`) |
 //! | `codes` | `mean` | f32 [dim] | x ≈ mean + f · (level − middle) |
 //!
 //! `graph` carries `metric`, `entry_point` and `code` as metadata.

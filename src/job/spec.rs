@@ -190,8 +190,8 @@ pub struct HnswSpec {
     pub m: usize,
     /// How widely links are searched for when building. Default 200; 8 to 4,096. More is slower and links better.
     pub ef_construction: usize,
-    /// What a search compares queries with on its way: the vectors (`f32`), or 8-bit codes of them (`sq8`, the
-    /// default), four times less to read. What is returned is ranked by the vectors either way.
+    /// What a search compares queries with on its way: the vectors (`f32`), or codes of 8 (`sq8`), 4 (`q4`, the default),
+    /// 2 or 1 bits a dimension, so many times less to wait for. What is returned is ranked by the vectors either way.
     pub code: Code,
     /// For those who know the builder.
     pub expert: HnswExpert,

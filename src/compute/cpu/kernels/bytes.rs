@@ -3,6 +3,9 @@
 //! A row is `stride` bytes. Of 8/bits *planes* of values, plane p lies in bits p·bits.. of each byte, so that all values of
 //! a plane come out of a register of bytes by one shift and one mask. A query is i8, plane after plane, each `stride`
 //! long; where it is zero, what a row holds does not matter.
+//!
+//! There are no closures here: one would not take on the target features of the kernel that it stands in, and each
+//! intrinsic in it would be a call.
 
 /// Products of u8 × i8 stay within i32 up to this many: the largest multiple of 64 below 2³¹ / (255 · 128).
 const MAX_STRIDE: usize = 65_792;
@@ -53,12 +56,12 @@ unsafe fn gather_planes<P: PackedProduct, const PLANES: usize>(
 ) {
     let rows = base.len() / stride;
     for (ordinals, out) in ordinals.chunks(4).zip(out.chunks_mut(4)) {
-        let four = std::array::from_fn(|index| {
-            let ordinal = ordinals[index.min(ordinals.len() - 1)] as usize;
-            assert!(ordinal < rows, "row {ordinal} of {rows}");
+        let mut four = [base.as_ptr(); 4];
+        for (row, &ordinal) in four.iter_mut().zip(ordinals) {
+            assert!((ordinal as usize) < rows, "row {ordinal} of {rows}");
             // SAFETY: the row is in `base`, checked above.
-            unsafe { base.as_ptr().add(ordinal * stride) }
-        });
+            *row = unsafe { row.add(ordinal as usize * stride) };
+        }
         // SAFETY: the query's length was divided by `stride` to give `PLANES`.
         let products = unsafe { P::four::<PLANES>(query.as_ptr(), four, stride) };
         out.copy_from_slice(&products[..out.len()]);
@@ -66,6 +69,7 @@ unsafe fn gather_planes<P: PackedProduct, const PLANES: usize>(
 }
 
 /// The values of one plane, moved down.
+#[inline(always)]
 const fn mask(planes: usize) -> u8 {
     u8::MAX >> (8 - 8 / planes)
 }
@@ -76,17 +80,20 @@ pub struct Plain;
 impl PackedProduct for Plain {
     #[inline(always)]
     unsafe fn four<const PLANES: usize>(query: *const i8, rows: [*const u8; 4], stride: usize) -> [i32; 4] {
-        rows.map(|row| {
+        let mut out = [0; 4];
+        for (out, row) in out.iter_mut().zip(rows) {
             // SAFETY: as the trait.
             let row = unsafe { std::slice::from_raw_parts(row, stride) };
-            let plane = |plane: usize| {
+            for plane in 0..PLANES {
                 // SAFETY: as the trait.
                 let query = unsafe { std::slice::from_raw_parts(query.add(plane * stride), stride) };
-                let value = move |byte: u8| byte >> (plane * 8 / PLANES) & mask(PLANES);
-                query.iter().zip(row).map(move |(&q, &x)| i32::from(q) * i32::from(value(x))).sum::<i32>()
-            };
-            (0..PLANES).map(plane).sum()
-        })
+                for (&q, &byte) in query.iter().zip(row) {
+                    let x = byte >> (plane * 8 / PLANES) & mask(PLANES);
+                    *out += i32::from(q) * i32::from(x);
+                }
+            }
+        }
+        out
     }
 }
 
@@ -147,15 +154,18 @@ mod x86 {
             if !stride.is_multiple_of(32) {
                 return Plain::four::<PLANES>(query, rows, stride);
             }
-            rows.map(|row| {
+            let mut out = [0; 4];
+            for (out, row) in out.iter_mut().zip(rows) {
                 let sum = match PLANES {
                     1 => Self::wide_product(query, row, stride),
                     _ => Self::plane_products::<PLANES>(query, row, stride),
                 };
                 let halves = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256::<1>(sum));
                 let quarters = _mm_add_epi32(halves, _mm_shuffle_epi32::<0b00_00_11_10>(halves));
-                _mm_cvtsi128_si32(_mm_add_epi32(quarters, _mm_shuffle_epi32::<0b00_00_00_01>(quarters)))
-            })
+                *out =
+                    _mm_cvtsi128_si32(_mm_add_epi32(quarters, _mm_shuffle_epi32::<0b00_00_00_01>(quarters)));
+            }
+            out
         }
     }
 
@@ -194,7 +204,10 @@ mod x86 {
             rows: [*const u8; 4],
             stride: usize,
         ) -> [i32; 4] {
-            let [a, b, c, d] = rows.map(|row| Self::products::<PLANES>(query, row, stride));
+            let a = Self::products::<PLANES>(query, rows[0], stride);
+            let b = Self::products::<PLANES>(query, rows[1], stride);
+            let c = Self::products::<PLANES>(query, rows[2], stride);
+            let d = Self::products::<PLANES>(query, rows[3], stride);
             // Four sums of sixteen lanes: transposed and added, they share what each would cost alone.
             let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
             let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
