@@ -72,6 +72,16 @@ impl<A: Compute, B: Compute> Compute for Fallback<A, B> {
         self.with(|backend| backend.top_k(queries, rows, metric, k))
     }
 
+    fn nearest_leaders(
+        &self,
+        rows: &Rows<'_>,
+        members: &[u32],
+        leaders: VectorView<'_>,
+        k: usize,
+    ) -> Result<Vec<u32>> {
+        self.with(|backend| backend.nearest_leaders(rows, members, leaders, k))
+    }
+
     fn leaf_top_k(&self, rows: &Rows<'_>, leaves: &Leaves, metric: Metric, k: usize) -> Result<Neighbors> {
         self.with(|backend| backend.leaf_top_k(rows, leaves, metric, k))
     }

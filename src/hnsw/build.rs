@@ -15,7 +15,7 @@ use super::params::HnswParams;
 use super::partition::{Carving, carve};
 use super::prune::Prune;
 use crate::compute::cpu::kernels;
-use crate::compute::{Compute, ComputeError, Leaves};
+use crate::compute::{Compute, ComputeError, Leaves, Rows};
 use crate::train::{Observer, Progress, TrainError, check_magnitude};
 use crate::vectors::{Metric, Random, VectorBuf, VectorView};
 
@@ -173,12 +173,13 @@ impl Builder<'_> {
         let carving =
             Carving { c_max: self.params.c_max, fanout: self.params.fanout.clone(), seed: shape.seed };
         self.report(shape.level, "partition", 0, total)?;
-        let leaves = carve(self.compute, rows, distinct, &carving)?;
+        let uploaded = self.compute.upload(rows)?;
+        let leaves = carve(self.compute, &uploaded, distinct, &carving)?;
         let order = order_of_first_appearance(&leaves, rows.rows());
         // In few leaves, a row takes more from each: both ways, as many candidates as there is room for.
         let slots: usize = leaves.iter().map(Vec::len).sum();
         let leaf_k = shape.leaf_k.max(self.params.l_max * total / (2 * slots)).min(64);
-        let candidates = self.candidates(rows, leaves, Shape { leaf_k, ..shape })?;
+        let candidates = self.candidates(&uploaded, leaves, Shape { leaf_k, ..shape })?;
         self.report(shape.level, "prune", 0, total)?;
         let mut links = prune_all(rows, &candidates, self.params, shape.degree);
         drop(candidates);
@@ -190,12 +191,11 @@ impl Builder<'_> {
 
     fn candidates<'r>(
         &self,
-        rows: VectorView<'r>,
+        rows: &Rows<'r>,
         leaves: Vec<Vec<u32>>,
         shape: Shape,
     ) -> Result<Candidates<'r>> {
-        let uploaded = self.compute.upload(rows)?;
-        let mut candidates = Candidates::new(rows, kernels(), self.params.l_max);
+        let mut candidates = Candidates::new(rows.host(), kernels(), self.params.l_max);
         let total = leaves.len();
         let mut leaves = leaves.into_iter().peekable();
         while leaves.len() > 0 {
@@ -206,7 +206,7 @@ impl Builder<'_> {
             {
                 batch.push(&leaf);
             }
-            let found = self.compute.leaf_top_k(&uploaded, &batch, Metric::L2, shape.leaf_k)?;
+            let found = self.compute.leaf_top_k(rows, &batch, Metric::L2, shape.leaf_k)?;
             candidates.absorb(&batch, &found);
         }
         self.report(shape.level, "leaves", total, total)?;

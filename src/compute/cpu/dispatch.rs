@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use half::f16;
 
-use super::kernels::{Book, LeafRow, Minima, Strip};
+use super::kernels::{Book, LeaderRow, LeafRow, Minima, Strip};
 use crate::vectors::{Metric, Neighbor, TopK};
 
 /// Names the instruction set to use, by [`Isa::name`]. Only one that the CPU has and this build knows is taken;
@@ -79,6 +79,7 @@ pub struct Kernels {
     pub(super) product: Product,
     pub(super) nearest: fn(products: &[f32], offsets: &[f32], scale: f32, first: u32, best: &mut Neighbor),
     pub(super) offer: fn(strip: Strip<'_>, bounds: &mut [f32], tops: &mut [TopK]),
+    pub(super) few_nearest: fn(row: LeaderRow<'_>, hits: &mut Vec<Neighbor>, nearest: &mut [u32]),
     pub(super) minima: fn(row: LeafRow<'_>, groups: &mut [f32], lanes: &mut [f32]),
     pub(super) bounds: fn(minima: Minima<'_>, k: usize, bounds: &mut [f32]),
     pub(super) pick: fn(row: LeafRow<'_>, members: &[u32], bounds: &[f32], tops: &mut [TopK]),
@@ -210,7 +211,9 @@ macro_rules! kernel_table {
     ($isa:expr, $lanes:ty, strip: $strip:literal, rows: $rows:literal, features: $($feature:literal)?,
      sq8_gather: $bytes:expr) => {
         pub(super) static KERNELS: crate::compute::cpu::dispatch::Kernels = {
-            use crate::compute::cpu::kernels::{codes, leaf, pairs, product, scan, sums, Book, LeafRow, Minima, Strip};
+            use crate::compute::cpu::kernels::{
+                codes, leaders, leaf, pairs, product, scan, sums, Book, LeaderRow, LeafRow, Minima, Strip,
+            };
             use crate::vectors::{Neighbor, TopK};
 
             crate::compute::cpu::dispatch::Kernels {
@@ -243,6 +246,8 @@ macro_rules! kernel_table {
                     (products: &[f32], offsets: &[f32], scale: f32, first: u32, best: &mut Neighbor)),
                 offer: entry!([$($feature)?] scan::offer::<$lanes, $strip>,
                     (strip: Strip<'_>, bounds: &mut [f32], tops: &mut [TopK])),
+                few_nearest: entry!([$($feature)?] leaders::few_nearest::<$lanes>,
+                    (row: LeaderRow<'_>, hits: &mut Vec<Neighbor>, nearest: &mut [u32])),
                 minima: entry!([$($feature)?] leaf::minima::<$lanes>,
                     (row: LeafRow<'_>, groups: &mut [f32], lanes: &mut [f32])),
                 bounds: entry!([$($feature)?] leaf::bounds::<$lanes>,

@@ -10,6 +10,7 @@
 
 pub mod bytes;
 pub mod codes;
+pub mod leaders;
 pub mod leaf;
 pub mod pairs;
 pub mod product;
@@ -17,5 +18,6 @@ pub mod scan;
 pub mod sums;
 
 pub use codes::Book;
+pub use leaders::LeaderRow;
 pub use leaf::{LeafRow, Minima};
 pub use scan::Strip;
