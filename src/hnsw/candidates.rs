@@ -1,10 +1,11 @@
 //! The candidate edges of every row, gathered from leaves in any order and bounded per row.
 //!
 //! Only ordinals are kept, 4 bytes each: the prune reads the candidates' vectors anyway, and computing a distance
-//! again there costs less than carrying it. A full row is cut back to its `l_max` nearest. What is cut always has
-//! `l_max` nearer ones beside it, so the `l_max` nearest of all candidates ever offered are there at the end, whatever
-//! the order of arrival; which others are there too depends on it, and the prune, which ranks them, takes no more than
-//! those first `l_max`.
+//! again there costs less than carrying it. Of some hundred arrivals a row, two of five are new (a pair that is near meets
+//! in several leaves, and in each from both sides): one that is there already is left out at once, so that few rows are
+//! ever full. A full row is cut back to its `l_max` nearest. What is cut always has `l_max` nearer ones beside it, so the
+//! `l_max` nearest of all candidates ever offered are there at the end, whatever the order of arrival; which others are
+//! there too depends on it, and the prune, which ranks them, takes no more than those first `l_max`.
 
 use rayon::prelude::*;
 
@@ -12,82 +13,87 @@ use crate::compute::Leaves;
 use crate::compute::cpu::Kernels;
 use crate::vectors::{Neighbor, Neighbors, VectorView};
 
-/// Rows per bucket: edges are gathered by bucket, and buckets are merged in parallel without locks.
-const BUCKET_ROWS: usize = 4096;
-
-/// Leaf slots turned into edges by one task.
-const SLOTS_PER_TASK: usize = 1 << 15;
+/// Most shares of the rows, each taken care of by one thread; a power of 2.
+const MAX_SHARES: usize = 64;
 
 pub(super) struct Candidates<'a> {
     rows: VectorView<'a>,
     kernels: &'static Kernels,
     l_max: usize,
     capacity: usize,
-    /// `rows × capacity`, the first `counts[row]` used.
+    /// Share `s` holds rows `s`, `s + shares`, `s + 2 · shares`, …: rows that are together in a leaf, and often in the source,
+    /// are spread over all. As many as there are threads, up to a power of 2.
+    shares: Vec<Share>,
+}
+
+/// The candidates of some rows, by their place in the share.
+struct Share {
+    /// `places × capacity`, the first `counts[place]` used.
     ordinals: Vec<u32>,
     counts: Vec<u16>,
 }
-
-/// An edge that a leaf found: `to` is a candidate of `from`.
-type Edge = (u32, u32);
 
 impl<'a> Candidates<'a> {
     pub fn new(rows: VectorView<'a>, kernels: &'static Kernels, l_max: usize) -> Self {
         // Room for arrivals between two cuts; a third beyond `l_max` keeps cuts rare and memory small.
         let capacity = l_max + l_max.div_ceil(3).max(8);
-        Self {
-            rows,
-            kernels,
-            l_max,
-            capacity,
-            ordinals: vec![0; rows.rows() * capacity],
-            counts: vec![0; rows.rows()],
-        }
+        let shares = rayon::current_num_threads().clamp(1, MAX_SHARES).next_power_of_two();
+        let places = rows.rows().div_ceil(shares);
+        let share = |_| Share { ordinals: vec![0; places * capacity], counts: vec![0; places] };
+        Self { rows, kernels, l_max, capacity, shares: (0..shares).map(share).collect() }
     }
 
     /// Takes the edges of a batch of leaves, both ways.
+    ///
+    /// Each thread reads all of them and takes those of its own rows: cheaper than to sort them by row first. Leaf by leaf the
+    /// rows written to are few, and stay in cache.
     pub fn absorb(&mut self, leaves: &Leaves, found: &Neighbors) {
-        let buckets = self.rows.rows().div_ceil(BUCKET_ROWS);
-        let slots = leaves.members.len();
-        let tasks: Vec<Vec<Vec<Edge>>> = (0..slots.div_ceil(SLOTS_PER_TASK))
-            .into_par_iter()
-            .map(|task| {
-                let mut edges = vec![Vec::new(); buckets];
-                for slot in task * SLOTS_PER_TASK..((task + 1) * SLOTS_PER_TASK).min(slots) {
-                    let member = leaves.members[slot];
-                    for neighbor in found.found(slot) {
-                        edges[member as usize / BUCKET_ROWS].push((member, neighbor.ordinal));
-                        edges[neighbor.ordinal as usize / BUCKET_ROWS].push((neighbor.ordinal, member));
-                    }
-                }
-                edges
-            })
-            .collect();
         let (rows, kernels, l_max, capacity) = (self.rows, self.kernels, self.l_max, self.capacity);
-        self.ordinals
-            .par_chunks_mut(BUCKET_ROWS * capacity)
-            .zip(self.counts.par_chunks_mut(BUCKET_ROWS))
-            .enumerate()
-            .for_each(|(bucket, (ordinals, counts))| {
-                let mut cut = Cut { rows, kernels, l_max, distances: Vec::new(), ranked: Vec::new() };
-                for &(from, to) in tasks.iter().flat_map(|edges| &edges[bucket]) {
-                    let local = from as usize - bucket * BUCKET_ROWS;
-                    let slots = &mut ordinals[local * capacity..(local + 1) * capacity];
-                    let count = &mut counts[local];
-                    if usize::from(*count) == capacity {
-                        *count = cut.cut(from, slots) as u16;
-                    }
-                    slots[usize::from(*count)] = to;
-                    *count += 1;
+        let (bits, mask) = (self.shares.len().trailing_zeros(), self.shares.len() as u32 - 1);
+        self.shares.par_iter_mut().enumerate().for_each(|(own, share)| {
+            let mut cut = Cut { rows, kernels, l_max, distances: Vec::new(), ranked: Vec::new() };
+            let mut take = |from: u32, to: u32| {
+                if from & mask == own as u32 {
+                    share.take(&mut cut, capacity, (from >> bits) as usize, from, to);
                 }
-            });
+            };
+            for (slot, &member) in leaves.members.iter().enumerate() {
+                for neighbor in found.found(slot) {
+                    take(member, neighbor.ordinal);
+                    take(neighbor.ordinal, member);
+                }
+            }
+        });
     }
 
-    /// The `l_max` nearest candidates of `row` and some others, with duplicates, in no particular order.
+    /// The `l_max` nearest candidates of `row` and some others, none twice, in no particular order.
     pub fn of(&self, row: u32) -> &[u32] {
-        let start = row as usize * self.capacity;
-        &self.ordinals[start..start + usize::from(self.counts[row as usize])]
+        let share = &self.shares[row as usize % self.shares.len()];
+        let place = row as usize / self.shares.len();
+        &share.ordinals[place * self.capacity..][..usize::from(share.counts[place])]
     }
+}
+
+impl Share {
+    #[inline]
+    fn take(&mut self, cut: &mut Cut<'_>, capacity: usize, place: usize, from: u32, to: u32) {
+        let slots = &mut self.ordinals[place * capacity..][..capacity];
+        let count = &mut self.counts[place];
+        if holds(&slots[..usize::from(*count)], to) {
+            return;
+        }
+        if usize::from(*count) == capacity {
+            *count = cut.cut(from, slots) as u16;
+        }
+        slots[usize::from(*count)] = to;
+        *count += 1;
+    }
+}
+
+/// Without a branch for each, which the compiler then compares many at once.
+#[inline]
+fn holds(slots: &[u32], ordinal: u32) -> bool {
+    slots.iter().fold(false, |held, &slot| held | (slot == ordinal))
 }
 
 /// Cuts a full row back.
@@ -100,28 +106,11 @@ struct Cut<'a> {
 }
 
 impl Cut<'_> {
-    /// Removes duplicates from `slots` and, where that leaves more than `l_max`, all but the nearest; returns how
-    /// many are left.
+    /// Removes all but the `l_max` nearest from `slots`, which are more; returns how many are left.
     fn cut(&mut self, row: u32, slots: &mut [u32]) -> usize {
-        slots.sort_unstable();
-        let mut distinct = 0;
-        for index in 0..slots.len() {
-            if index == 0 || slots[index] != slots[distinct - 1] {
-                slots[distinct] = slots[index];
-                distinct += 1;
-            }
-        }
-        if distinct <= self.l_max {
-            return distinct;
-        }
-        let slots = &mut slots[..distinct];
-        self.distances.resize(distinct, 0.0);
-        (self.kernels.l2_gather)(
-            self.rows.row(row as usize),
-            self.rows.as_slice(),
-            slots,
-            &mut self.distances,
-        );
+        self.distances.resize(slots.len(), 0.0);
+        let (vector, base) = (self.rows.row(row as usize), self.rows.as_slice());
+        (self.kernels.l2_gather)(vector, base, slots, &mut self.distances);
         self.ranked.clear();
         self.ranked
             .extend(slots.iter().zip(&self.distances).map(|(&to, &distance)| Neighbor::new(to, distance)));

@@ -34,6 +34,10 @@ impl Links {
         &self.slots
     }
 
+    pub fn into_slots(self) -> Vec<u32> {
+        self.slots
+    }
+
     pub fn all_slots_mut(&mut self) -> &mut [u32] {
         &mut self.slots
     }

@@ -13,8 +13,8 @@ pub(super) struct Prune<'a> {
     alpha_squared: f32,
     l_max: usize,
     degree: usize,
-    distinct: Vec<u32>,
     distances: Vec<f32>,
+    keys: Vec<u64>,
     ranked: Vec<Neighbor>,
     block: Vec<f32>,
     remaining: Vec<u32>,
@@ -30,8 +30,8 @@ impl<'a> Prune<'a> {
             alpha_squared: params.alpha * params.alpha,
             l_max: params.l_max,
             degree,
-            distinct: Vec::new(),
             distances: Vec::new(),
+            keys: Vec::new(),
             ranked: Vec::new(),
             block: Vec::new(),
             remaining: Vec::new(),
@@ -39,7 +39,8 @@ impl<'a> Prune<'a> {
         }
     }
 
-    /// Writes the links of `row` to `links` (`degree` slots, padded with `u32::MAX`), nearest first.
+    /// Writes the links of `row` to `links` (`degree` slots, padded with `u32::MAX`), nearest first. Of the candidates none is
+    /// there twice, and none is the row.
     pub fn links(&mut self, row: u32, candidates: &[u32], links: &mut [u32]) {
         assert_eq!(links.len(), self.degree);
         self.rank(row, candidates);
@@ -74,7 +75,7 @@ impl<'a> Prune<'a> {
         links[chosen..].fill(u32::MAX);
     }
 
-    /// The `l_max` nearest distinct candidates, nearest first.
+    /// The `l_max` nearest candidates, nearest first.
     #[cfg(test)]
     pub fn ranked(&mut self, row: u32, candidates: &[u32]) -> &[Neighbor] {
         self.rank(row, candidates);
@@ -82,19 +83,16 @@ impl<'a> Prune<'a> {
     }
 
     fn rank(&mut self, row: u32, candidates: &[u32]) {
-        self.distinct.clear();
-        self.distinct.extend_from_slice(candidates);
-        self.distinct.sort_unstable();
-        self.distinct.dedup();
-        self.distinct.retain(|&candidate| candidate != row);
-        self.distances.resize(self.distinct.len(), 0.0);
-        let vector = self.rows.row(row as usize);
-        (self.kernels.l2_gather)(vector, self.rows.as_slice(), &self.distinct, &mut self.distances);
+        self.distances.resize(candidates.len(), 0.0);
+        let (vector, base) = (self.rows.row(row as usize), self.rows.as_slice());
+        (self.kernels.l2_gather)(vector, base, candidates, &mut self.distances);
+        self.keys.clear();
+        let pairs = candidates.iter().zip(&self.distances);
+        self.keys.extend(pairs.map(|(&ordinal, &distance)| Neighbor::new(ordinal, distance).key()));
+        self.keys.sort_unstable();
+        self.keys.truncate(self.l_max);
         self.ranked.clear();
-        let pairs = self.distinct.iter().zip(&self.distances);
-        self.ranked.extend(pairs.map(|(&ordinal, &distance)| Neighbor::new(ordinal, distance)));
-        self.ranked.sort_unstable();
-        self.ranked.truncate(self.l_max);
+        self.ranked.extend(self.keys.iter().map(|&key| Neighbor::of_key(key)));
     }
 }
 
@@ -150,7 +148,8 @@ mod tests {
                         let mut prune = Prune::new(rows.view(), kernels(), &params, degree);
                         for count in [0, 1, 2, 39, 41, 120] {
                             let row = random.below(200) as u32;
-                            let candidates: Vec<u32> = (0..count).map(|_| random.below(200) as u32).collect();
+                            let mut candidates = random.sample(200, count);
+                            candidates.retain(|&candidate| candidate != row);
                             let mut links = vec![7; degree];
                             prune.links(row, &candidates, &mut links);
                             let expected = by_definition(&rows, row, &candidates, &params, degree);
