@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::cpu::ByteRows;
 use super::{
     BackendInfo, CentroidSums, CodebookView, Compute, ComputeError, Leaves, ResidualOf, Result, Rows,
 };
@@ -80,6 +81,16 @@ impl<A: Compute, B: Compute> Compute for Fallback<A, B> {
         k: usize,
     ) -> Result<Vec<u32>> {
         self.with(|backend| backend.nearest_leaders(rows, members, leaders, k))
+    }
+
+    fn leaf_candidates(
+        &self,
+        rows: &Rows<'_>,
+        bytes: Option<&ByteRows>,
+        leaves: &Leaves,
+        k: usize,
+    ) -> Result<Neighbors> {
+        self.with(|backend| backend.leaf_candidates(rows, bytes, leaves, k))
     }
 
     fn leaf_top_k(&self, rows: &Rows<'_>, leaves: &Leaves, metric: Metric, k: usize) -> Result<Neighbors> {

@@ -227,6 +227,18 @@ pub trait Compute: Send + Sync {
         Ok(nearest)
     }
 
+    /// As [`Compute::leaf_top_k`] under L2, for candidates that are compared again: a backend may answer with the `k` nearest by
+    /// `bytes`, the same rows encoded, where those can tell them apart. In distances of its own measure.
+    fn leaf_candidates(
+        &self,
+        rows: &Rows<'_>,
+        _bytes: Option<&cpu::ByteRows>,
+        leaves: &Leaves,
+        k: usize,
+    ) -> Result<Neighbors> {
+        self.leaf_top_k(rows, leaves, Metric::L2, k)
+    }
+
     /// For each member slot of each leaf the `k` nearest *other* members of the same leaf, as ordinals of `rows`:
     /// `leaves.members.len() × k`.
     fn leaf_top_k(&self, rows: &Rows<'_>, leaves: &Leaves, metric: Metric, k: usize) -> Result<Neighbors>;
@@ -271,6 +283,16 @@ impl<C: Compute + ?Sized> Compute for Arc<C> {
         k: usize,
     ) -> Result<Vec<u32>> {
         C::nearest_leaders(self, rows, members, leaders, k)
+    }
+
+    fn leaf_candidates(
+        &self,
+        rows: &Rows<'_>,
+        bytes: Option<&cpu::ByteRows>,
+        leaves: &Leaves,
+        k: usize,
+    ) -> Result<Neighbors> {
+        C::leaf_candidates(self, rows, bytes, leaves, k)
     }
 
     fn leaf_top_k(&self, rows: &Rows<'_>, leaves: &Leaves, metric: Metric, k: usize) -> Result<Neighbors> {

@@ -14,7 +14,7 @@ use super::links::{Links, NONE};
 use super::params::HnswParams;
 use super::partition::{Carving, carve};
 use super::prune::Prune;
-use crate::compute::cpu::kernels;
+use crate::compute::cpu::{ByteRows, kernels};
 use crate::compute::{Compute, ComputeError, Leaves, Rows};
 use crate::train::{Observer, Progress, TrainError, check_magnitude};
 use crate::vectors::{Metric, Random, VectorBuf, VectorView};
@@ -193,9 +193,10 @@ impl Builder<'_> {
         // In few leaves, a row takes more from each: both ways, as many candidates as there is room for.
         let slots: usize = leaves.iter().map(Vec::len).sum();
         let leaf_k = shape.leaf_k.max(self.params.l_max * total / (2 * slots)).min(64);
-        let candidates = self.candidates(rows, leaves, Shape { leaf_k, ..shape })?;
+        let bytes = ByteRows::encode(rows);
+        let candidates = self.candidates(rows, bytes.as_ref(), leaves, Shape { leaf_k, ..shape })?;
         self.report(shape.level, "prune", 0, total)?;
-        let mut links = prune_all(rows, &candidates, numbering, self.params, shape.degree);
+        let mut links = prune_all(rows, bytes.as_ref(), &candidates, numbering, self.params, shape.degree);
         drop(candidates);
         self.report(shape.level, "link", 0, total)?;
         links.reciprocate();
@@ -206,6 +207,7 @@ impl Builder<'_> {
     fn candidates<'r>(
         &self,
         rows: VectorView<'r>,
+        bytes: Option<&ByteRows>,
         leaves: Vec<Vec<u32>>,
         shape: Shape,
     ) -> Result<Candidates<'r>> {
@@ -221,7 +223,7 @@ impl Builder<'_> {
             {
                 batch.push(&leaf);
             }
-            let found = self.compute.leaf_top_k(&uploaded, &batch, Metric::L2, shape.leaf_k)?;
+            let found = self.compute.leaf_candidates(&uploaded, bytes, &batch, shape.leaf_k)?;
             candidates.absorb(&batch, &found);
         }
         self.report(shape.level, "leaves", total, total)?;
@@ -270,6 +272,7 @@ impl Numbering {
 /// in cache.
 fn prune_all(
     rows: VectorView<'_>,
+    bytes: Option<&ByteRows>,
     candidates: &Candidates<'_>,
     numbering: &Numbering,
     params: &HnswParams,
@@ -281,7 +284,7 @@ fn prune_all(
         .par_chunks_mut(degree * PRUNE_BLOCK)
         .zip(numbering.order.par_chunks(PRUNE_BLOCK))
         .for_each_init(
-            || Prune::new(rows, kernels(), params, degree),
+            || Prune::new(rows, bytes, kernels(), params, degree),
             |prune, (links, rows)| {
                 for (links, &row) in links.chunks_exact_mut(degree).zip(rows) {
                     prune.links(row, candidates.of(row), links);

@@ -196,7 +196,7 @@ mod tests {
                     assert!(!kept.contains(&(row as u32)), "never itself");
                     // As the prune takes them: by the rule of a graph without one.
                     let params = HnswParams { alpha: 100.0, l_max, ..HnswParams::new(2, 64) };
-                    let mut prune = Prune::new(data.view(), kernels(), &params, l_max);
+                    let mut prune = Prune::new(data.view(), None, kernels(), &params, l_max);
                     assert_eq!(prune.ranked(row as u32, kept), expected, "row {row}");
                 }
                 for at in (1..leaves.len()).rev() {

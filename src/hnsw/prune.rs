@@ -1,14 +1,18 @@
 //! Choosing a row's links among its candidates: near ones, in different directions.
 
 use super::params::HnswParams;
-use crate::compute::cpu::Kernels;
+use crate::compute::cpu::{ByteQuery, ByteRows, Kernels};
 use crate::vectors::{Neighbor, VectorView};
 
 /// The α-rule (robust prune; Vamana, NeurIPS 2019): going through the candidates from near to far, one is dropped
 /// when a link already chosen is nearer to it than the row is, by a factor `alpha`. α = 1 is HNSW's heuristic
 /// (arXiv 1603.09320, algorithm 4); a larger α keeps more and longer links.
+///
+/// Goes by the rows' bytes, and by the vectors where those are too near each other for that.
 pub(super) struct Prune<'a> {
     rows: VectorView<'a>,
+    bytes: Option<ByteQuery<'a>>,
+    resolution: f32,
     kernels: &'static Kernels,
     alpha_squared: f32,
     l_max: usize,
@@ -16,16 +20,22 @@ pub(super) struct Prune<'a> {
     distances: Vec<f32>,
     keys: Vec<u64>,
     ranked: Vec<Neighbor>,
-    block: Vec<f32>,
     remaining: Vec<u32>,
-    to_chosen: Vec<f32>,
 }
 
 impl<'a> Prune<'a> {
     /// For rows with at most `degree` links, of `params` those of the rule.
-    pub fn new(rows: VectorView<'a>, kernels: &'static Kernels, params: &HnswParams, degree: usize) -> Self {
+    pub fn new(
+        rows: VectorView<'a>,
+        bytes: Option<&'a ByteRows>,
+        kernels: &'static Kernels,
+        params: &HnswParams,
+        degree: usize,
+    ) -> Self {
         Self {
             rows,
+            bytes: bytes.map(ByteQuery::new),
+            resolution: bytes.map_or(0.0, ByteRows::resolution),
             kernels,
             alpha_squared: params.alpha * params.alpha,
             l_max: params.l_max,
@@ -33,9 +43,7 @@ impl<'a> Prune<'a> {
             distances: Vec::new(),
             keys: Vec::new(),
             ranked: Vec::new(),
-            block: Vec::new(),
             remaining: Vec::new(),
-            to_chosen: Vec::new(),
         }
     }
 
@@ -43,32 +51,45 @@ impl<'a> Prune<'a> {
     /// there twice, and none is the row.
     pub fn links(&mut self, row: u32, candidates: &[u32], links: &mut [u32]) {
         assert_eq!(links.len(), self.degree);
-        self.rank(row, candidates);
-        self.block.clear();
-        for neighbor in &self.ranked {
-            self.block.extend_from_slice(self.rows.row(neighbor.ordinal as usize));
+        if let Some(mut bytes) = self.bytes.take() {
+            let mut measure = |from: u32, to: &[u32], out: &mut [f32]| bytes.distances(from, to, out);
+            self.rank(row, candidates, &mut measure);
+            let is_resolved = self.ranked.first().is_none_or(|nearest| nearest.distance >= self.resolution);
+            if is_resolved {
+                self.choose(links, &mut measure);
+            }
+            self.bytes = Some(bytes);
+            if is_resolved {
+                return;
+            }
         }
-        let dim = self.rows.dim();
+        let (rows, kernels) = (self.rows, self.kernels);
+        let mut measure = |from: u32, to: &[u32], out: &mut [f32]| {
+            (kernels.l2_gather)(rows.row(from as usize), rows.as_slice(), to, out);
+        };
+        self.rank(row, candidates, &mut measure);
+        self.choose(links, &mut measure);
+    }
+
+    /// Applies the rule to what [`Prune::rank`] left.
+    fn choose(&mut self, links: &mut [u32], measure: &mut impl FnMut(u32, &[u32], &mut [f32])) {
         self.remaining.clear();
-        self.remaining.extend(0..self.ranked.len() as u32);
+        self.remaining.extend(self.ranked.iter().map(|neighbor| neighbor.ordinal));
         let mut chosen = 0;
         while let Some((&nearest, others)) = self.remaining.split_first() {
-            links[chosen] = self.ranked[nearest as usize].ordinal;
+            links[chosen] = nearest;
             chosen += 1;
             if chosen == self.degree {
                 break;
             }
-            let vector = &self.block[nearest as usize * dim..(nearest as usize + 1) * dim];
-            self.to_chosen.resize(others.len(), 0.0);
-            (self.kernels.l2_gather)(vector, &self.block, others, &mut self.to_chosen);
+            self.distances.resize(others.len(), 0.0);
+            measure(nearest, others, &mut self.distances);
             let mut kept = 0;
-            for index in 0..self.to_chosen.len() {
-                let other = self.remaining[index + 1];
-                let from_row = self.ranked[other as usize].distance;
-                if self.alpha_squared * self.to_chosen[index] > from_row {
-                    self.remaining[kept] = other;
-                    kept += 1;
-                }
+            for index in 0..self.distances.len() {
+                let (other, from_row) = (self.remaining[index + 1], self.ranked[index + 1]);
+                self.remaining[kept] = other;
+                self.ranked[kept] = from_row;
+                kept += usize::from(self.alpha_squared * self.distances[index] > from_row.distance);
             }
             self.remaining.truncate(kept);
         }
@@ -78,14 +99,16 @@ impl<'a> Prune<'a> {
     /// The `l_max` nearest candidates, nearest first.
     #[cfg(test)]
     pub fn ranked(&mut self, row: u32, candidates: &[u32]) -> &[Neighbor] {
-        self.rank(row, candidates);
+        let (rows, kernels) = (self.rows, self.kernels);
+        self.rank(row, candidates, &mut |from: u32, to: &[u32], out: &mut [f32]| {
+            (kernels.l2_gather)(rows.row(from as usize), rows.as_slice(), to, out);
+        });
         &self.ranked
     }
 
-    fn rank(&mut self, row: u32, candidates: &[u32]) {
+    fn rank(&mut self, row: u32, candidates: &[u32], measure: &mut impl FnMut(u32, &[u32], &mut [f32])) {
         self.distances.resize(candidates.len(), 0.0);
-        let (vector, base) = (self.rows.row(row as usize), self.rows.as_slice());
-        (self.kernels.l2_gather)(vector, base, candidates, &mut self.distances);
+        measure(row, candidates, &mut self.distances);
         self.keys.clear();
         let pairs = candidates.iter().zip(&self.distances);
         self.keys.extend(pairs.map(|(&ordinal, &distance)| Neighbor::new(ordinal, distance).key()));
@@ -145,7 +168,7 @@ mod tests {
                 for degree in [1, 2, 4, 32] {
                     for alpha in [1.0, 1.2, 2.0] {
                         let params = HnswParams { alpha, l_max: 40, ..HnswParams::new(2, 64) };
-                        let mut prune = Prune::new(rows.view(), kernels(), &params, degree);
+                        let mut prune = Prune::new(rows.view(), None, kernels(), &params, degree);
                         for count in [0, 1, 2, 39, 41, 120] {
                             let row = random.below(200) as u32;
                             let mut candidates = random.sample(200, count);

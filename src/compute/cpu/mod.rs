@@ -25,6 +25,7 @@ mod neon;
 mod portable;
 
 mod assign;
+mod byte_rows;
 mod centroid_sums;
 mod leaf_top_k;
 mod nearest_leaders;
@@ -34,6 +35,7 @@ mod pq_encode;
 mod tests;
 mod top_k;
 
+pub use byte_rows::{ByteQuery, ByteRows};
 pub use dispatch::{ISA_VARIABLE, Isa, Kernels, available, kernels};
 
 use super::{BackendInfo, CentroidSums, CodebookView, Compute, Leaves, ResidualOf, Result, Rows};
@@ -115,6 +117,16 @@ impl Compute for Cpu {
         k: usize,
     ) -> Result<Vec<u32>> {
         Ok(nearest_leaders::nearest_leaders(self.kernels, rows.host(), members, leaders, k))
+    }
+
+    fn leaf_candidates(
+        &self,
+        rows: &Rows<'_>,
+        bytes: Option<&ByteRows>,
+        leaves: &Leaves,
+        k: usize,
+    ) -> Result<Neighbors> {
+        Ok(leaf_top_k::leaf_candidates(self.kernels, rows, bytes, leaves, k))
     }
 
     fn leaf_top_k(&self, rows: &Rows<'_>, leaves: &Leaves, metric: Metric, k: usize) -> Result<Neighbors> {

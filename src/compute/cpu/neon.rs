@@ -142,4 +142,5 @@ unsafe fn widen(halves: uint16x4_t) -> float32x4_t {
 
 kernel_table!(super::dispatch::Isa::Neon, Neon, strip: 8, rows: 4, features: "neon",
     sq8_gather: entry!(["neon"] gather::<Neon, Plain>,
-        (query: &[i8], base: &[u8], ordinals: &[u32], out: &mut [i32])));
+        (query: &[i8], base: &[u8], ordinals: &[u32], out: &mut [i32])),
+    bytes: byte_kernels!(["neon"] crate::compute::cpu::kernels::leaf_bytes::Plain<Neon, 4>, strip: 8));

@@ -131,4 +131,5 @@ impl Lanes for Portable {
 
 kernel_table!(super::dispatch::Isa::Portable, Portable, strip: 4, rows: 2, features: ,
     sq8_gather: entry!([] gather::<Portable, Plain>,
-        (query: &[i8], base: &[u8], ordinals: &[u32], out: &mut [i32])));
+        (query: &[i8], base: &[u8], ordinals: &[u32], out: &mut [i32])),
+    bytes: byte_kernels!([] crate::compute::cpu::kernels::leaf_bytes::Plain<Portable, 4>, strip: 4));
