@@ -76,11 +76,12 @@ impl<A: Compute, B: Compute> Compute for Fallback<A, B> {
     fn nearest_leaders(
         &self,
         rows: &Rows<'_>,
+        bytes: Option<&ByteRows>,
         members: &[u32],
-        leaders: VectorView<'_>,
+        leaders: &[u32],
         k: usize,
     ) -> Result<Vec<u32>> {
-        self.with(|backend| backend.nearest_leaders(rows, members, leaders, k))
+        self.with(|backend| backend.nearest_leaders(rows, bytes, members, leaders, k))
     }
 
     fn leaf_candidates(

@@ -208,18 +208,21 @@ pub trait Compute: Send + Sync {
     /// The `k` nearest of `rows` for each query.
     fn top_k(&self, queries: VectorView<'_>, rows: &Rows<'_>, metric: Metric, k: usize) -> Result<Neighbors>;
 
-    /// For each of the rows that `members` names, which of `leaders` are its `k` nearest under L2, nearest first:
-    /// `members.len() × k`, `u32::MAX` where a distance is no number. `k` is 1 to the number of leaders. Leaders whose
-    /// distances differ by the tolerance only may stand for each other.
+    /// For each of the rows that `members` names, which of the rows that `leaders` names are its `k` nearest under L2, nearest
+    /// first, by their places in `leaders`: `members.len() × k`, `u32::MAX` where a distance is no number. `k` is 1 to the
+    /// number of leaders. Leaders whose distances differ by the tolerance only may stand for each other; and a backend
+    /// may go by `bytes`, the same rows encoded, where those can tell them apart.
     fn nearest_leaders(
         &self,
         rows: &Rows<'_>,
+        _bytes: Option<&cpu::ByteRows>,
         members: &[u32],
-        leaders: VectorView<'_>,
+        leaders: &[u32],
         k: usize,
     ) -> Result<Vec<u32>> {
         let mut nearest = Vec::with_capacity(members.len() * k);
-        let leaders = self.upload(leaders)?;
+        let leaders = rows.host().gather(leaders);
+        let leaders = self.upload(leaders.view())?;
         for block in members.chunks(GATHERED_ROWS) {
             let found = self.top_k(rows.host().gather(block).view(), &leaders, Metric::L2, k)?;
             nearest.extend(found.as_slice().iter().map(|leader| leader.ordinal));
@@ -278,11 +281,12 @@ impl<C: Compute + ?Sized> Compute for Arc<C> {
     fn nearest_leaders(
         &self,
         rows: &Rows<'_>,
+        bytes: Option<&cpu::ByteRows>,
         members: &[u32],
-        leaders: VectorView<'_>,
+        leaders: &[u32],
         k: usize,
     ) -> Result<Vec<u32>> {
-        C::nearest_leaders(self, rows, members, leaders, k)
+        C::nearest_leaders(self, rows, bytes, members, leaders, k)
     }
 
     fn leaf_candidates(

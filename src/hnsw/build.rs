@@ -12,7 +12,7 @@ use super::duplicates::Duplicates;
 use super::layers::{Layer, Layers};
 use super::links::{Links, NONE};
 use super::params::HnswParams;
-use super::partition::{Carving, carve};
+use super::partition::{Carving, Source, carve};
 use super::prune::Prune;
 use crate::compute::cpu::{ByteRows, kernels};
 use crate::compute::{Compute, ComputeError, Leaves, Rows};
@@ -144,10 +144,12 @@ impl Builder<'_> {
         let duplicates = Duplicates::of(rows);
         duplicates.rows().for_each(|row| levels[row as usize] = 0);
         let base = Shape { level: 0, degree: 2 * m, leaf_k, seed };
-        let leaves = self.leaves(rows, duplicates.distinct(rows.rows()), base)?;
+        let bytes = ByteRows::encode(rows);
+        let leaves = self.leaves(rows, bytes.as_ref(), duplicates.distinct(rows.rows()), base)?;
         let order = duplicates.following(order_of_first_appearance(&leaves, rows.rows()));
         let numbering = Numbering::new(order);
-        let mut links = self.near(rows, leaves, &numbering, base)?;
+        let mut links = self.near(rows, bytes.as_ref(), leaves, &numbering, base)?;
+        drop(bytes);
         duplicates.hang(&numbering, &mut links);
         let components = Components::new(&links);
         let mut levels: Vec<u8> = numbering.order.iter().map(|&row| levels[row as usize]).collect();
@@ -165,8 +167,9 @@ impl Builder<'_> {
             let sources: Vec<u32> = members.iter().map(|&row| numbering.order[row as usize]).collect();
             let gathered = rows.gather(&sources);
             let all: Vec<u32> = (0..members.len() as u32).collect();
-            let leaves = self.leaves(gathered.view(), all.clone(), shape)?;
-            let links = self.near(gathered.view(), leaves, &Numbering::new(all), shape)?;
+            let bytes = ByteRows::encode(gathered.view());
+            let leaves = self.leaves(gathered.view(), bytes.as_ref(), all.clone(), shape)?;
+            let links = self.near(gathered.view(), bytes.as_ref(), leaves, &Numbering::new(all), shape)?;
             let components = Components::new(&links);
             layers.push(Layer { members, links, components });
         }
@@ -174,17 +177,24 @@ impl Builder<'_> {
     }
 
     /// Small sets of those of `rows` that `distinct` names, overlapping, of rows near each other.
-    fn leaves(&self, rows: VectorView<'_>, distinct: Vec<u32>, shape: Shape) -> Result<Vec<Vec<u32>>> {
+    fn leaves(
+        &self,
+        rows: VectorView<'_>,
+        bytes: Option<&ByteRows>,
+        distinct: Vec<u32>,
+        shape: Shape,
+    ) -> Result<Vec<Vec<u32>>> {
         let carving =
             Carving { c_max: self.params.c_max, fanout: self.params.fanout.clone(), seed: shape.seed };
         self.report(shape.level, "partition", 0, distinct.len())?;
-        Ok(carve(self.compute, &Rows::on_host(rows), distinct, &carving)?)
+        Ok(carve(self.compute, Source { vectors: &Rows::on_host(rows), bytes }, distinct, &carving)?)
     }
 
     /// Links between rows that share a leaf, near ones in different directions; of rows as `numbering` numbers them.
     fn near(
         &self,
         rows: VectorView<'_>,
+        bytes: Option<&ByteRows>,
         leaves: Vec<Vec<u32>>,
         numbering: &Numbering,
         shape: Shape,
@@ -193,10 +203,9 @@ impl Builder<'_> {
         // In few leaves, a row takes more from each: both ways, as many candidates as there is room for.
         let slots: usize = leaves.iter().map(Vec::len).sum();
         let leaf_k = shape.leaf_k.max(self.params.l_max * total / (2 * slots)).min(64);
-        let bytes = ByteRows::encode(rows);
-        let candidates = self.candidates(rows, bytes.as_ref(), leaves, Shape { leaf_k, ..shape })?;
+        let candidates = self.candidates(rows, bytes, leaves, Shape { leaf_k, ..shape })?;
         self.report(shape.level, "prune", 0, total)?;
-        let mut links = prune_all(rows, bytes.as_ref(), &candidates, numbering, self.params, shape.degree);
+        let mut links = prune_all(rows, bytes, &candidates, numbering, self.params, shape.degree);
         drop(candidates);
         self.report(shape.level, "link", 0, total)?;
         links.reciprocate();
@@ -207,12 +216,12 @@ impl Builder<'_> {
     fn candidates<'r>(
         &self,
         rows: VectorView<'r>,
-        bytes: Option<&ByteRows>,
+        bytes: Option<&'r ByteRows>,
         leaves: Vec<Vec<u32>>,
         shape: Shape,
     ) -> Result<Candidates<'r>> {
         let uploaded = self.compute.upload(rows)?;
-        let mut candidates = Candidates::new(rows, kernels(), self.params.l_max);
+        let mut candidates = Candidates::new(rows, bytes, kernels(), self.params.l_max);
         let total = leaves.len();
         let mut leaves = leaves.into_iter().peekable();
         while leaves.len() > 0 {

@@ -10,7 +10,8 @@
 use rayon::prelude::*;
 
 use crate::compute::Leaves;
-use crate::compute::cpu::Kernels;
+use super::links::NONE;
+use crate::compute::cpu::{ByteQuery, ByteRows, Kernels, prefetch};
 use crate::vectors::{Neighbor, Neighbors, VectorView};
 
 /// Most shares of the rows, each taken care of by one thread; a power of 2.
@@ -18,6 +19,7 @@ const MAX_SHARES: usize = 64;
 
 pub(super) struct Candidates<'a> {
     rows: VectorView<'a>,
+    bytes: Option<&'a ByteRows>,
     kernels: &'static Kernels,
     l_max: usize,
     capacity: usize,
@@ -34,13 +36,19 @@ struct Share {
 }
 
 impl<'a> Candidates<'a> {
-    pub fn new(rows: VectorView<'a>, kernels: &'static Kernels, l_max: usize) -> Self {
+    /// Of `rows`, which are `bytes` too where there are such.
+    pub fn new(
+        rows: VectorView<'a>,
+        bytes: Option<&'a ByteRows>,
+        kernels: &'static Kernels,
+        l_max: usize,
+    ) -> Self {
         // Room for arrivals between two cuts; a third beyond `l_max` keeps cuts rare and memory small.
-        let capacity = l_max + l_max.div_ceil(3).max(8);
+        let capacity = (l_max + l_max.div_ceil(3).max(8)).next_multiple_of(COMPARED);
         let shares = rayon::current_num_threads().clamp(1, MAX_SHARES).next_power_of_two();
         let places = rows.rows().div_ceil(shares);
-        let share = |_| Share { ordinals: vec![0; places * capacity], counts: vec![0; places] };
-        Self { rows, kernels, l_max, capacity, shares: (0..shares).map(share).collect() }
+        let share = |_| Share { ordinals: vec![NONE; places * capacity], counts: vec![0; places] };
+        Self { rows, bytes, kernels, l_max, capacity, shares: (0..shares).map(share).collect() }
     }
 
     /// Takes the edges of a batch of leaves, both ways.
@@ -48,19 +56,27 @@ impl<'a> Candidates<'a> {
     /// Each thread reads all of them and takes those of its own rows: cheaper than to sort them by row first. Leaf by leaf the
     /// rows written to are few, and stay in cache.
     pub fn absorb(&mut self, leaves: &Leaves, found: &Neighbors) {
-        let (rows, kernels, l_max, capacity) = (self.rows, self.kernels, self.l_max, self.capacity);
+        let Self { rows, bytes, kernels, l_max, capacity, .. } = *self;
         let (bits, mask) = (self.shares.len().trailing_zeros(), self.shares.len() as u32 - 1);
         self.shares.par_iter_mut().enumerate().for_each(|(own, share)| {
-            let mut cut = Cut { rows, kernels, l_max, distances: Vec::new(), ranked: Vec::new() };
-            let mut take = |from: u32, to: u32| {
-                if from & mask == own as u32 {
-                    share.take(&mut cut, capacity, (from >> bits) as usize, from, to);
+            let mut cut = Cut::new(rows, bytes, kernels, l_max);
+            let is_own = |row: u32| row & mask == own as u32;
+            for leaf in 0..leaves.len() {
+                // The next leaf's rows, which lie scattered, are asked for while this one's are written to.
+                if leaf + 1 < leaves.len() {
+                    for &row in leaves.leaf(leaf + 1).iter().filter(|&&row| is_own(row)) {
+                        share.prefetch(capacity, (row >> bits) as usize);
+                    }
                 }
-            };
-            for (slot, &member) in leaves.members.iter().enumerate() {
-                for neighbor in found.found(slot) {
-                    take(member, neighbor.ordinal);
-                    take(neighbor.ordinal, member);
+                for slot in leaves.offsets[leaf] as usize..leaves.offsets[leaf + 1] as usize {
+                    let member = leaves.members[slot];
+                    for neighbor in found.found(slot) {
+                        for (from, to) in [(member, neighbor.ordinal), (neighbor.ordinal, member)] {
+                            if is_own(from) {
+                                share.take(&mut cut, capacity, (from >> bits) as usize, from, to);
+                            }
+                        }
+                    }
                 }
             }
         });
@@ -76,47 +92,91 @@ impl<'a> Candidates<'a> {
 
 impl Share {
     #[inline]
+    fn prefetch(&self, capacity: usize, place: usize) {
+        const LINE: usize = 16;
+        let used = usize::from(self.counts[place]) + 1;
+        let slots = &self.ordinals[place * capacity..][..capacity];
+        slots.chunks(2 * LINE).take(used.div_ceil(2 * LINE)).for_each(prefetch);
+    }
+
+    #[inline]
     fn take(&mut self, cut: &mut Cut<'_>, capacity: usize, place: usize, from: u32, to: u32) {
         let slots = &mut self.ordinals[place * capacity..][..capacity];
         let count = &mut self.counts[place];
-        if holds(&slots[..usize::from(*count)], to) {
+        if holds(&slots[..usize::from(*count).next_multiple_of(COMPARED)], to) {
             return;
         }
         if usize::from(*count) == capacity {
             *count = cut.cut(from, slots) as u16;
+            slots[usize::from(*count)..].fill(NONE);
         }
         slots[usize::from(*count)] = to;
         *count += 1;
     }
 }
 
-/// Without a branch for each, which the compiler then compares many at once.
+/// Slots that are compared with a newcomer at once.
+const COMPARED: usize = 8;
+
+/// Without a branch for each: the compiler compares whole registers.
 #[inline]
 fn holds(slots: &[u32], ordinal: u32) -> bool {
-    slots.iter().fold(false, |held, &slot| held | (slot == ordinal))
+    let (groups, _) = slots.as_chunks::<COMPARED>();
+    let mut held = [false; COMPARED];
+    for group in groups {
+        for (held, &slot) in held.iter_mut().zip(group) {
+            *held |= slot == ordinal;
+        }
+    }
+    held.contains(&true)
 }
 
 /// Cuts a full row back.
 struct Cut<'a> {
     rows: VectorView<'a>,
+    bytes: Option<ByteQuery<'a>>,
+    resolution: f32,
     kernels: &'static Kernels,
     l_max: usize,
     distances: Vec<f32>,
-    ranked: Vec<Neighbor>,
+    keys: Vec<u64>,
 }
 
-impl Cut<'_> {
+impl<'a> Cut<'a> {
+    fn new(
+        rows: VectorView<'a>,
+        bytes: Option<&'a ByteRows>,
+        kernels: &'static Kernels,
+        l_max: usize,
+    ) -> Self {
+        Self {
+            rows,
+            bytes: bytes.map(ByteQuery::new),
+            resolution: bytes.map_or(0.0, ByteRows::resolution),
+            kernels,
+            l_max,
+            distances: Vec::new(),
+            keys: Vec::new(),
+        }
+    }
+
     /// Removes all but the `l_max` nearest from `slots`, which are more; returns how many are left.
     fn cut(&mut self, row: u32, slots: &mut [u32]) -> usize {
         self.distances.resize(slots.len(), 0.0);
-        let (vector, base) = (self.rows.row(row as usize), self.rows.as_slice());
-        (self.kernels.l2_gather)(vector, base, slots, &mut self.distances);
-        self.ranked.clear();
-        self.ranked
-            .extend(slots.iter().zip(&self.distances).map(|(&to, &distance)| Neighbor::new(to, distance)));
-        self.ranked.select_nth_unstable(self.l_max - 1);
-        for (slot, kept) in slots.iter_mut().zip(&self.ranked[..self.l_max]) {
-            *slot = kept.ordinal;
+        let by_bytes = self.bytes.as_mut().is_some_and(|bytes| {
+            bytes.distances(row, slots, &mut self.distances);
+            self.distances.iter().all(|&distance| distance >= self.resolution)
+        });
+        if !by_bytes {
+            let (vector, base) = (self.rows.row(row as usize), self.rows.as_slice());
+            (self.kernels.l2_gather)(vector, base, slots, &mut self.distances);
+        }
+        self.keys.clear();
+        let pairs = slots.iter().zip(&self.distances);
+        self.keys.extend(pairs.map(|(&to, &distance)| Neighbor::new(to, distance).key()));
+        self.keys.select_nth_unstable(self.l_max - 1);
+        for (slot, &kept) in slots.iter_mut().zip(&self.keys[..self.l_max]) {
+            *slot = Neighbor::of_key(kept).ordinal;
         }
         self.l_max
     }
@@ -143,7 +203,7 @@ mod tests {
 
     /// Absorbs the leaves in batches of `size`.
     fn absorbed<'a>(rows: &'a VectorBuf, leaves: &[Vec<u32>], size: usize, l_max: usize) -> Candidates<'a> {
-        let mut candidates = Candidates::new(rows.view(), kernels(), l_max);
+        let mut candidates = Candidates::new(rows.view(), None, kernels(), l_max);
         for leaves in leaves.chunks(size) {
             let mut batch = Leaves::default();
             leaves.iter().for_each(|leaf| batch.push(leaf));

@@ -6,6 +6,7 @@
 
 use rayon::prelude::*;
 
+use crate::compute::cpu::ByteRows;
 use crate::compute::{Compute, Result, Rows};
 use crate::vectors::Random;
 
@@ -25,11 +26,18 @@ pub(super) struct Carving {
     pub seed: u64,
 }
 
+/// Rows, and the same as bytes where there are such.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub vectors: &'a Rows<'a>,
+    pub bytes: Option<&'a ByteRows>,
+}
+
 /// Leaves that cover `members`, which name different ones of `rows` in ascending order (L2), each of 1 to `c_max` of
 /// them, none twice. The same for any number of threads. `c_max` is at least 2, every fanout at least 1.
 pub(super) fn carve(
     compute: &dyn Compute,
-    rows: &Rows<'_>,
+    rows: Source<'_>,
     members: Vec<u32>,
     carving: &Carving,
 ) -> Result<Vec<Vec<u32>>> {
@@ -38,7 +46,7 @@ pub(super) fn carve(
 
 fn carve_cell(
     compute: &dyn Compute,
-    rows: &Rows<'_>,
+    rows: Source<'_>,
     carving: &Carving,
     members: Vec<u32>,
     depth: usize,
@@ -76,7 +84,7 @@ fn leader_count(rows: usize, fanout: usize, c_max: usize) -> usize {
 
 fn cells_of(
     compute: &dyn Compute,
-    rows: &Rows<'_>,
+    rows: Source<'_>,
     members: &[u32],
     leaders: usize,
     fanout: usize,
@@ -84,11 +92,10 @@ fn cells_of(
 ) -> Result<Vec<Vec<u32>>> {
     let drawn: Vec<u32> =
         Random::new(seed).sample(members.len(), leaders).into_iter().map(|i| members[i as usize]).collect();
-    let leader_rows = rows.host().gather(&drawn);
     let mut cells = vec![Vec::new(); leaders];
     for block in members.chunks(LOOKUP_BLOCK) {
         let k = fanout.min(leaders);
-        let nearest = compute.nearest_leaders(rows, block, leader_rows.view(), k)?;
+        let nearest = compute.nearest_leaders(rows.vectors, rows.bytes, block, &drawn, k)?;
         for (nearest, &member) in nearest.chunks_exact(k).zip(block) {
             // A row that is at no finite distance of any leader must be somewhere.
             cells[nearest[0] as usize % leaders].push(member);
@@ -141,7 +148,7 @@ mod tests {
 
     fn carved(rows: &VectorBuf, c_max: usize, fanout: &[usize]) -> Vec<Vec<u32>> {
         let carving = Carving { c_max, fanout: fanout.to_vec(), seed: 7 };
-        carve(&Cpu::new(), &Rows::on_host(rows.view()), (0..rows.rows() as u32).collect(), &carving).unwrap()
+        carve(&Cpu::new(), Source::of(&Rows::on_host(rows.view())), (0..rows.rows() as u32).collect(), &carving).unwrap()
     }
 
     #[test]
@@ -188,7 +195,7 @@ mod tests {
         let rows = normal(3000, 5, 2);
         let members: Vec<u32> = (0..3000).filter(|row| row % 3 != 1).collect();
         let carving = Carving { c_max: 64, fanout: vec![4, 2], seed: 7 };
-        let leaves = carve(&Cpu::new(), &Rows::on_host(rows.view()), members.clone(), &carving).unwrap();
+        let leaves = carve(&Cpu::new(), Source::of(&Rows::on_host(rows.view())), members.clone(), &carving).unwrap();
         let seen: std::collections::BTreeSet<u32> = leaves.into_iter().flatten().collect();
         assert!(seen.into_iter().eq(members));
     }

@@ -112,11 +112,12 @@ impl Compute for Cpu {
     fn nearest_leaders(
         &self,
         rows: &Rows<'_>,
+        bytes: Option<&ByteRows>,
         members: &[u32],
-        leaders: VectorView<'_>,
+        leaders: &[u32],
         k: usize,
     ) -> Result<Vec<u32>> {
-        Ok(nearest_leaders::nearest_leaders(self.kernels, rows.host(), members, leaders, k))
+        Ok(nearest_leaders::nearest_leaders(self.kernels, rows.host(), bytes, members, leaders, k))
     }
 
     fn leaf_candidates(
