@@ -9,8 +9,8 @@
 
 use rayon::prelude::*;
 
-use crate::compute::Leaves;
 use super::links::NONE;
+use crate::compute::Leaves;
 use crate::compute::cpu::{ByteQuery, ByteRows, Kernels, prefetch};
 use crate::vectors::{Neighbor, Neighbors, VectorView};
 
@@ -61,6 +61,7 @@ impl<'a> Candidates<'a> {
         self.shares.par_iter_mut().enumerate().for_each(|(own, share)| {
             let mut cut = Cut::new(rows, bytes, kernels, l_max);
             let is_own = |row: u32| row & mask == own as u32;
+            let mut edges: Vec<(u32, u32)> = Vec::new();
             for leaf in 0..leaves.len() {
                 // The next leaf's rows, which lie scattered, are asked for while this one's are written to.
                 if leaf + 1 < leaves.len() {
@@ -68,15 +69,21 @@ impl<'a> Candidates<'a> {
                         share.prefetch(capacity, (row >> bits) as usize);
                     }
                 }
-                for slot in leaves.offsets[leaf] as usize..leaves.offsets[leaf + 1] as usize {
+                // Whose an edge is no processor can foresee, so all are written, and a place is kept or not.
+                let slots = leaves.offsets[leaf] as usize..leaves.offsets[leaf + 1] as usize;
+                edges.resize(2 * found.k() * slots.len(), (0, 0));
+                let mut count = 0;
+                for slot in slots {
                     let member = leaves.members[slot];
-                    for neighbor in found.found(slot) {
-                        for (from, to) in [(member, neighbor.ordinal), (neighbor.ordinal, member)] {
-                            if is_own(from) {
-                                share.take(&mut cut, capacity, (from >> bits) as usize, from, to);
-                            }
+                    for &Neighbor { ordinal, .. } in found.row(slot) {
+                        for (from, to) in [(member, ordinal), (ordinal, member)] {
+                            edges[count] = (from, to);
+                            count += usize::from(is_own(from) & (ordinal != Neighbor::NONE.ordinal));
                         }
                     }
+                }
+                for &(from, to) in &edges[..count] {
+                    share.take(&mut cut, capacity, (from >> bits) as usize, from, to);
                 }
             }
         });

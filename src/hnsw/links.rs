@@ -30,6 +30,7 @@ impl Links {
     }
 
     /// Of all rows.
+    #[cfg(test)]
     pub fn all_slots(&self) -> &[u32] {
         &self.slots
     }
@@ -82,9 +83,21 @@ impl Links {
     /// Gives every link its way back where the other end has room: rows that are nobody's nearest become reachable, at
     /// no distance computed.
     pub fn reciprocate(&mut self) {
-        let given = self.clone();
-        for row in 0..given.rows() as u32 {
-            given.of(row).for_each(|to| self.add(to, row));
+        // What a row has at the start stands before what it is given.
+        let given: Vec<u32> = (0..self.rows() as u32).map(|row| self.of(row).count() as u32).collect();
+        let mut free = given.clone();
+        for row in 0..self.rows() {
+            for slot in 0..given[row] as usize {
+                let to = self.slots[row * self.degree + slot] as usize;
+                let slots = &mut self.slots[to * self.degree..][..self.degree];
+                let used = free[to] as usize;
+                let is_linked =
+                    slots.iter().fold(false, |is_linked, &other| is_linked | (other == row as u32));
+                if used < slots.len() && !is_linked {
+                    slots[used] = row as u32;
+                    free[to] += 1;
+                }
+            }
         }
     }
 }

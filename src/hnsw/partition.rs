@@ -148,7 +148,13 @@ mod tests {
 
     fn carved(rows: &VectorBuf, c_max: usize, fanout: &[usize]) -> Vec<Vec<u32>> {
         let carving = Carving { c_max, fanout: fanout.to_vec(), seed: 7 };
-        carve(&Cpu::new(), Source::of(&Rows::on_host(rows.view())), (0..rows.rows() as u32).collect(), &carving).unwrap()
+        carve(
+            &Cpu::new(),
+            Source { vectors: &Rows::on_host(rows.view()), bytes: None },
+            (0..rows.rows() as u32).collect(),
+            &carving,
+        )
+        .unwrap()
     }
 
     #[test]
@@ -195,7 +201,13 @@ mod tests {
         let rows = normal(3000, 5, 2);
         let members: Vec<u32> = (0..3000).filter(|row| row % 3 != 1).collect();
         let carving = Carving { c_max: 64, fanout: vec![4, 2], seed: 7 };
-        let leaves = carve(&Cpu::new(), Source::of(&Rows::on_host(rows.view())), members.clone(), &carving).unwrap();
+        let leaves = carve(
+            &Cpu::new(),
+            Source { vectors: &Rows::on_host(rows.view()), bytes: None },
+            members.clone(),
+            &carving,
+        )
+        .unwrap();
         let seen: std::collections::BTreeSet<u32> = leaves.into_iter().flatten().collect();
         assert!(seen.into_iter().eq(members));
     }

@@ -158,17 +158,22 @@ mod tests {
     fn links_are_those_of_the_definition() {
         let mut random = Random::new(4);
         for dim in [1, 2, 5, 16, 33] {
-            // Reals, and small integers, where candidates repeat as vectors and distances tie.
-            for lattice in [false, true] {
-                let value = |random: &mut Random| match lattice {
-                    true => random.below(3) as f32,
-                    false => random.normal() as f32,
+            // Reals, small integers, where candidates repeat as vectors and distances tie, and integers that bytes hold.
+            for kind in 0..3 {
+                let value = |random: &mut Random| match kind {
+                    0 => random.normal() as f32,
+                    1 => random.below(3) as f32,
+                    _ => random.below(255) as f32,
                 };
-                let rows = VectorBuf::new((0..200 * dim).map(|_| value(&mut random)).collect(), dim);
+                let mut rows = VectorBuf::new((0..200 * dim).map(|_| value(&mut random)).collect(), dim);
+                rows.row_mut(0).fill(0.0);
+                rows.row_mut(1).fill(254.0);
+                let bytes = ByteRows::encode(rows.view());
+                let bytes = if kind == 2 { bytes.as_ref() } else { None };
                 for degree in [1, 2, 4, 32] {
                     for alpha in [1.0, 1.2, 2.0] {
                         let params = HnswParams { alpha, l_max: 40, ..HnswParams::new(2, 64) };
-                        let mut prune = Prune::new(rows.view(), None, kernels(), &params, degree);
+                        let mut prune = Prune::new(rows.view(), bytes, kernels(), &params, degree);
                         for count in [0, 1, 2, 39, 41, 120] {
                             let row = random.below(200) as u32;
                             let mut candidates = random.sample(200, count);
@@ -184,5 +189,22 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn rows_too_near_each_other_for_bytes_are_pruned_by_their_vectors() {
+        let mut random = Random::new(5);
+        let place = |row: usize| if row < 2 { 1e3 * row as f32 } else { 0.0 };
+        let data = (0..100 * 8).map(|i| place(i / 8) + 1e-3 * random.normal() as f32).collect();
+        let rows = VectorBuf::new(data, 8);
+        let bytes = ByteRows::encode(rows.view());
+        let params = HnswParams { l_max: 40, ..HnswParams::new(2, 64) };
+        let links = |bytes| {
+            let mut links = [0; 16];
+            let candidates: Vec<u32> = (3..100).collect();
+            Prune::new(rows.view(), bytes, kernels(), &params, 16).links(2, &candidates, &mut links);
+            links
+        };
+        assert_eq!(links(bytes.as_ref()), links(None));
     }
 }

@@ -122,9 +122,9 @@ impl Lanes for Avx512 {
 kernel_table!(super::dispatch::Isa::Avx512, Avx512, strip: 8, rows: 4, features: "avx512f,avx512bw,avx512vl",
     sq8_gather: sq8_gather, bytes: ByteKernels { columns: byte_columns, product: byte_product });
 
-const WITH_VNNI: ByteKernels =
-    byte_kernels!(["avx512f,avx512bw,avx512vl,avx512vnni"] VnniIntegers, strip: 8);
-const WITHOUT_VNNI: ByteKernels = byte_kernels!(["avx512f,avx512bw,avx512vl"] Avx512Integers, strip: 8);
+const WITH_VNNI: ByteKernels = byte_kernels!(["avx512f,avx512bw,avx512vl,avx512vnni"] VnniIntegers, strip: 8);
+pub(super) const WITHOUT_VNNI: ByteKernels =
+    byte_kernels!(["avx512f,avx512bw,avx512vl"] Avx512Integers, strip: 8);
 
 /// VNNI came a generation after the rest of this table's features: asked for where it is used.
 fn byte_kernels() -> &'static ByteKernels {

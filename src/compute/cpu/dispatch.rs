@@ -94,8 +94,7 @@ pub(super) struct ByteKernels {
     pub product: ByteProduct,
 }
 
-type ByteProduct =
-    fn(strip: ByteStrip<'_>, panels: &[i32], offsets: &[i32], out: &mut [f32], stride: usize);
+type ByteProduct = fn(strip: ByteStrip<'_>, panels: &[i32], offsets: &[i32], out: &mut [f32], stride: usize);
 
 impl Kernels {
     /// The distance of one pair.

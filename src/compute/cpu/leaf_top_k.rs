@@ -114,7 +114,8 @@ impl Leaf<'_> {
             self.select(scratch, found);
             // Its nearest row tells whether a row's neighbours are within reach of the bytes.
             let resolution = bytes.resolution();
-            let unresolved = found.chunks_exact(self.k).filter(|found| found[0].distance < resolution).count();
+            let unresolved =
+                found.chunks_exact(self.k).filter(|found| found[0].distance < resolution).count();
             if unresolved <= self.members.len() / UNRESOLVED {
                 return;
             }

@@ -43,7 +43,12 @@ pub struct ByteStrip<'a> {
 /// # Safety
 /// As [`Lanes`].
 #[inline(always)]
-pub(in super::super) unsafe fn byte_columns<B: ByteLanes>(panels: &mut [i32], units: usize, steps: usize, offsets: &mut [i32]) {
+pub(in super::super) unsafe fn byte_columns<B: ByteLanes>(
+    panels: &mut [i32],
+    units: usize,
+    steps: usize,
+    offsets: &mut [i32],
+) {
     let width = 2 * <B::L as Lanes>::WIDTH;
     assert!(steps < units && panels.len() == offsets.len() * units && offsets.len() % width == 0);
     for (panel, offsets) in panels.chunks_exact_mut(width * units).zip(offsets.chunks_exact_mut(width)) {
