@@ -84,18 +84,18 @@ impl Links {
     /// no distance computed.
     pub fn reciprocate(&mut self) {
         // What a row has at the start stands before what it is given.
-        let given: Vec<u32> = (0..self.rows() as u32).map(|row| self.of(row).count() as u32).collect();
-        let mut free = given.clone();
-        for row in 0..self.rows() {
-            for slot in 0..given[row] as usize {
-                let to = self.slots[row * self.degree + slot] as usize;
+        let own: Vec<usize> = (0..self.rows() as u32).map(|row| self.of(row).count()).collect();
+        let mut used = own.clone();
+        for (row, &own) in own.iter().enumerate() {
+            for slot in row * self.degree..row * self.degree + own {
+                let to = self.slots[slot] as usize;
                 let slots = &mut self.slots[to * self.degree..][..self.degree];
-                let used = free[to] as usize;
+                // Without a branch for each, so that whole registers are compared.
                 let is_linked =
                     slots.iter().fold(false, |is_linked, &other| is_linked | (other == row as u32));
-                if used < slots.len() && !is_linked {
-                    slots[used] = row as u32;
-                    free[to] += 1;
+                if used[to] < slots.len() && !is_linked {
+                    slots[used[to]] = row as u32;
+                    used[to] += 1;
                 }
             }
         }

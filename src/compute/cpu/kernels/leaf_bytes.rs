@@ -50,7 +50,7 @@ pub(in super::super) unsafe fn byte_columns<B: ByteLanes>(
     offsets: &mut [i32],
 ) {
     let width = 2 * <B::L as Lanes>::WIDTH;
-    assert!(steps < units && panels.len() == offsets.len() * units && offsets.len() % width == 0);
+    assert!(steps < units && panels.len() == offsets.len() * units && offsets.len().is_multiple_of(width));
     for (panel, offsets) in panels.chunks_exact_mut(width * units).zip(offsets.chunks_exact_mut(width)) {
         for half in [0, width / 2] {
             // SAFETY: a panel is `units` times two registers, `offsets` two.
@@ -89,7 +89,7 @@ pub(in super::super) unsafe fn byte_product<B: ByteLanes, const MR: usize>(
     assert!((1..=MR).contains(&ordinals.len()), "a strip is 1 to {MR} rows");
     super::pairs::assert_in_range(base.len(), units, ordinals);
     let columns = offsets.len();
-    assert!(steps < units && panels.len() == columns * units && columns % width == 0);
+    assert!(steps < units && panels.len() == columns * units && columns.is_multiple_of(width));
     assert!(columns <= stride && (MR - 1) * stride + columns <= out.len());
 
     // A short strip repeats its last row: cheaper than a kernel for each height.
