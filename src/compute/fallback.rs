@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::cpu::ByteRows;
 use super::{
     BackendInfo, CentroidSums, CodebookView, Compute, ComputeError, Leaves, ResidualOf, Result, Rows,
 };
@@ -70,6 +71,27 @@ impl<A: Compute, B: Compute> Compute for Fallback<A, B> {
 
     fn top_k(&self, queries: VectorView<'_>, rows: &Rows<'_>, metric: Metric, k: usize) -> Result<Neighbors> {
         self.with(|backend| backend.top_k(queries, rows, metric, k))
+    }
+
+    fn nearest_leaders(
+        &self,
+        rows: &Rows<'_>,
+        bytes: Option<&ByteRows>,
+        members: &[u32],
+        leaders: &[u32],
+        k: usize,
+    ) -> Result<Vec<u32>> {
+        self.with(|backend| backend.nearest_leaders(rows, bytes, members, leaders, k))
+    }
+
+    fn leaf_candidates(
+        &self,
+        rows: &Rows<'_>,
+        bytes: Option<&ByteRows>,
+        leaves: &Leaves,
+        k: usize,
+    ) -> Result<Neighbors> {
+        self.with(|backend| backend.leaf_candidates(rows, bytes, leaves, k))
     }
 
     fn leaf_top_k(&self, rows: &Rows<'_>, leaves: &Leaves, metric: Metric, k: usize) -> Result<Neighbors> {

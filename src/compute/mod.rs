@@ -35,6 +35,9 @@ pub enum ComputeError {
     TimedOut { what: String, seconds: u64 },
 }
 
+/// Rows that are gathered for one call where an operation is made of others.
+const GATHERED_ROWS: usize = 1 << 16;
+
 pub type Result<T, E = ComputeError> = std::result::Result<T, E>;
 
 /// What a backend is, for the log line, the manifest and the report: "cpu (avx512)".
@@ -205,6 +208,40 @@ pub trait Compute: Send + Sync {
     /// The `k` nearest of `rows` for each query.
     fn top_k(&self, queries: VectorView<'_>, rows: &Rows<'_>, metric: Metric, k: usize) -> Result<Neighbors>;
 
+    /// For each of the rows that `members` names, which of the rows that `leaders` names are its `k` nearest under L2, nearest
+    /// first, by their places in `leaders`: `members.len() × k`, `u32::MAX` where a distance is no number. `k` is 1 to the
+    /// number of leaders. Leaders whose distances differ by the tolerance only may stand for each other; and a backend
+    /// may go by `bytes`, the same rows encoded, where those can tell them apart.
+    fn nearest_leaders(
+        &self,
+        rows: &Rows<'_>,
+        _bytes: Option<&cpu::ByteRows>,
+        members: &[u32],
+        leaders: &[u32],
+        k: usize,
+    ) -> Result<Vec<u32>> {
+        let mut nearest = Vec::with_capacity(members.len() * k);
+        let leaders = rows.host().gather(leaders);
+        let leaders = self.upload(leaders.view())?;
+        for block in members.chunks(GATHERED_ROWS) {
+            let found = self.top_k(rows.host().gather(block).view(), &leaders, Metric::L2, k)?;
+            nearest.extend(found.as_slice().iter().map(|leader| leader.ordinal));
+        }
+        Ok(nearest)
+    }
+
+    /// As [`Compute::leaf_top_k`] under L2, for candidates that are compared again: a backend may answer with the `k` nearest by
+    /// `bytes`, the same rows encoded, where those can tell them apart. In distances of its own measure.
+    fn leaf_candidates(
+        &self,
+        rows: &Rows<'_>,
+        _bytes: Option<&cpu::ByteRows>,
+        leaves: &Leaves,
+        k: usize,
+    ) -> Result<Neighbors> {
+        self.leaf_top_k(rows, leaves, Metric::L2, k)
+    }
+
     /// For each member slot of each leaf the `k` nearest *other* members of the same leaf, as ordinals of `rows`:
     /// `leaves.members.len() × k`.
     fn leaf_top_k(&self, rows: &Rows<'_>, leaves: &Leaves, metric: Metric, k: usize) -> Result<Neighbors>;
@@ -239,6 +276,27 @@ impl<C: Compute + ?Sized> Compute for Arc<C> {
 
     fn top_k(&self, queries: VectorView<'_>, rows: &Rows<'_>, metric: Metric, k: usize) -> Result<Neighbors> {
         C::top_k(self, queries, rows, metric, k)
+    }
+
+    fn nearest_leaders(
+        &self,
+        rows: &Rows<'_>,
+        bytes: Option<&cpu::ByteRows>,
+        members: &[u32],
+        leaders: &[u32],
+        k: usize,
+    ) -> Result<Vec<u32>> {
+        C::nearest_leaders(self, rows, bytes, members, leaders, k)
+    }
+
+    fn leaf_candidates(
+        &self,
+        rows: &Rows<'_>,
+        bytes: Option<&cpu::ByteRows>,
+        leaves: &Leaves,
+        k: usize,
+    ) -> Result<Neighbors> {
+        C::leaf_candidates(self, rows, bytes, leaves, k)
     }
 
     fn leaf_top_k(&self, rows: &Rows<'_>, leaves: &Leaves, metric: Metric, k: usize) -> Result<Neighbors> {

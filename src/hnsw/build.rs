@@ -10,12 +10,12 @@ use super::candidates::Candidates;
 use super::components::Components;
 use super::duplicates::Duplicates;
 use super::layers::{Layer, Layers};
-use super::links::Links;
+use super::links::{Links, NONE};
 use super::params::HnswParams;
-use super::partition::{Carving, carve};
+use super::partition::{Carving, Source, carve};
 use super::prune::Prune;
-use crate::compute::cpu::kernels;
-use crate::compute::{Compute, ComputeError, Leaves};
+use crate::compute::cpu::{ByteRows, kernels};
+use crate::compute::{Compute, ComputeError, Leaves, Rows};
 use crate::train::{Observer, Progress, TrainError, check_magnitude};
 use crate::vectors::{Metric, Random, VectorBuf, VectorView};
 
@@ -93,7 +93,8 @@ pub fn build(
         Metric::InnerProduct => builder.graph(augment(rows).view(), seed)?,
         Metric::L2 | Metric::Cosine => builder.graph(rows, seed)?,
     };
-    Ok(Built { index: layers.index(rows, &order, metric, params), stats: layers.stats(), order })
+    let stats = layers.stats();
+    Ok(Built { index: layers.index(rows, &order, metric, params), order, stats })
 }
 
 /// Maximum inner product as nearest neighbours: with a coordinate √(M² − |x|²) added, all rows have length M and
@@ -134,18 +135,24 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    /// All layers, from the base up, and the order in which near rows are close together.
+    /// All layers, from the base up, over rows as `order` numbers them, and that: the rows in an order in which near ones are
+    /// close together.
     fn graph(&self, rows: VectorView<'_>, seed: u64) -> Result<(Layers, Vec<u32>)> {
         let HnswParams { m, leaf_k, .. } = *self.params;
         self.report(0, "partition", 0, rows.rows())?;
         let mut levels = draw_levels(rows.rows(), m, seed);
         let duplicates = Duplicates::of(rows);
         duplicates.rows().for_each(|row| levels[row as usize] = 0);
-        let distinct = duplicates.distinct(rows.rows());
-        let (mut links, order) =
-            self.near(rows, distinct, Shape { level: 0, degree: 2 * m, leaf_k, seed })?;
-        duplicates.hang(&mut links);
+        let base = Shape { level: 0, degree: 2 * m, leaf_k, seed };
+        let bytes = ByteRows::encode(rows);
+        let leaves = self.leaves(rows, bytes.as_ref(), duplicates.distinct(rows.rows()), base)?;
+        let order = duplicates.following(order_of_first_appearance(&leaves, rows.rows()));
+        let numbering = Numbering::new(order);
+        let mut links = self.near(rows, bytes.as_ref(), leaves, &numbering, base)?;
+        drop(bytes);
+        duplicates.hang(&numbering, &mut links);
         let components = Components::new(&links);
+        let mut levels: Vec<u8> = numbering.order.iter().map(|&row| levels[row as usize]).collect();
         let mut layers = vec![Layer { members: (0..rows.rows() as u32).collect(), links, components }];
         for level in 1..=MAX_LEVEL {
             layers[usize::from(level) - 1].represent(&mut levels, level);
@@ -154,48 +161,67 @@ impl Builder<'_> {
             if members.is_empty() {
                 break;
             }
-            let gathered = rows.gather(&members);
             // A descent keeps one row, so it depends on every link more than a search of the base does: as many
             // candidates as there are links, of rows that are few.
             let shape = Shape { level, degree: m, leaf_k: leaf_k.max(m), seed: seed ^ u64::from(level) };
-            let all = (0..members.len() as u32).collect();
-            let (links, _) = self.near(gathered.view(), all, shape)?;
+            let sources: Vec<u32> = members.iter().map(|&row| numbering.order[row as usize]).collect();
+            let gathered = rows.gather(&sources);
+            let all: Vec<u32> = (0..members.len() as u32).collect();
+            let bytes = ByteRows::encode(gathered.view());
+            let leaves = self.leaves(gathered.view(), bytes.as_ref(), all.clone(), shape)?;
+            let links = self.near(gathered.view(), bytes.as_ref(), leaves, &Numbering::new(all), shape)?;
             let components = Components::new(&links);
             layers.push(Layer { members, links, components });
         }
-        Ok((Layers::connected(levels, layers), duplicates.following(order)))
+        Ok((Layers::connected(levels, layers), numbering.order))
     }
 
-    /// Links between those of `rows` that `distinct` names, near ones in different directions, and an order of them in
-    /// which near ones are close together.
-    fn near(&self, rows: VectorView<'_>, distinct: Vec<u32>, shape: Shape) -> Result<(Links, Vec<u32>)> {
-        let total = distinct.len();
+    /// Small sets of those of `rows` that `distinct` names, overlapping, of rows near each other.
+    fn leaves(
+        &self,
+        rows: VectorView<'_>,
+        bytes: Option<&ByteRows>,
+        distinct: Vec<u32>,
+        shape: Shape,
+    ) -> Result<Vec<Vec<u32>>> {
         let carving =
             Carving { c_max: self.params.c_max, fanout: self.params.fanout.clone(), seed: shape.seed };
-        self.report(shape.level, "partition", 0, total)?;
-        let leaves = carve(self.compute, rows, distinct, &carving)?;
-        let order = order_of_first_appearance(&leaves, rows.rows());
+        self.report(shape.level, "partition", 0, distinct.len())?;
+        Ok(carve(self.compute, Source { vectors: &Rows::on_host(rows), bytes }, distinct, &carving)?)
+    }
+
+    /// Links between rows that share a leaf, near ones in different directions; of rows as `numbering` numbers them.
+    fn near(
+        &self,
+        rows: VectorView<'_>,
+        bytes: Option<&ByteRows>,
+        leaves: Vec<Vec<u32>>,
+        numbering: &Numbering,
+        shape: Shape,
+    ) -> Result<Links> {
+        let total = rows.rows();
         // In few leaves, a row takes more from each: both ways, as many candidates as there is room for.
         let slots: usize = leaves.iter().map(Vec::len).sum();
         let leaf_k = shape.leaf_k.max(self.params.l_max * total / (2 * slots)).min(64);
-        let candidates = self.candidates(rows, leaves, Shape { leaf_k, ..shape })?;
+        let candidates = self.candidates(rows, bytes, leaves, Shape { leaf_k, ..shape })?;
         self.report(shape.level, "prune", 0, total)?;
-        let mut links = prune_all(rows, &candidates, self.params, shape.degree);
+        let mut links = prune_all(rows, bytes, &candidates, numbering, self.params, shape.degree);
         drop(candidates);
         self.report(shape.level, "link", 0, total)?;
         links.reciprocate();
         self.report(shape.level, "link", total, total)?;
-        Ok((links, order))
+        Ok(links)
     }
 
     fn candidates<'r>(
         &self,
         rows: VectorView<'r>,
+        bytes: Option<&'r ByteRows>,
         leaves: Vec<Vec<u32>>,
         shape: Shape,
     ) -> Result<Candidates<'r>> {
         let uploaded = self.compute.upload(rows)?;
-        let mut candidates = Candidates::new(rows, kernels(), self.params.l_max);
+        let mut candidates = Candidates::new(rows, bytes, kernels(), self.params.l_max);
         let total = leaves.len();
         let mut leaves = leaves.into_iter().peekable();
         while leaves.len() > 0 {
@@ -206,7 +232,7 @@ impl Builder<'_> {
             {
                 batch.push(&leaf);
             }
-            let found = self.compute.leaf_top_k(&uploaded, &batch, Metric::L2, shape.leaf_k)?;
+            let found = self.compute.leaf_candidates(&uploaded, bytes, &batch, shape.leaf_k)?;
             candidates.absorb(&batch, &found);
         }
         self.report(shape.level, "leaves", total, total)?;
@@ -232,14 +258,50 @@ fn order_of_first_appearance(leaves: &[Vec<u32>], rows: usize) -> Vec<u32> {
     leaves.iter().flatten().copied().filter(new).collect()
 }
 
-fn prune_all(rows: VectorView<'_>, candidates: &Candidates<'_>, params: &HnswParams, degree: usize) -> Links {
-    let mut links = Links::new(rows.rows(), degree);
-    links.all_slots_mut().par_chunks_mut(degree * PRUNE_BLOCK).enumerate().for_each(|(block, links)| {
-        let mut prune = Prune::new(rows, kernels(), params, degree);
-        for (index, links) in links.chunks_mut(degree).enumerate() {
-            let row = (block * PRUNE_BLOCK + index) as u32;
-            prune.links(row, candidates.of(row), links);
+/// Rows in an order, and the places of all in it.
+pub(super) struct Numbering {
+    /// The row at each place.
+    pub order: Vec<u32>,
+    /// The place of each row.
+    pub places: Vec<u32>,
+}
+
+impl Numbering {
+    /// Of `order`, in which each row stands once.
+    pub fn new(order: Vec<u32>) -> Self {
+        let mut places = vec![0; order.len()];
+        for (place, &row) in order.iter().enumerate() {
+            places[row as usize] = place as u32;
         }
-    });
+        Self { order, places }
+    }
+}
+
+/// The links of every row, at its place in the numbering: rows that follow each other there share candidates, which are then
+/// in cache.
+fn prune_all(
+    rows: VectorView<'_>,
+    bytes: Option<&ByteRows>,
+    candidates: &Candidates<'_>,
+    numbering: &Numbering,
+    params: &HnswParams,
+    degree: usize,
+) -> Links {
+    let mut links = Links::new(rows.rows(), degree);
+    links
+        .all_slots_mut()
+        .par_chunks_mut(degree * PRUNE_BLOCK)
+        .zip(numbering.order.par_chunks(PRUNE_BLOCK))
+        .for_each_init(
+            || Prune::new(rows, bytes, kernels(), params, degree),
+            |prune, (links, rows)| {
+                for (links, &row) in links.chunks_exact_mut(degree).zip(rows) {
+                    prune.links(row, candidates.of(row), links);
+                    for link in links.iter_mut().take_while(|link| **link != NONE) {
+                        *link = numbering.places[*link as usize];
+                    }
+                }
+            },
+        );
     links
 }

@@ -8,6 +8,7 @@ use std::hash::{DefaultHasher, Hasher};
 
 use rayon::prelude::*;
 
+use super::build::Numbering;
 use super::links::Links;
 use crate::vectors::VectorView;
 
@@ -70,11 +71,13 @@ impl Duplicates {
 
     /// Hangs copies on their first row: one on the row itself, the others on that one, as many to each as it has links but
     /// for the one back. So all are a few steps from the first, which gives up one link at most.
-    pub fn hang(&self, links: &mut Links) {
+    pub fn hang(&self, numbering: &Numbering, links: &mut Links) {
         let children = links.degree() - 1;
+        let place_of = |row: u32| numbering.places[row as usize];
         for same in self.pairs.chunk_by(|a, b| a.0 == b.0) {
-            for (place, &(first, copy)) in same.iter().enumerate() {
-                let parent = if place == 0 { first } else { same[(place - 1) / children].1 };
+            for (index, &(first, copy)) in same.iter().enumerate() {
+                let parent = place_of(if index == 0 { first } else { same[(index - 1) / children].1 });
+                let copy = place_of(copy);
                 links.force(parent, copy);
                 links.add(copy, parent);
             }
@@ -124,7 +127,7 @@ mod tests {
             let data = VectorBuf::new(vec![1.0; rows], 1);
             let duplicates = Duplicates::of(data.view());
             let mut links = Links::new(rows, degree);
-            duplicates.hang(&mut links);
+            duplicates.hang(&Numbering::new((0..rows as u32).collect()), &mut links);
             let mut steps = vec![usize::MAX; rows];
             steps[0] = 0;
             // Parents stand before their children.
@@ -146,7 +149,7 @@ mod tests {
         let mut links = Links::new(4, 2);
         links.add(0, 1);
         links.add(0, 2);
-        Duplicates::of(data.view()).hang(&mut links);
+        Duplicates::of(data.view()).hang(&Numbering::new((0..4).collect()), &mut links);
         assert!(links.of(0).eq([1, 3]));
         assert!(links.of(3).eq([0]));
     }

@@ -11,7 +11,7 @@ use crate::vectors::{Metric, VectorView};
 
 /// One level of the graph.
 pub(super) struct Layer {
-    /// The source's rows that are on it, ascending. The layer's own rows are places in here.
+    /// The rows that are on it, ascending. The layer's own rows are places in here.
     pub members: Vec<u32>,
     pub links: Links,
     /// As near rows' links leave them.
@@ -58,17 +58,9 @@ impl Layer {
     fn place_of(&self, row: u32) -> u32 {
         self.members.binary_search(&row).expect("a row is a member of its levels") as u32
     }
-
-    /// Appends the links of a row of the source, under their ordinals.
-    fn renumber(&self, row: u32, ordinals: &[u32], out: &mut Vec<u32>) {
-        out.extend(self.links.slots(self.place_of(row)).iter().map(|&to| match to {
-            NONE => NONE,
-            place => ordinals[self.members[place as usize] as usize],
-        }));
-    }
 }
 
-/// All layers, over the source's rows: what is left to do is to number the rows anew.
+/// All layers, over rows as the index numbers them.
 pub(super) struct Layers {
     /// The highest level of each row.
     levels: Vec<u8>,
@@ -104,32 +96,36 @@ impl Layers {
     }
 
     /// The graph over `rows`, whose ordinals are their places in `order`.
-    pub fn index(&self, rows: VectorView<'_>, order: &[u32], metric: Metric, params: &HnswParams) -> Hnsw {
-        let mut ordinals = vec![0; order.len()];
-        for (ordinal, &row) in order.iter().enumerate() {
-            ordinals[row as usize] = ordinal as u32;
-        }
-        let (base, upper) = self.layers.split_first().expect("the base layer");
-        let mut links = Vec::with_capacity(base.links.all_slots().len());
+    pub fn index(self, rows: VectorView<'_>, order: &[u32], metric: Metric, params: &HnswParams) -> Hnsw {
+        let Self { levels, mut layers, .. } = self;
+        let entry_point = entry_row(&layers);
+        let upper = layers.split_off(1);
+        let base = layers.pop().expect("the base layer").links;
+        let mut next = vec![0; upper.len()];
         let mut upper_links = Vec::new();
-        for &row in order {
-            base.renumber(row, &ordinals, &mut links);
-            for layer in &upper[..usize::from(self.levels[row as usize])] {
-                layer.renumber(row, &ordinals, &mut upper_links);
+        for (row, &level) in (0..).zip(&levels) {
+            for (layer, next) in upper[..usize::from(level)].iter().zip(&mut next) {
+                // Members are ascending, as rows are.
+                assert_eq!(layer.members[*next as usize], row);
+                upper_links.extend(layer.links.slots(*next).iter().map(|&to| match to {
+                    NONE => NONE,
+                    place => layer.members[place as usize],
+                }));
+                *next += 1;
             }
         }
-        let levels: Vec<u8> = order.iter().map(|&row| self.levels[row as usize]).collect();
+        let degree = base.degree();
         Hnsw {
             metric,
             vectors: KeptVectors::gather(rows, order, Precision::F32).expect("every f32 fits f32"),
             codes: Codes::encode(rows, order, metric, params.code),
-            links: Array::from_vec(links).aligned_to_lines(),
-            degree: base.links.degree(),
+            links: Array::from_vec(base.into_slots()).aligned_to_lines(),
+            degree,
             upper_offsets: upper_offsets(&levels),
             levels: levels.into(),
             upper_links: upper_links.into(),
             m: params.m,
-            entry_point: ordinals[entry_row(&self.layers) as usize],
+            entry_point,
         }
     }
 }

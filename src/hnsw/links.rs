@@ -30,8 +30,13 @@ impl Links {
     }
 
     /// Of all rows.
+    #[cfg(test)]
     pub fn all_slots(&self) -> &[u32] {
         &self.slots
+    }
+
+    pub fn into_slots(self) -> Vec<u32> {
+        self.slots
     }
 
     pub fn all_slots_mut(&mut self) -> &mut [u32] {
@@ -78,9 +83,21 @@ impl Links {
     /// Gives every link its way back where the other end has room: rows that are nobody's nearest become reachable, at
     /// no distance computed.
     pub fn reciprocate(&mut self) {
-        let given = self.clone();
-        for row in 0..given.rows() as u32 {
-            given.of(row).for_each(|to| self.add(to, row));
+        // What a row has at the start stands before what it is given.
+        let own: Vec<usize> = (0..self.rows() as u32).map(|row| self.of(row).count()).collect();
+        let mut used = own.clone();
+        for (row, &own) in own.iter().enumerate() {
+            for slot in row * self.degree..row * self.degree + own {
+                let to = self.slots[slot] as usize;
+                let slots = &mut self.slots[to * self.degree..][..self.degree];
+                // Without a branch for each, so that whole registers are compared.
+                let is_linked =
+                    slots.iter().fold(false, |is_linked, &other| is_linked | (other == row as u32));
+                if used[to] < slots.len() && !is_linked {
+                    slots[used[to]] = row as u32;
+                    used[to] += 1;
+                }
+            }
         }
     }
 }

@@ -6,8 +6,9 @@
 
 use rayon::prelude::*;
 
-use crate::compute::{Compute, Result};
-use crate::vectors::{Metric, Random, VectorView};
+use crate::compute::cpu::ByteRows;
+use crate::compute::{Compute, Result, Rows};
+use crate::vectors::Random;
 
 /// Leaders per carving. The first carving costs rows × leaders distances and the second the rest: around 500,
 /// both cost the same for a few 100,000 rows, and beyond that a third carving is cheaper than more leaders.
@@ -25,11 +26,18 @@ pub(super) struct Carving {
     pub seed: u64,
 }
 
+/// Rows, and the same as bytes where there are such.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub vectors: &'a Rows<'a>,
+    pub bytes: Option<&'a ByteRows>,
+}
+
 /// Leaves that cover `members`, which name different ones of `rows` in ascending order (L2), each of 1 to `c_max` of
 /// them, none twice. The same for any number of threads. `c_max` is at least 2, every fanout at least 1.
 pub(super) fn carve(
     compute: &dyn Compute,
-    rows: VectorView<'_>,
+    rows: Source<'_>,
     members: Vec<u32>,
     carving: &Carving,
 ) -> Result<Vec<Vec<u32>>> {
@@ -38,7 +46,7 @@ pub(super) fn carve(
 
 fn carve_cell(
     compute: &dyn Compute,
-    rows: VectorView<'_>,
+    rows: Source<'_>,
     carving: &Carving,
     members: Vec<u32>,
     depth: usize,
@@ -76,7 +84,7 @@ fn leader_count(rows: usize, fanout: usize, c_max: usize) -> usize {
 
 fn cells_of(
     compute: &dyn Compute,
-    rows: VectorView<'_>,
+    rows: Source<'_>,
     members: &[u32],
     leaders: usize,
     fanout: usize,
@@ -84,29 +92,15 @@ fn cells_of(
 ) -> Result<Vec<Vec<u32>>> {
     let drawn: Vec<u32> =
         Random::new(seed).sample(members.len(), leaders).into_iter().map(|i| members[i as usize]).collect();
-    let leader_rows = rows.gather(&drawn);
-    let leader_rows = compute.upload(leader_rows.view())?;
     let mut cells = vec![Vec::new(); leaders];
     for block in members.chunks(LOOKUP_BLOCK) {
-        let gathered;
-        let queries = if members.len() == rows.rows() {
-            rows.slice(block[0] as usize, block[0] as usize + block.len())
-        } else {
-            gathered = rows.gather(block);
-            gathered.view()
-        };
-        if fanout == 1 {
-            // One nearest leader is a cheaper question than several.
-            let nearest = compute.assign(&compute.upload(queries)?, leader_rows.host(), Metric::L2)?;
-            for (leader, &member) in nearest.iter().zip(block) {
-                cells[leader.ordinal as usize].push(member);
-            }
-            continue;
-        }
-        let nearest = compute.top_k(queries, &leader_rows, Metric::L2, fanout.min(leaders))?;
-        for (index, &member) in block.iter().enumerate() {
-            for leader in nearest.found(index) {
-                cells[leader.ordinal as usize].push(member);
+        let k = fanout.min(leaders);
+        let nearest = compute.nearest_leaders(rows.vectors, rows.bytes, block, &drawn, k)?;
+        for (nearest, &member) in nearest.chunks_exact(k).zip(block) {
+            // A row that is at no finite distance of any leader must be somewhere.
+            cells[nearest[0] as usize % leaders].push(member);
+            for &leader in nearest[1..].iter().take_while(|&&leader| leader != u32::MAX) {
+                cells[leader as usize].push(member);
             }
         }
     }
@@ -136,7 +130,7 @@ fn merge_small(cells: Vec<Vec<u32>>, c_max: usize) -> Vec<Vec<u32>> {
 mod tests {
     use super::*;
     use crate::compute::cpu::Cpu;
-    use crate::vectors::VectorBuf;
+    use crate::vectors::{Metric, VectorBuf};
 
     fn normal(rows: usize, dim: usize, seed: u64) -> VectorBuf {
         let mut random = Random::new(seed);
@@ -154,7 +148,13 @@ mod tests {
 
     fn carved(rows: &VectorBuf, c_max: usize, fanout: &[usize]) -> Vec<Vec<u32>> {
         let carving = Carving { c_max, fanout: fanout.to_vec(), seed: 7 };
-        carve(&Cpu::new(), rows.view(), (0..rows.rows() as u32).collect(), &carving).unwrap()
+        carve(
+            &Cpu::new(),
+            Source { vectors: &Rows::on_host(rows.view()), bytes: None },
+            (0..rows.rows() as u32).collect(),
+            &carving,
+        )
+        .unwrap()
     }
 
     #[test]
@@ -201,7 +201,13 @@ mod tests {
         let rows = normal(3000, 5, 2);
         let members: Vec<u32> = (0..3000).filter(|row| row % 3 != 1).collect();
         let carving = Carving { c_max: 64, fanout: vec![4, 2], seed: 7 };
-        let leaves = carve(&Cpu::new(), rows.view(), members.clone(), &carving).unwrap();
+        let leaves = carve(
+            &Cpu::new(),
+            Source { vectors: &Rows::on_host(rows.view()), bytes: None },
+            members.clone(),
+            &carving,
+        )
+        .unwrap();
         let seen: std::collections::BTreeSet<u32> = leaves.into_iter().flatten().collect();
         assert!(seen.into_iter().eq(members));
     }

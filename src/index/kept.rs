@@ -185,12 +185,21 @@ impl KeptVectors {
     }
 }
 
-fn gathered<T: Send + Copy>(rows: VectorView<'_>, order: &[u32], of: impl Fn(f32) -> T + Sync) -> Vec<T> {
-    order
-        .par_iter()
-        .with_min_len(1024)
-        .flat_map_iter(|&row| rows.row(row as usize).iter().map(|&value| of(value)))
-        .collect()
+fn gathered<T: Send + bytemuck::Pod>(
+    rows: VectorView<'_>,
+    order: &[u32],
+    of: impl Fn(f32) -> T + Sync,
+) -> Vec<T> {
+    // Into its place at once: collected from parts, all values would be there twice.
+    const BLOCK: usize = 1024;
+    let dim = rows.dim();
+    let mut values = vec![T::zeroed(); order.len() * dim];
+    values.par_chunks_mut(BLOCK * dim).zip(order.par_chunks(BLOCK)).for_each(|(values, order)| {
+        for (values, &row) in values.chunks_exact_mut(dim).zip(order) {
+            values.iter_mut().zip(rows.row(row as usize)).for_each(|(to, &value)| *to = of(value));
+        }
+    });
+    values
 }
 
 fn to_distances(metric: Metric, out: &mut [f32]) {

@@ -132,4 +132,5 @@ impl Lanes for Avx2 {
 kernel_table!(super::dispatch::Isa::Avx2, Avx2, strip: 6, rows: 2, features: "avx2,fma,f16c",
     packed_gather: entry!(["avx2,fma,f16c"] gather::<Avx2Bytes>,
         (query: &[i8], base: &[u8], stride: usize, ordinals: &[u32], out: &mut [i32])),
-    merge: beam::merge);
+    merge: beam::merge,
+    bytes: byte_kernels!(["avx2,fma,f16c"] crate::compute::cpu::kernels::leaf_bytes::Avx2Integers, strip: 6));

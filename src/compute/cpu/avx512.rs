@@ -7,8 +7,11 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
+use super::dispatch::ByteKernels;
+use super::kernels::ByteStrip;
 use super::kernels::beam;
 use super::kernels::bytes::{VnniBytes, gather};
+use super::kernels::leaf_bytes::{Avx512Integers, VnniIntegers};
 use super::lanes::Lanes;
 
 #[derive(Clone, Copy)]
@@ -120,9 +123,26 @@ impl Lanes for Avx512 {
 kernel_table!(super::dispatch::Isa::Avx512, Avx512, strip: 8, rows: 4, features: "avx512f,avx512bw,avx512vl",
     packed_gather: packed_gather,
     merge: entry!(["avx512f,avx512bw,avx512vl"] beam::merge_avx512,
-        (slots: &mut [u64], len: usize, incoming: &mut [u64]) -> usize));
+        (slots: &mut [u64], len: usize, incoming: &mut [u64]) -> usize),
+    bytes: ByteKernels { columns: byte_columns, product: byte_product });
+
+const WITH_VNNI: ByteKernels = byte_kernels!(["avx512f,avx512bw,avx512vl,avx512vnni"] VnniIntegers, strip: 8);
+pub(super) const WITHOUT_VNNI: ByteKernels =
+    byte_kernels!(["avx512f,avx512bw,avx512vl"] Avx512Integers, strip: 8);
 
 /// VNNI came a generation after the rest of this table's features: asked for where it is used.
+fn byte_kernels() -> &'static ByteKernels {
+    if std::arch::is_x86_feature_detected!("avx512vnni") { &WITH_VNNI } else { &WITHOUT_VNNI }
+}
+
+fn byte_columns(panels: &mut [i32], units: usize, steps: usize, offsets: &mut [i32]) {
+    (byte_kernels().columns)(panels, units, steps, offsets);
+}
+
+fn byte_product(strip: ByteStrip<'_>, panels: &[i32], offsets: &[i32], out: &mut [f32], stride: usize) {
+    (byte_kernels().product)(strip, panels, offsets, out, stride);
+}
+
 fn packed_gather(query: &[i8], base: &[u8], stride: usize, ordinals: &[u32], out: &mut [i32]) {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     unsafe fn with_vnni(query: &[i8], base: &[u8], stride: usize, ordinals: &[u32], out: &mut [i32]) {

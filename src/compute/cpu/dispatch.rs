@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use half::f16;
 
-use super::kernels::{Book, LeafRow, Minima, Strip};
+use super::kernels::{Book, ByteStrip, LeaderRow, LeafRow, Minima, Strip};
 use crate::vectors::{Metric, Neighbor, TopK};
 
 /// Names the instruction set to use, by [`Isa::name`]. Only one that the CPU has and this build knows is taken;
@@ -84,12 +84,22 @@ pub struct Kernels {
     pub(super) product: Product,
     pub(super) nearest: fn(products: &[f32], offsets: &[f32], scale: f32, first: u32, best: &mut Neighbor),
     pub(super) offer: fn(strip: Strip<'_>, bounds: &mut [f32], tops: &mut [TopK]),
+    pub(super) bytes: ByteKernels,
+    pub(super) few_nearest: fn(row: LeaderRow<'_>, hits: &mut Vec<Neighbor>, nearest: &mut [u32]),
     pub(super) minima: fn(row: LeafRow<'_>, groups: &mut [f32], lanes: &mut [f32]),
     pub(super) bounds: fn(minima: Minima<'_>, k: usize, bounds: &mut [f32]),
     pub(super) pick: fn(row: LeafRow<'_>, members: &[u32], bounds: &[f32], tops: &mut [TopK]),
     pub(super) encode: fn(book: Book<'_>, rows: &[f32], codes: &mut [u8]),
     pub(super) sum_gather: fn(base: &[f32], ordinals: &[u32], sum: &mut [f32]),
 }
+
+/// Of rows of bytes, within a leaf.
+pub(super) struct ByteKernels {
+    pub columns: fn(panels: &mut [i32], units: usize, steps: usize, offsets: &mut [i32]),
+    pub product: ByteProduct,
+}
+
+type ByteProduct = fn(strip: ByteStrip<'_>, panels: &[i32], offsets: &[i32], out: &mut [f32], stride: usize);
 
 impl Kernels {
     /// The distance of one pair.
@@ -208,15 +218,29 @@ macro_rules! entry {
     }};
 }
 
+/// The kernels for rows of bytes, over `$integers`.
+macro_rules! byte_kernels {
+    ([$($feature:literal)?] $integers:ty, strip: $strip:literal) => {
+        crate::compute::cpu::dispatch::ByteKernels {
+            columns: entry!([$($feature)?] crate::compute::cpu::kernels::leaf_bytes::byte_columns::<$integers>,
+                (panels: &mut [i32], units: usize, steps: usize, offsets: &mut [i32])),
+            product: entry!([$($feature)?]
+                crate::compute::cpu::kernels::leaf_bytes::byte_product::<$integers, $strip>,
+                (strip: crate::compute::cpu::kernels::ByteStrip<'_>, panels: &[i32], offsets: &[i32],
+                 out: &mut [f32], stride: usize)),
+        }
+    };
+}
+
 /// The table of one instruction set: the algorithms of `kernels`, compiled over its [`Lanes`](super::lanes::Lanes).
 /// `strip` is how many rows a product takes at once (two registers each must stay resident), `rows` how many rows a
 /// scan takes at once (four registers each).
 macro_rules! kernel_table {
     ($isa:expr, $lanes:ty, strip: $strip:literal, rows: $rows:literal, features: $($feature:literal)?,
-     packed_gather: $packed_gather:expr, merge: $merge:expr) => {
+     packed_gather: $packed_gather:expr, merge: $merge:expr, bytes: $bytes:expr) => {
         pub(super) static KERNELS: crate::compute::cpu::dispatch::Kernels = {
             use crate::compute::cpu::kernels::{
-                codes, leaf, pairs, product, round, scan, sums, Book, LeafRow, Minima, Strip,
+                codes, leaders, leaf, pairs, product, round, scan, sums, Book, LeaderRow, LeafRow, Minima, Strip,
             };
             use crate::vectors::{Neighbor, TopK};
 
@@ -241,6 +265,7 @@ macro_rules! kernel_table {
                 merge: $merge,
                 round_to_levels: entry!([$($feature)?] round::round_to_levels::<$lanes>,
                     (values: &[f32], per_unit: f32, top: f32, levels: &mut [f32]) -> (f32, f32)),
+                bytes: $bytes,
                 strip: $strip,
                 panel: product::panel::<$lanes>(),
                 pack: entry!([$($feature)?] product::pack::<$lanes>,
@@ -253,6 +278,8 @@ macro_rules! kernel_table {
                     (products: &[f32], offsets: &[f32], scale: f32, first: u32, best: &mut Neighbor)),
                 offer: entry!([$($feature)?] scan::offer::<$lanes, $strip>,
                     (strip: Strip<'_>, bounds: &mut [f32], tops: &mut [TopK])),
+                few_nearest: entry!([$($feature)?] leaders::few_nearest::<$lanes>,
+                    (row: LeaderRow<'_>, hits: &mut Vec<Neighbor>, nearest: &mut [u32])),
                 minima: entry!([$($feature)?] leaf::minima::<$lanes>,
                     (row: LeafRow<'_>, groups: &mut [f32], lanes: &mut [f32])),
                 bounds: entry!([$($feature)?] leaf::bounds::<$lanes>,

@@ -7,7 +7,8 @@
 
 use rayon::prelude::*;
 
-use super::kernels::{LeafRow, Minima};
+use super::byte_rows::ByteRows;
+use super::kernels::{ByteStrip, LeafRow, Minima};
 use super::panels::{Aligned, score_scale};
 use super::{Kernels, top_k};
 use crate::compute::{Leaves, Rows};
@@ -17,6 +18,9 @@ use crate::vectors::{Metric, Neighbor, Neighbors, TopK, VectorView};
 /// no reason to make, are searched as queries against rows, where they are also large enough not to suffer.
 const MAX_LEAF: usize = 2048;
 
+/// A leaf is searched again by its vectors if one row in so many has a nearer neighbour than the bytes can tell.
+const UNRESOLVED: usize = 16;
+
 pub(super) fn leaf_top_k(
     kernels: &Kernels,
     rows: &Rows<'_>,
@@ -24,6 +28,28 @@ pub(super) fn leaf_top_k(
     metric: Metric,
     k: usize,
 ) -> Neighbors {
+    search_leaves(kernels, &Source { rows: rows.host(), metric, bytes: None }, leaves, k)
+}
+
+/// The nearest by `bytes`, leaf by leaf, but for leaves whose rows are too near each other for those.
+pub(super) fn leaf_candidates(
+    kernels: &Kernels,
+    rows: &Rows<'_>,
+    bytes: Option<&ByteRows>,
+    leaves: &Leaves,
+    k: usize,
+) -> Neighbors {
+    search_leaves(kernels, &Source { rows: rows.host(), metric: Metric::L2, bytes }, leaves, k)
+}
+
+/// What distances are computed from.
+struct Source<'a> {
+    rows: VectorView<'a>,
+    metric: Metric,
+    bytes: Option<&'a ByteRows>,
+}
+
+fn search_leaves(kernels: &Kernels, source: &Source<'_>, leaves: &Leaves, k: usize) -> Neighbors {
     assert!(leaves.is_empty() || leaves.offsets[0] == 0);
     assert_eq!(leaves.offsets.last().map_or(0, |&end| end as usize), leaves.members.len());
     let mut found = Neighbors::new(leaves.members.len(), k);
@@ -35,9 +61,8 @@ pub(super) fn leaf_top_k(
         tasks.push((members, found));
         rest = behind;
     }
-    let rows = rows.host();
     tasks.into_par_iter().for_each_init(Scratch::default, |scratch, (members, found)| {
-        let leaf = Leaf { kernels, rows, members, metric, k };
+        let leaf = Leaf { kernels, source, members, k };
         match members.len() {
             0..=1 => {}
             2..=MAX_LEAF => leaf.search(scratch, found),
@@ -52,6 +77,8 @@ pub(super) fn leaf_top_k(
 struct Scratch {
     panels: Aligned,
     offsets: Vec<f32>,
+    scale: f32,
+    byte_offsets: Vec<i32>,
     /// `members × columns`; of row `i` only the columns from its panel's first on are set.
     products: Aligned,
     /// Groups of rows × columns.
@@ -65,9 +92,8 @@ struct Scratch {
 
 struct Leaf<'a> {
     kernels: &'a Kernels,
-    rows: VectorView<'a>,
+    source: &'a Source<'a>,
     members: &'a [u32],
-    metric: Metric,
     k: usize,
 }
 
@@ -83,12 +109,29 @@ impl Leaf<'_> {
     }
 
     fn search(&self, scratch: &mut Scratch, found: &mut [Neighbor]) {
+        if let Some(bytes) = self.source.bytes {
+            self.multiply_bytes(bytes, scratch);
+            self.select(scratch, found);
+            // Its nearest row tells whether a row's neighbours are within reach of the bytes.
+            let resolution = bytes.resolution();
+            let unresolved =
+                found.chunks_exact(self.k).filter(|found| found[0].distance < resolution).count();
+            if unresolved <= self.members.len() / UNRESOLVED {
+                return;
+            }
+        }
         self.multiply(scratch);
+        self.select(scratch, found);
+    }
+
+    /// The `k` nearest of each member, from the products.
+    fn select(&self, scratch: &mut Scratch, found: &mut [Neighbor]) {
         self.bound(scratch);
-        let Scratch { products, offsets, bounds, tops, .. } = scratch;
+        let Scratch { products, offsets, scale, bounds, tops, .. } = scratch;
         tops.resize_with(self.members.len().max(tops.len()), || TopK::new(self.k));
         for row in 0..self.members.len() {
-            (self.kernels.pick)(self.row(row, products.as_slice(), offsets), self.members, bounds, tops);
+            let products = self.row(row, products.as_slice(), offsets, *scale);
+            (self.kernels.pick)(products, self.members, bounds, tops);
         }
         for (top, found) in tops.iter_mut().zip(found.chunks_exact_mut(self.k)) {
             top.drain_into(found);
@@ -97,12 +140,12 @@ impl Leaf<'_> {
 
     /// The products of the upper triangle, and the minima of their distances.
     fn multiply(&self, scratch: &mut Scratch) {
-        let Self { kernels, rows, members, metric, .. } = *self;
-        let (base, dim, panel, columns) = (rows.as_slice(), rows.dim(), kernels.panel, self.columns());
-        let Scratch { panels, offsets, products, groups, lanes, .. } = scratch;
-        let panels = panels.resized(columns * dim);
+        let Self { kernels, source: &Source { rows, metric, .. }, members, .. } = *self;
+        let (base, dim, columns) = (rows.as_slice(), rows.dim(), self.columns());
+        let panels = scratch.panels.resized(columns * dim);
         (kernels.pack)(base, dim, members, panels);
 
+        let offsets = &mut scratch.offsets;
         offsets.clear();
         // The halves of cosine's 1 − ⟨a, b⟩: one from either side.
         offsets.resize(columns, if metric == Metric::Cosine { 0.5 } else { 0.0 });
@@ -110,22 +153,53 @@ impl Leaf<'_> {
             (kernels.panel_norms)(panels, dim, offsets);
         }
         offsets[members.len()..].fill(f32::INFINITY);
+        scratch.scale = score_scale(metric);
+        self.triangle(scratch, |strip, first, panels, out| {
+            (kernels.product)(base, dim, strip, &panels[first * dim..columns * dim], out, columns);
+        });
+    }
 
+    /// The same of the bytes, whose distances come out whole.
+    fn multiply_bytes(&self, bytes: &ByteRows, scratch: &mut Scratch) {
+        let Self { kernels, members, .. } = *self;
+        let (base, units, steps, columns) = (bytes.as_units(), bytes.units(), bytes.steps(), self.columns());
+        let panels = scratch.panels.resized(columns * units);
+        // Four bytes move like a float.
+        (kernels.pack)(bytes.as_floats(), units, members, panels);
+        let mut byte_offsets = std::mem::take(&mut scratch.byte_offsets);
+        byte_offsets.resize(columns, 0);
+        (kernels.bytes.columns)(bytemuck::cast_slice_mut(panels), units, steps, &mut byte_offsets);
+        scratch.offsets.clear();
+        scratch.offsets.resize(columns, 0.0);
+        scratch.offsets[members.len()..].fill(f32::INFINITY);
+        scratch.scale = -1.0;
+        self.triangle(scratch, |ordinals, first, panels, out| {
+            let strip = ByteStrip { base, units, steps, ordinals };
+            let panels = bytemuck::cast_slice(&panels[first * units..columns * units]);
+            (kernels.bytes.product)(strip, panels, &byte_offsets[first..], out, columns);
+        });
+        scratch.byte_offsets = byte_offsets;
+    }
+
+    /// What `product` makes of each strip of rows and the panels from a column on, and the minima of the distances.
+    fn triangle(&self, scratch: &mut Scratch, product: impl Fn(&[u32], usize, &[f32], &mut [f32])) {
+        let Self { kernels, members, .. } = *self;
+        let (panel, columns) = (kernels.panel, self.columns());
+        let Scratch { panels, offsets, scale, products, groups, lanes, .. } = scratch;
         let products = products.resized(members.len().next_multiple_of(kernels.strip) * columns);
         let groups = groups.resized(members.len().div_ceil(self.group()) * columns);
         groups.fill(f32::INFINITY);
         let lanes = lanes.resized(members.len() * panel);
         for (start, strip) in (0..).step_by(kernels.strip).zip(members.chunks(kernels.strip)) {
             let first = start / panel * panel;
-            let out = &mut products[start * columns + first..];
-            (kernels.product)(base, dim, strip, &panels[first * dim..], out, columns);
+            product(strip, first, panels.as_slice(), &mut products[start * columns + first..]);
             for row in start..start + strip.len() {
                 // A pair counts once, on the row of its earlier member.
                 let first = row / panel * panel;
                 products[row * columns..][first..=row].fill(f32::NEG_INFINITY);
                 let group = &mut groups[row / self.group() * columns..][first..columns];
                 let lanes = &mut lanes[row * panel..][..panel];
-                (kernels.minima)(self.row(row, products, offsets), group, lanes);
+                (kernels.minima)(self.row(row, products, offsets, *scale), group, lanes);
             }
         }
     }
@@ -145,7 +219,7 @@ impl Leaf<'_> {
         bounds.iter_mut().for_each(|bound| *bound = bound.next_up());
     }
 
-    fn row<'s>(&self, row: usize, products: &'s [f32], offsets: &'s [f32]) -> LeafRow<'s> {
+    fn row<'s>(&self, row: usize, products: &'s [f32], offsets: &'s [f32], scale: f32) -> LeafRow<'s> {
         let (columns, first) = (self.columns(), row / self.kernels.panel * self.kernels.panel);
         LeafRow {
             row,
@@ -153,9 +227,9 @@ impl Leaf<'_> {
             products: &products[row * columns..][first..columns],
             offset: offsets[row],
             offsets: &offsets[first..columns],
-            scale: score_scale(self.metric),
+            scale,
             // |a|² + |b|² − 2⟨a, b⟩ may come out a rounding below 0.
-            floor: if self.metric == Metric::L2 { 0.0 } else { f32::NEG_INFINITY },
+            floor: if self.source.metric == Metric::L2 { 0.0 } else { f32::NEG_INFINITY },
         }
     }
 
@@ -163,11 +237,11 @@ impl Leaf<'_> {
         // Ties go to the lowest ordinal, so the leaf is laid out in that order.
         let mut ascending = self.members.to_vec();
         ascending.sort_unstable();
-        let queries = self.rows.gather(self.members);
-        let leaf = self.rows.gather(&ascending);
+        let queries = self.source.rows.gather(self.members);
+        let leaf = self.source.rows.gather(&ascending);
         // Itself may come anywhere among its k + 1 nearest, or, behind equal rows, not at all.
         let rows = Rows::on_host(leaf.view());
-        let nearest = top_k::top_k(self.kernels, queries.view(), &rows, self.metric, self.k + 1);
+        let nearest = top_k::top_k(self.kernels, queries.view(), &rows, self.source.metric, self.k + 1);
         for (index, (&member, found)) in self.members.iter().zip(found.chunks_exact_mut(self.k)).enumerate() {
             let others = nearest
                 .found(index)

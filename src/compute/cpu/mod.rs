@@ -4,7 +4,7 @@
 //! lanes      one register: a trait      avx512, avx2, neon, portable: its implementations
 //! kernels/   algorithms over it, single-threaded, compiled once per instruction set
 //! dispatch   the tables of compiled kernels; which one this CPU gets
-//! assign, centroid_sums, pq_encode, top_k, leaf_top_k     the operations: threads and blocks over a table
+//! assign, centroid_sums, pq_encode, top_k, leaf_top_k, nearest_leaders     the operations: threads and blocks over a table
 //! ```
 //!
 //! [`kernels`] is also what searching uses. Results do not depend on the number of threads: what one pair's product,
@@ -25,14 +25,17 @@ mod neon;
 mod portable;
 
 mod assign;
+mod byte_rows;
 mod centroid_sums;
 mod leaf_top_k;
+mod nearest_leaders;
 mod panels;
 mod pq_encode;
 #[cfg(test)]
 mod tests;
 mod top_k;
 
+pub use byte_rows::{ByteQuery, ByteRows};
 pub use dispatch::{ISA_VARIABLE, Isa, Kernels, available, kernels};
 
 use super::{BackendInfo, CentroidSums, CodebookView, Compute, Leaves, ResidualOf, Result, Rows};
@@ -112,6 +115,27 @@ impl Compute for Cpu {
 
     fn top_k(&self, queries: VectorView<'_>, rows: &Rows<'_>, metric: Metric, k: usize) -> Result<Neighbors> {
         Ok(top_k::top_k(self.kernels, queries, rows, metric, k))
+    }
+
+    fn nearest_leaders(
+        &self,
+        rows: &Rows<'_>,
+        bytes: Option<&ByteRows>,
+        members: &[u32],
+        leaders: &[u32],
+        k: usize,
+    ) -> Result<Vec<u32>> {
+        Ok(nearest_leaders::nearest_leaders(self.kernels, rows.host(), bytes, members, leaders, k))
+    }
+
+    fn leaf_candidates(
+        &self,
+        rows: &Rows<'_>,
+        bytes: Option<&ByteRows>,
+        leaves: &Leaves,
+        k: usize,
+    ) -> Result<Neighbors> {
+        Ok(leaf_top_k::leaf_candidates(self.kernels, rows, bytes, leaves, k))
     }
 
     fn leaf_top_k(&self, rows: &Rows<'_>, leaves: &Leaves, metric: Metric, k: usize) -> Result<Neighbors> {

@@ -144,4 +144,5 @@ unsafe fn widen(halves: uint16x4_t) -> float32x4_t {
 kernel_table!(super::dispatch::Isa::Neon, Neon, strip: 8, rows: 4, features: "neon",
     packed_gather: entry!(["neon"] gather::<Plain>,
         (query: &[i8], base: &[u8], stride: usize, ordinals: &[u32], out: &mut [i32])),
-    merge: beam::merge);
+    merge: beam::merge,
+    bytes: byte_kernels!(["neon"] crate::compute::cpu::kernels::leaf_bytes::Plain<Neon, 4>, strip: 8));

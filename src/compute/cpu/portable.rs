@@ -133,4 +133,5 @@ impl Lanes for Portable {
 kernel_table!(super::dispatch::Isa::Portable, Portable, strip: 4, rows: 2, features: ,
     packed_gather: entry!([] gather::<Plain>,
         (query: &[i8], base: &[u8], stride: usize, ordinals: &[u32], out: &mut [i32])),
-    merge: beam::merge);
+    merge: beam::merge,
+    bytes: byte_kernels!([] crate::compute::cpu::kernels::leaf_bytes::Plain<Portable, 4>, strip: 4));

@@ -11,7 +11,9 @@
 pub mod beam;
 pub mod bytes;
 pub mod codes;
+pub mod leaders;
 pub mod leaf;
+pub mod leaf_bytes;
 pub mod pairs;
 pub mod product;
 pub mod round;
@@ -19,5 +21,7 @@ pub mod scan;
 pub mod sums;
 
 pub use codes::Book;
+pub use leaders::LeaderRow;
 pub use leaf::{LeafRow, Minima};
+pub use leaf_bytes::ByteStrip;
 pub use scan::Strip;
