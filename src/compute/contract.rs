@@ -20,6 +20,9 @@ use crate::vectors::{Metric, Neighbor, Neighbors, Random, VectorBuf, VectorView}
 /// from products, between rows of 1,536 dimensions that lie 20 standard deviations from the origin.
 pub const TOLERANCE: f32 = 1e-5;
 
+/// By how much the distances of [`Compute::assign_coarse`] may exceed the least ones, of their sum.
+pub const COARSE_EXCESS: f64 = 0.01;
+
 /// Around the widths of registers, above and below; 96, 100 and 768 are those of common embeddings.
 const DIMS: [usize; 10] = [1, 3, 4, 5, 15, 16, 17, 96, 100, 768];
 

@@ -6,8 +6,8 @@
 //! (the centroid with the greatest inner product is the longest one, for most rows).
 
 use super::{Observer, Progress, TrainError, Warning, check_magnitude, checked_labels, report};
-use super::{seeding, vacancies};
-use crate::compute::{Compute, Rows};
+use super::{hierarchy, seeding, vacancies};
+use crate::compute::{Compute, Rows, Shortlists};
 use crate::vectors::{Metric, Random, VectorBuf, VectorView};
 
 /// How to train centroids.
@@ -32,6 +32,8 @@ pub struct KmeansParams {
     /// More centroids than this are trained in two levels: √k clusters, then each one's share of the k centroids
     /// within it, then a few closing passes over all. Default 4,096.
     pub two_level_above: usize,
+    pub shortlist: usize,
+    pub closing_passes: usize,
     pub seed: u64,
 }
 
@@ -49,7 +51,9 @@ impl KmeansParams {
             max_rows_per_centroid: 256,
             min_rows_per_centroid: 39,
             max_imbalance: 8,
-            two_level_above: 4096,
+            two_level_above: 256,
+            shortlist: 64,
+            closing_passes: 1,
             seed,
         }
     }
@@ -111,18 +115,22 @@ pub fn train(
     };
     check_magnitude(sample)?;
     let uploaded = compute.upload(sample)?;
-    let (seeds, passes) = if params.k > params.two_level_above {
-        (two_level_seeds(compute, &uploaded, params, observer)?, FINAL_PASSES)
+    let passes = params.iterations;
+    let (seeds, start) = if params.k > params.two_level_above {
+        let start = hierarchy::start(compute, &uploaded, params, observer)?;
+        (start.centroids, Some((start.groups, start.shortlists)))
     } else {
-        (seeding::plus_plus(sample, params.k, &mut Random::of(params.seed, Draw::SEEDS)), params.iterations)
+        (seeding::plus_plus(sample, params.k, &mut Random::of(params.seed, Draw::SEEDS)), None)
     };
     let lloyd = Lloyd {
         passes,
+        shortlist: params.shortlist,
+        closing: params.closing_passes,
         tolerance: params.tolerance,
         longest: params.max_imbalance.saturating_mul(sample.rows()).div_ceil(params.k),
         seed: params.seed,
     };
-    let mut trained = lloyd.run(compute, &uploaded, seeds, |pass, inertia| {
+    let mut trained = lloyd.run(compute, &uploaded, seeds, start, |pass, inertia| {
         let (done, total) = (pass as u64 + 1, passes as u64);
         report(observer, Progress { stage: "k-means", done, total, inertia: Some(inertia) })
     })?;
@@ -135,42 +143,52 @@ pub fn train(
 }
 
 /// What random numbers are drawn for: each use has its own stream under the seed.
-struct Draw;
+pub(super) struct Draw;
 
 impl Draw {
-    const SAMPLE: u64 = 1;
-    const SEEDS: u64 = 2;
-    const TOP_SAMPLE: u64 = 3;
-    const TOP_SEEDS: u64 = 4;
+    pub const SAMPLE: u64 = 1;
+    pub const SEEDS: u64 = 2;
+    pub const TOP_SAMPLE: u64 = 3;
+    pub const TOP_SEEDS: u64 = 4;
     /// Plus the pass.
-    const MOVES: u64 = 1 << 16;
+    pub const MOVES: u64 = 1 << 16;
     /// Plus the top-level cluster.
-    const WITHIN: u64 = 1 << 32;
+    pub const WITHIN: u64 = 1 << 32;
 }
 
 /// Lloyd's iteration from given centroids.
-struct Lloyd {
-    passes: usize,
-    tolerance: f64,
+pub(super) struct Lloyd {
+    pub passes: usize,
+    pub tolerance: f64,
     /// Clusters of more rows are split where small clusters can give way.
-    longest: usize,
-    seed: u64,
+    pub longest: usize,
+    pub seed: u64,
+    pub shortlist: usize,
+    pub closing: usize,
 }
 
 impl Lloyd {
-    fn run(
+    pub fn run(
         &self,
         compute: &dyn Compute,
         rows: &Rows<'_>,
         mut centroids: VectorBuf,
+        start: Option<(Vec<u32>, Shortlists)>,
         mut after_assign: impl FnMut(usize, f64) -> Result<(), TrainError>,
     ) -> Result<Kmeans, TrainError> {
         let k = centroids.rows();
         let mut inertia: Vec<f64> = Vec::with_capacity(self.passes);
         let (mut moved, mut moved_before) = (0, 0);
         let mut empty = 0;
+        let mut near = start;
         for pass in 0..self.passes {
-            let nearest = compute.assign(rows, centroids.view(), Metric::L2)?;
+            let nearest = match near.take() {
+                Some((groups, shortlists)) if pass + self.closing < self.passes && (hierarchy::knob("FULLS", 0) >> pass) & 1 == 0 => {
+                    compute.assign_shortlisted(rows, centroids.view(), &groups, &shortlists)?
+                }
+                _ if hierarchy::knob("EXACT", 0) > 0 => compute.assign(rows, centroids.view(), Metric::L2)?,
+                _ => compute.assign_coarse(rows, centroids.view())?,
+            };
             let labels = checked_labels(&nearest, k)?;
             // Summed in row order. A backend's |a|² − 2⟨a,b⟩ + |b|² may come out a little below 0.
             let now: f64 = nearest.iter().map(|found| f64::from(found.distance.max(0.0))).sum();
@@ -187,13 +205,21 @@ impl Lloyd {
             let longest = if pass * 3 < self.passes * 2 { self.longest } else { usize::MAX };
             let vacant = vacancies::vacancies(&counts, longest);
             moved_before = 0;
+            let mut extra: Vec<(u32, u32)> = Vec::new();
             if !vacant.is_empty() {
                 let clusters = vacancies::Clusters { rows: rows.host(), labels: &labels, counts: &counts };
                 let mut random = Random::of(self.seed, Draw::MOVES + pass as u64);
-                moved_before = vacancies::fill(clusters, &vacant, &mut centroids, &mut random);
+                let donors = vacancies::fill(clusters, &vacant, &mut centroids, &mut random);
+                moved_before = donors.len();
                 empty -= moved_before.min(empty);
+                for (&vacant, donor) in vacant.iter().zip(donors) { extra.push((donor, vacant)); }
             }
             moved += moved_before;
+            if self.shortlist > 0 {
+                extra.sort_unstable();
+                let lists = hierarchy::nearest_centroids(compute, centroids.view(), centroids.view(), self.shortlist.min(k), &extra)?;
+                near = Some((labels, lists));
+            }
         }
         let mut warnings = Vec::new();
         if empty > 0 {
@@ -219,90 +245,6 @@ impl Lloyd {
         }
         Ok(sums.counts)
     }
-}
-
-/// √k clusters of a part of the sample; each gets its share of the k centroids by its number of rows, trained
-/// among its own rows. Costs about 1/√k of training k centroids at once, and keeps lists balanced: dense regions
-/// get centroids in proportion. The idea is that of SuperKMeans' hierarchical form (arXiv 2603.20009).
-fn two_level_seeds(
-    compute: &dyn Compute,
-    sample: &Rows<'_>,
-    params: &KmeansParams,
-    observer: Observer<'_>,
-) -> Result<VectorBuf, TrainError> {
-    let rows = sample.host();
-    let top = train_top(compute, rows, params, observer)?;
-    let nearest = compute.assign(sample, top.view(), Metric::L2)?;
-    let labels = checked_labels(&nearest, top.rows())?;
-    let mut members = vec![Vec::new(); top.rows()];
-    for (row, &label) in labels.iter().enumerate() {
-        members[label as usize].push(row as u32);
-    }
-    let sizes: Vec<usize> = members.iter().map(Vec::len).collect();
-    let mut centroids = VectorBuf::new(Vec::with_capacity(params.k * rows.dim()), rows.dim());
-    for (cluster, (members, share)) in members.iter().zip(shares(&sizes, params.k)).enumerate() {
-        if share > 0 {
-            let seed = Random::of(params.seed, Draw::WITHIN + cluster as u64).next_u64();
-            let own = rows.gather(members);
-            let seeds = seeding::plus_plus(own.view(), share, &mut Random::of(seed, Draw::SEEDS));
-            let uploaded = compute.upload(own.view())?;
-            let lloyd =
-                Lloyd { passes: params.iterations, tolerance: params.tolerance, longest: usize::MAX, seed };
-            let within = lloyd.run(compute, &uploaded, seeds, |_, _| Ok(()))?;
-            within.centroids.view().iter().for_each(|centroid| centroids.push(centroid));
-        }
-        let (done, total) = (cluster as u64 + 1, top.rows() as u64);
-        report(observer, Progress { stage: "k-means, second level", done, total, inertia: None })?;
-    }
-    Ok(centroids)
-}
-
-fn train_top(
-    compute: &dyn Compute,
-    rows: VectorView<'_>,
-    params: &KmeansParams,
-    observer: Observer<'_>,
-) -> Result<VectorBuf, TrainError> {
-    let k = (params.k as f64).sqrt().round().max(1.0) as usize;
-    let allowed = k.saturating_mul(params.max_rows_per_centroid).clamp(k, rows.rows());
-    let sample = rows.gather(&Random::of(params.seed, Draw::TOP_SAMPLE).sample(rows.rows(), allowed));
-    let seeds = seeding::plus_plus(sample.view(), k, &mut Random::of(params.seed, Draw::TOP_SEEDS));
-    let uploaded = compute.upload(sample.view())?;
-    let passes = params.iterations;
-    let longest = params.max_imbalance.saturating_mul(allowed).div_ceil(k);
-    let lloyd = Lloyd { passes, tolerance: params.tolerance, longest, seed: params.seed };
-    let trained = lloyd.run(compute, &uploaded, seeds, |pass, inertia| {
-        let (done, total) = (pass as u64 + 1, passes as u64);
-        report(observer, Progress { stage: "k-means, first level", done, total, inertia: Some(inertia) })
-    })?;
-    Ok(trained.centroids)
-}
-
-/// Divides `k` among clusters in proportion to their sizes: at least one for each that has rows, at most one per
-/// row, the rest by highest averages (D'Hondt), ties to the lowest.
-///
-/// # Panics
-/// If there are more clusters with rows than `k`, or fewer rows than `k`.
-fn shares(sizes: &[usize], k: usize) -> Vec<usize> {
-    let mut shares: Vec<usize> = sizes.iter().map(|&size| usize::from(size > 0)).collect();
-    let given: usize = shares.iter().sum();
-    assert!(given <= k && k <= sizes.iter().sum());
-    // Averages as fixed-point numbers: an order that is total and the same everywhere.
-    let average = |size: usize, share: usize| ((size as u128) << 64) / (share as u128 + 1);
-    let mut heap: std::collections::BinaryHeap<_> = sizes
-        .iter()
-        .enumerate()
-        .filter(|&(_, &size)| size > 1)
-        .map(|(c, &size)| (average(size, 1), std::cmp::Reverse(c)))
-        .collect();
-    for _ in given..k {
-        let (_, std::cmp::Reverse(c)) = heap.pop().expect("k is at most the number of rows");
-        shares[c] += 1;
-        if shares[c] < sizes[c] {
-            heap.push((average(sizes[c], shares[c]), std::cmp::Reverse(c)));
-        }
-    }
-    shares
 }
 
 #[cfg(test)]
@@ -525,14 +467,5 @@ mod tests {
         let error = train(&Reference, rows.view(), &params, &stop_at(2)).unwrap_err();
         assert!(matches!(error, TrainError::Cancelled));
         assert_eq!(seen.take(), 2);
-    }
-
-    #[test]
-    fn shares_are_proportional_and_within_their_bounds() {
-        assert_eq!(shares(&[100, 300, 0, 600], 10), [1, 3, 0, 6]);
-        assert_eq!(shares(&[1, 1000, 2], 20), [1, 18, 1]);
-        assert_eq!(shares(&[3, 1, 2], 6), [3, 1, 2], "one per row");
-        assert_eq!(shares(&[5, 5], 2), [1, 1]);
-        assert_eq!(shares(&[7, 7], 3), [2, 1], "ties go to the lowest");
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! Refuses rows that f32 arithmetic cannot hold ([`TrainError::Magnitude`]) and fewer rows than centroids.
 
+mod hierarchy;
 mod kmeans;
 mod pq;
 mod seeding;

@@ -409,7 +409,7 @@ fn move_entries(sub: VectorView<'_>, labels: &[u32], entries: &mut [f32], random
     let mut moved = 0;
     let vacant = vacancies::vacancies(&counts, usize::MAX);
     if !vacant.is_empty() {
-        moved = vacancies::fill(Clusters { rows: sub, labels, counts: &counts }, &vacant, &mut means, random);
+        moved = vacancies::fill(Clusters { rows: sub, labels, counts: &counts }, &vacant, &mut means, random).len();
     }
     entries.copy_from_slice(means.view().as_slice());
     SubPass { inertia, moved }

@@ -8,6 +8,7 @@ use std::arch::x86_64::*;
 use half::f16;
 
 use super::kernels::bytes::{VnniBytes, gather};
+use super::kernels::quads;
 use super::lanes::Lanes;
 
 #[derive(Clone, Copy)]
@@ -117,7 +118,8 @@ impl Lanes for Avx512 {
 }
 
 kernel_table!(super::dispatch::Isa::Avx512, Avx512, strip: 8, rows: 4, features: "avx512f,avx512bw,avx512vl",
-    sq8_gather: sq8_gather);
+    sq8_gather: sq8_gather, quad_product: quad_product,
+    has_byte_products: || std::arch::is_x86_feature_detected!("avx512vnni"));
 
 /// VNNI came a generation after the rest of this table's features: asked for where it is used.
 fn sq8_gather(query: &[i8], base: &[u8], ordinals: &[u32], out: &mut [i32]) {
@@ -131,5 +133,26 @@ fn sq8_gather(query: &[i8], base: &[u8], ordinals: &[u32], out: &mut [i32]) {
         unsafe { with_vnni(query, base, ordinals, out) }
     } else {
         (super::avx2::KERNELS.sq8_gather)(query, base, ordinals, out);
+    }
+}
+
+fn quad_product(rows: &[i8], starts: &[i32], panels: &[u8], out: &mut [f32], stride: usize) {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn with_vnni(rows: &[i8], starts: &[i32], panels: &[u8], out: &mut [f32], stride: usize) {
+        // SAFETY: the features are those of this function.
+        unsafe { quads::product::<quads::Vnni, 8>(rows, starts, panels, out, stride) }
+    }
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn plain(rows: &[i8], starts: &[i32], panels: &[u8], out: &mut [f32], stride: usize) {
+        // SAFETY: the features are those of this function.
+        unsafe { quads::product::<quads::Plain<16>, 8>(rows, starts, panels, out, stride) }
+    }
+    // SAFETY: VNNI is asked for just now, the rest by the table.
+    unsafe {
+        if std::arch::is_x86_feature_detected!("avx512vnni") {
+            with_vnni(rows, starts, panels, out, stride)
+        } else {
+            plain(rows, starts, panels, out, stride)
+        }
     }
 }

@@ -8,6 +8,7 @@ use std::arch::aarch64::*;
 use half::f16;
 
 use super::kernels::bytes::{Plain, gather};
+use super::kernels::quads;
 use super::lanes::Lanes;
 
 #[derive(Clone, Copy)]
@@ -142,4 +143,7 @@ unsafe fn widen(halves: uint16x4_t) -> float32x4_t {
 
 kernel_table!(super::dispatch::Isa::Neon, Neon, strip: 8, rows: 4, features: "neon",
     sq8_gather: entry!(["neon"] gather::<Neon, Plain>,
-        (query: &[i8], base: &[u8], ordinals: &[u32], out: &mut [i32])));
+        (query: &[i8], base: &[u8], ordinals: &[u32], out: &mut [i32])),
+    quad_product: entry!(["neon"] quads::product::<quads::Plain<4>, 8>,
+        (rows: &[i8], starts: &[i32], panels: &[u8], out: &mut [f32], stride: usize)),
+    has_byte_products: || false);

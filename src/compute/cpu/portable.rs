@@ -5,6 +5,7 @@
 use half::f16;
 
 use super::kernels::bytes::{Plain, gather};
+use super::kernels::quads;
 use super::lanes::Lanes;
 
 #[derive(Clone, Copy)]
@@ -131,4 +132,7 @@ impl Lanes for Portable {
 
 kernel_table!(super::dispatch::Isa::Portable, Portable, strip: 4, rows: 2, features: ,
     sq8_gather: entry!([] gather::<Portable, Plain>,
-        (query: &[i8], base: &[u8], ordinals: &[u32], out: &mut [i32])));
+        (query: &[i8], base: &[u8], ordinals: &[u32], out: &mut [i32])),
+    quad_product: entry!([] quads::product::<quads::Plain<4>, 4>,
+        (rows: &[i8], starts: &[i32], panels: &[u8], out: &mut [f32], stride: usize)),
+    has_byte_products: || false);

@@ -13,6 +13,7 @@ pub mod codes;
 pub mod leaf;
 pub mod pairs;
 pub mod product;
+pub mod quads;
 pub mod scan;
 pub mod sums;
 
