@@ -3,22 +3,23 @@
 //! balanced: dense regions get centroids in proportion. The idea is that of SuperKMeans' hierarchical form
 //! (arXiv 2603.20009).
 
-use super::kmeans::{Draw, KmeansParams, Lloyd};
+use super::kmeans::{Comparing, Draw, KmeansParams, Lloyd, Near};
 use super::{Observer, Progress, TrainError, checked_labels, report, seeding};
 use crate::compute::{Compute, Rows, Shortlists};
 use crate::vectors::{Metric, Random, VectorBuf, VectorView};
 
-pub(super) fn knob(name: &str, default: usize) -> usize {
-    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
-}
+/// Rows of a top-level cluster per centroid trained within it: all rows come with the passes that follow.
+const WITHIN_ROWS_PER_CENTROID: usize = 32;
+const WITHIN_PASSES: usize = 5;
+
+/// A top-level cluster's shortlist holds its own centroids and the nearest to its own centre, this many times its share.
+const SHARES: usize = 4;
 
 /// Where the hierarchy leaves the sample.
 pub(super) struct Start {
     pub centroids: VectorBuf,
-    /// The group of each row: its top-level cluster.
-    pub groups: Vec<u32>,
-    /// The centroids that a row of each group is likely to be nearest to.
-    pub shortlists: Shortlists,
+    /// A row's group is its top-level cluster.
+    pub near: Near,
 }
 
 pub(super) fn start(
@@ -36,47 +37,68 @@ pub(super) fn start(
         members[label as usize].push(row as u32);
     }
     let sizes: Vec<usize> = members.iter().map(Vec::len).collect();
-    let mut children = Vec::with_capacity(params.k);
     let mut centroids = VectorBuf::new(Vec::with_capacity(params.k * rows.dim()), rows.dim());
+    let mut own = Vec::with_capacity(top.rows());
     for (cluster, (members, share)) in members.iter().zip(shares(&sizes, params.k)).enumerate() {
+        let first = centroids.rows() as u32;
         if share > 0 {
             let seed = Random::of(params.seed, Draw::WITHIN + cluster as u64).next_u64();
-            let wanted = (share * knob("WITHIN_ROWS", 32)).min(members.len());
-            let chosen = Random::of(seed, Draw::SAMPLE).sample(members.len(), wanted);
-            let chosen: Vec<u32> = chosen.into_iter().map(|index| members[index as usize]).collect();
-            let own = rows.gather(&chosen);
-            let seeds = seeding::plus_plus(own.view(), share, &mut Random::of(seed, Draw::SEEDS));
-            let uploaded = compute.upload(own.view())?;
-            let lloyd = Lloyd { passes: knob("WITHIN_PASSES", 5), tolerance: params.tolerance, longest: usize::MAX, seed, shortlist: 0, closing: 0 };
-            let within = lloyd.run(compute, &uploaded, seeds, None, |_, _| Ok(()))?;
-            for centroid in within.centroids.view().iter() { children.push((cluster as u32, centroids.rows() as u32)); centroids.push(centroid); }
+            let within = train_within(compute, rows, members, share, seed)?;
+            within.view().iter().for_each(|centroid| centroids.push(centroid));
         }
+        own.push(first..centroids.rows() as u32);
         let (done, total) = (cluster as u64 + 1, top.rows() as u64);
         report(observer, Progress { stage: "k-means, second level", done, total, inertia: None })?;
     }
-    let width = (knob("TOP_SHARES", 4) * params.k.div_ceil(top.rows())).min(params.k);
-    let shortlists = nearest_centroids(compute, top.view(), centroids.view(), width, &children)?;
-    Ok(Start { centroids, groups, shortlists })
+    let size = SHARES * params.k.div_ceil(top.rows());
+    let around = nearest_centroids(compute, top.view(), centroids.view(), size)?;
+    let mut shortlists = Shortlists::default();
+    for (cluster, own) in own.into_iter().enumerate() {
+        let mut both: Vec<u32> = own.chain(around.of(cluster).iter().copied()).collect();
+        both.sort_unstable();
+        both.dedup();
+        shortlists.push(&both);
+    }
+    Ok(Start { centroids, near: Near { groups, shortlists } })
 }
 
-/// For each of `points` the `size` centroids nearest to it.
+/// `share` centroids of some of the rows `members`.
+fn train_within(
+    compute: &dyn Compute,
+    rows: VectorView<'_>,
+    members: &[u32],
+    share: usize,
+    seed: u64,
+) -> Result<VectorBuf, TrainError> {
+    let wanted = share.saturating_mul(WITHIN_ROWS_PER_CENTROID).min(members.len());
+    let mut chosen = Random::of(seed, Draw::SAMPLE).sample(members.len(), wanted);
+    chosen.iter_mut().for_each(|row| *row = members[*row as usize]);
+    let some = rows.gather(&chosen);
+    let seeds = seeding::plus_plus(some.view(), share, &mut Random::of(seed, Draw::SEEDS));
+    let lloyd = Lloyd {
+        passes: WITHIN_PASSES,
+        tolerance: 0.0,
+        longest: usize::MAX,
+        seed,
+        comparing: Comparing::AllCoarsely,
+    };
+    Ok(lloyd.run(compute, &compute.upload(some.view())?, seeds, None, |_, _| Ok(()))?.centroids)
+}
+
+/// For each of `points` the `size` centroids nearest to it, or all if there are fewer.
 pub(super) fn nearest_centroids(
     compute: &dyn Compute,
     points: VectorView<'_>,
     centroids: VectorView<'_>,
     size: usize,
-    extra: &[(u32, u32)],
 ) -> Result<Shortlists, TrainError> {
-    let found = compute.top_k(points, &compute.upload(centroids)?, Metric::L2, size)?;
+    let found = compute.top_k(points, &compute.upload(centroids)?, Metric::L2, size.min(centroids.rows()))?;
     let mut shortlists = Shortlists::default();
     let mut own = Vec::with_capacity(size);
     for point in 0..points.rows() {
         own.clear();
         own.extend(found.found(point).iter().map(|neighbor| neighbor.ordinal));
-        let from = extra.partition_point(|&(group, _)| (group as usize) < point);
-        own.extend(extra[from..].iter().take_while(|&&(group, _)| group as usize == point).map(|&(_, centroid)| centroid));
         own.sort_unstable();
-        own.dedup();
         shortlists.push(&own);
     }
     Ok(shortlists)
@@ -95,7 +117,8 @@ fn train_top(
     let uploaded = compute.upload(sample.view())?;
     let passes = params.iterations;
     let longest = params.max_imbalance.saturating_mul(allowed).div_ceil(k);
-    let lloyd = Lloyd { passes, tolerance: params.tolerance, longest, seed: params.seed, shortlist: 0, closing: 0 };
+    let comparing = Comparing::AllCoarsely;
+    let lloyd = Lloyd { passes, tolerance: params.tolerance, longest, seed: params.seed, comparing };
     let trained = lloyd.run(compute, &uploaded, seeds, None, |pass, inertia| {
         let (done, total) = (pass as u64 + 1, passes as u64);
         report(observer, Progress { stage: "k-means, first level", done, total, inertia: Some(inertia) })

@@ -53,14 +53,14 @@ pub(super) fn vacancies(counts: &[u32], longest: usize) -> Vec<u32> {
 }
 
 /// Puts each vacant centroid on a row of the cluster that is largest at that point (ties: the lowest), the row
-/// drawn as k-means++ would draw it within the cluster. Returns the cluster that each of the first ones was put into:
-/// a cluster whose rows are all equal is not split, so there may be fewer than are vacant.
+/// drawn as k-means++ would draw it within the cluster. Returns how many found a place: a cluster whose rows are
+/// all equal is not split, so none may be left.
 pub(super) fn fill(
     clusters: Clusters<'_>,
     vacant: &[u32],
     centroids: &mut VectorBuf,
     random: &mut Random,
-) -> Vec<u32> {
+) -> usize {
     let (offsets, members) = clusters.members();
     let mut weights: Vec<Option<Vec<f32>>> = vec![None; clusters.counts.len()];
     // (rows per piece, lowest first among equals, pieces)
@@ -68,8 +68,8 @@ pub(super) fn fill(
         .filter(|c| clusters.counts[*c as usize] > 1 && vacant.binary_search(c).is_err())
         .map(|c| (clusters.counts[c as usize], Reverse(c), 1))
         .collect();
-    let mut donors = Vec::with_capacity(vacant.len());
-    while donors.len() < vacant.len() {
+    let mut filled = 0;
+    while filled < vacant.len() {
         let Some((_, Reverse(donor), pieces)) = largest.pop() else { break };
         let members = &members[offsets[donor as usize]..offsets[donor as usize + 1]];
         let weights = weights[donor as usize].get_or_insert_with(|| {
@@ -80,14 +80,14 @@ pub(super) fn fill(
         let Some(drawn) = draw(weights, random) else { continue };
         let place = clusters.rows.row(members[drawn] as usize);
         lower(clusters.rows, members, place, weights);
-        centroids.row_mut(vacant[donors.len()] as usize).copy_from_slice(place);
-        donors.push(donor);
+        centroids.row_mut(vacant[filled] as usize).copy_from_slice(place);
+        filled += 1;
         let per_piece = members.len() as u32 / (pieces + 1);
         if per_piece > 0 {
             largest.push((per_piece, Reverse(donor), pieces + 1));
         }
     }
-    donors
+    filled
 }
 
 fn lower(rows: VectorView<'_>, members: &[u32], point: &[f32], weights: &mut [f32]) {
@@ -117,7 +117,7 @@ mod tests {
         let clusters = Clusters { rows: VectorView::new(&data, 1), labels: &labels, counts: &[60, 20, 1, 0] };
         let mut centroids = VectorBuf::new(vec![5.000_001, 101.0, -7.0, 0.0], 1);
         assert_eq!(vacancies(clusters.counts, 1000), [3]);
-        assert_eq!(fill(clusters, &[3], &mut centroids, &mut Random::new(1)), [1]);
+        assert_eq!(fill(clusters, &[3], &mut centroids, &mut Random::new(1)), 1);
         assert!([100.0, 102.0].contains(&centroids.row(3)[0]));
         assert_eq!(centroids.row(0)[0], 5.000_001);
     }
@@ -128,7 +128,7 @@ mod tests {
         let labels = vec![0u32; 100];
         let clusters = Clusters { rows: VectorView::new(&data, 3), labels: &labels, counts: &[100, 0, 0] };
         let mut centroids = VectorBuf::new(vec![2.5; 9], 3);
-        assert_eq!(fill(clusters, &[1, 2], &mut centroids, &mut Random::new(1)), [0u32; 0]);
+        assert_eq!(fill(clusters, &[1, 2], &mut centroids, &mut Random::new(1)), 0);
     }
 
     #[test]
@@ -141,7 +141,7 @@ mod tests {
         let vacant = vacancies(&counts, 10);
         let mut centroids = VectorBuf::zeroed(16, 1);
         centroids.row_mut(0)[0] = 31.5;
-        assert_eq!(fill(clusters, &vacant, &mut centroids, &mut Random::new(2)), [0; 15]);
+        assert_eq!(fill(clusters, &vacant, &mut centroids, &mut Random::new(2)), 15);
         let mut places = centroids.into_vec();
         places.sort_by(f32::total_cmp);
         assert!(places.windows(2).all(|pair| pair[0] < pair[1]), "{places:?}");

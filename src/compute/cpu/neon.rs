@@ -8,7 +8,6 @@ use std::arch::aarch64::*;
 use half::f16;
 
 use super::kernels::bytes::{Plain, gather};
-use super::kernels::quads;
 use super::lanes::Lanes;
 
 #[derive(Clone, Copy)]

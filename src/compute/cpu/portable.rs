@@ -5,7 +5,6 @@
 use half::f16;
 
 use super::kernels::bytes::{Plain, gather};
-use super::kernels::quads;
 use super::lanes::Lanes;
 
 #[derive(Clone, Copy)]

@@ -18,8 +18,8 @@ pub trait QuadLanes {
     unsafe fn store(to: *mut f32, sums: Self::Sums);
 }
 
-/// Products of i8 × u8 stay within i32 up to this many quads, a start of −128 · Σ i8 included.
-pub const MAX_QUADS: usize = 1 << 14;
+/// A start of −128 · Σ i8 and as many products of i8 × u8 as this many quads make stay within i32.
+pub const MAX_QUADS: usize = 1 << 13;
 
 /// For each row its products with all columns: row `r` fills `out[r · stride..]` with
 /// `starts[r] + Σ_d rows[r][d] · column[d]`, exact in i32 and then rounded to f32.
@@ -81,8 +81,11 @@ pub unsafe fn product<L: QuadLanes, const MR: usize>(
 
 /// A row as bytes: what it is of `centre`, scaled to −127..=127 by its greatest value. What is left of the last quad is 0.
 /// Returns what a step is worth, and the sum of all bytes.
+///
+/// # Safety
+/// None is asked for: it is unsafe as all kernels are, for the tables' sake.
 #[inline(always)]
-pub fn quantize(row: &[f32], centre: &[f32], bytes: &mut [i8]) -> (f32, i32) {
+pub unsafe fn quantize(row: &[f32], centre: &[f32], bytes: &mut [i8]) -> (f32, i32) {
     /// Added to a number of at most 2²², this leaves it in the low bits, rounded.
     const ROUND: f32 = 12_582_912.0;
     assert!(row.len() == centre.len() && row.len() <= bytes.len());
