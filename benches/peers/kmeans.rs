@@ -41,7 +41,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn read_fbin(path: &str) -> Result<VectorBuf, Box<dyn Error>> {
     let bytes = std::fs::read(path)?;
     let (head, values) = bytes.split_at_checked(8).ok_or("no header")?;
-    let [rows, dim] = [&head[..4], &head[4..]].map(|part| u32::from_le_bytes(part.try_into().unwrap()) as usize);
+    let [rows, dim] =
+        [&head[..4], &head[4..]].map(|part| u32::from_le_bytes(part.try_into().unwrap()) as usize);
     if dim == 0 || Some(values.len()) != rows.checked_mul(dim).and_then(|count| count.checked_mul(4)) {
         return Err(format!("{} bytes are not {rows} rows of {dim} values", values.len()).into());
     }

@@ -203,7 +203,8 @@ impl Shortlists {
     /// If that makes more than `u32::MAX` entries in all.
     pub fn push(&mut self, centroids: &[u32]) {
         self.centroids.extend_from_slice(centroids);
-        self.offsets.push(u32::try_from(self.centroids.len()).expect("shortlists of fewer entries than u32::MAX"));
+        self.offsets
+            .push(u32::try_from(self.centroids.len()).expect("shortlists of fewer entries than u32::MAX"));
     }
 
     pub fn of(&self, group: usize) -> &[u32] {

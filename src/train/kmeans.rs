@@ -408,7 +408,11 @@ mod tests {
                 let nearest = Cpu::new().assign(&Rows::on_host(rows.view()), centroids, Metric::L2).unwrap();
                 nearest.iter().map(|found| f64::from(found.distance)).sum::<f64>()
             };
-            assert!(trained.inertia.windows(2).all(|pair| pair[1] <= pair[0] * 1.001), "{:?}", trained.inertia);
+            assert!(
+                trained.inertia.windows(2).all(|pair| pair[1] <= pair[0] * 1.001),
+                "{:?}",
+                trained.inertia
+            );
             inertia(trained.centroids.view())
         };
         let (exact, fast) = (run(true), run(false));

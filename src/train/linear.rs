@@ -22,7 +22,8 @@ fn eliminate(mut matrix: Vec<f64>, mut right: Vec<f64>, n: usize, width: usize) 
     assert!(matrix.len() == n * n && right.len() == n * width);
     for column in 0..n {
         let size = |row: usize, matrix: &[f64]| matrix[row * n + column].abs();
-        let pivot = (column..n).fold(column, |best, row| if size(row, &matrix) > size(best, &matrix) { row } else { best });
+        let pivot = (column..n)
+            .fold(column, |best, row| if size(row, &matrix) > size(best, &matrix) { row } else { best });
         let value = matrix[pivot * n + column];
         if value == 0.0 || !value.is_finite() {
             return None;
@@ -35,7 +36,8 @@ fn eliminate(mut matrix: Vec<f64>, mut right: Vec<f64>, n: usize, width: usize) 
         }
         matrix[column * n..][..n].iter_mut().for_each(|entry| *entry /= value);
         right[column * width..][..width].iter_mut().for_each(|entry| *entry /= value);
-        let (own, own_right) = (matrix[column * n..][..n].to_vec(), right[column * width..][..width].to_vec());
+        let (own, own_right) =
+            (matrix[column * n..][..n].to_vec(), right[column * width..][..width].to_vec());
         let subtract = |(row, (entries, others)): (usize, (&mut [f64], &mut [f64]))| {
             let factor = entries[column];
             if row != column && factor != 0.0 {
@@ -43,7 +45,12 @@ fn eliminate(mut matrix: Vec<f64>, mut right: Vec<f64>, n: usize, width: usize) 
                 others.iter_mut().zip(&own_right).for_each(|(entry, &own)| *entry -= factor * own);
             }
         };
-        matrix.par_chunks_mut(n).zip(right.par_chunks_mut(width)).with_min_len(64).enumerate().for_each(subtract);
+        matrix
+            .par_chunks_mut(n)
+            .zip(right.par_chunks_mut(width))
+            .with_min_len(64)
+            .enumerate()
+            .for_each(subtract);
     }
     Some(right)
 }
@@ -118,7 +125,9 @@ mod tests {
             let mut stretch = vec![0.0; n * n];
             for i in 0..n {
                 for j in 0..n {
-                    let of = |k: usize| 10f64.powf(-6.0 * k as f64 / n as f64) * basis[k * n + i] * basis[k * n + j];
+                    let of = |k: usize| {
+                        10f64.powf(-6.0 * k as f64 / n as f64) * basis[k * n + i] * basis[k * n + j]
+                    };
                     stretch[i * n + j] = (0..n).map(of).sum();
                 }
             }

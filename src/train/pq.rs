@@ -381,12 +381,7 @@ impl<'a> Sample<'a> {
 
     /// Lloyd's iteration, at first on a part of the sample: how entries share out a sub-space is learned from few rows,
     /// their last digits from many.
-    fn train(
-        &self,
-        run: Run<'_>,
-        codebook: &mut [f32],
-        training: &mut PqTraining,
-    ) -> Result<(), TrainError> {
+    fn train(&self, run: Run<'_>, codebook: &mut [f32], training: &mut PqTraining) -> Result<(), TrainError> {
         let params = run.params;
         let rows = self.rows.rows();
         let opening = params.iterations.saturating_sub(CLOSING_PASSES);

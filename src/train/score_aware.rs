@@ -141,7 +141,12 @@ struct Scratch {
 impl Scratch {
     fn new(shape: &PqShape) -> Self {
         let (padded, ksub) = (shape.pq_m * shape.dsub, shape.ksub());
-        Self { row: vec![0.0; padded], target: vec![0.0; padded], along: vec![0.0; ksub], error: vec![0.0; ksub] }
+        Self {
+            row: vec![0.0; padded],
+            target: vec![0.0; padded],
+            along: vec![0.0; ksub],
+            error: vec![0.0; ksub],
+        }
     }
 }
 
@@ -286,7 +291,8 @@ impl<'a> Problem<'a> {
                 let old = self.entry(m, code);
                 let new = &own[usize::from(code) * dsub..][..dsub];
                 let row = self.rows.rows.row(index).get(m * dsub..).unwrap_or(&[]);
-                *total += old.iter().zip(new).zip(row).map(|((old, new), row)| (old - new) * row).sum::<f32>();
+                *total +=
+                    old.iter().zip(new).zip(row).map(|((old, new), row)| (old - new) * row).sum::<f32>();
             }
         }
         codebook
@@ -307,7 +313,9 @@ impl<'a> Problem<'a> {
         for &index in members {
             let weight = f64::from(self.load(index, scratch));
             let (x, y) = (&scratch.row[own.clone()], &scratch.target[own.clone()]);
-            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
+            let dot = |a: &[f32], b: &[f32]| {
+                a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>()
+            };
             // s + ⟨y, x⟩: what all miss along the row, without this entry.
             let missing = f64::from(totals[index]) + dot(entry, x);
             for i in 0..dsub {
@@ -320,5 +328,128 @@ impl<'a> Problem<'a> {
         }
         let solved = super::linear::solve(matrix, right)?;
         Some(solved.into_iter().map(|value| value as f32).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{PqParams, unobserved};
+    use super::*;
+    use crate::compute::cpu::Cpu;
+    use crate::vectors::{Random, VectorBuf};
+
+    fn rows_and_quantizer(
+        n: usize,
+        dim: usize,
+        pq_m: usize,
+        pq_bits: usize,
+    ) -> (VectorBuf, ProductQuantizer) {
+        let mut random = Random::new((dim + pq_m) as u64);
+        // Away from the origin, as residuals' rows are: along and across differ.
+        let rows = VectorBuf::new((0..n * dim).map(|_| 0.5 + random.normal() as f32).collect(), dim);
+        let shape = PqShape::new(dim, pq_m, pq_bits).unwrap();
+        let (quantizer, _) =
+            ProductQuantizer::train(&Cpu::new(), rows.view(), shape, &PqParams::new(3), &unobserved).unwrap();
+        (rows, quantizer)
+    }
+
+    /// Mean of ⟨r, x⟩² / |x|², and of |r|², by definition in f64.
+    fn errors(quantizer: &ProductQuantizer, rows: ScoredRows<'_>, codes: &[u8]) -> (f64, f64) {
+        let mut decoded = vec![0.0; rows.rows.dim()];
+        let (mut along, mut all) = (0.0, 0.0);
+        for (index, (row, code)) in
+            rows.rows.iter().zip(codes.chunks_exact(quantizer.shape().code_size())).enumerate()
+        {
+            quantizer.decode(code, &mut decoded);
+            let (mut dot, mut norm) = (0.0, 0.0);
+            for d in 0..row.len() {
+                let centre =
+                    rows.residual_of.map_or(0.0, |of| of.centroids.row(of.labels[index] as usize)[d]);
+                let missing = f64::from(row[d]) - f64::from(centre) - f64::from(decoded[d]);
+                dot += missing * f64::from(row[d]);
+                norm += f64::from(row[d]).powi(2);
+                all += missing * missing;
+            }
+            along += dot * dot / norm;
+        }
+        (along / rows.rows.rows() as f64, all / rows.rows.rows() as f64)
+    }
+
+    #[test]
+    fn the_error_along_the_row_falls_with_the_loss_and_the_loss_with_every_pass() {
+        let centroids: Vec<f32> = (0..3 * 24).map(|i| 0.4 + 0.01 * (i % 7) as f32).collect();
+        let labels: Vec<u32> = (0..2000).map(|row| row % 3).collect();
+        let residual = ResidualOf { centroids: VectorView::new(&centroids, 24), labels: &labels };
+        for (pq_m, pq_bits, residual_of) in
+            [(12, 4, None), (12, 4, Some(residual)), (6, 8, Some(residual)), (5, 4, None)]
+        {
+            let dim = if pq_m == 5 { 18 } else { 24 };
+            let (rows, quantizer) = rows_and_quantizer(2000, dim, pq_m, pq_bits);
+            let rows = ScoredRows { rows: rows.view(), residual_of };
+            let loss = ScoreAware::new(0.5);
+            let ratio = f64::from(loss.ratio(dim));
+            let total = |(along, all): (f64, f64)| all + (ratio - 1.0) * along;
+            let uploaded = Rows::on_host(rows.rows);
+            let plain = quantizer.encode(&Cpu::new(), &uploaded, residual_of).unwrap();
+            let before = errors(&quantizer, rows, &plain);
+            let codes = quantizer.encode_score_aware(&Cpu::new(), rows, &loss).unwrap();
+            let chosen = errors(&quantizer, rows, &codes);
+            assert!(
+                chosen.0 < 0.7 * before.0 && total(chosen) < total(before),
+                "{before:?}, then {chosen:?}"
+            );
+
+            let (refined, losses) =
+                quantizer.refine_score_aware(&Cpu::new(), rows, &loss, &unobserved).unwrap();
+            assert!((losses[0] - total(chosen)).abs() < 1e-3 * losses[0], "{losses:?}: {}", total(chosen));
+            assert!(losses.windows(2).all(|pair| pair[1] <= pair[0] * (1.0 + 1e-5)), "{losses:?}");
+            let codes = refined.encode_score_aware(&Cpu::new(), rows, &loss).unwrap();
+            let after = errors(&refined, rows, &codes);
+            assert!(after.0 < before.0 && total(after) < total(chosen), "{chosen:?}, then {after:?}");
+        }
+    }
+
+    #[test]
+    fn one_sub_vector_gets_the_entry_of_least_loss() {
+        let (rows, quantizer) = rows_and_quantizer(400, 3, 1, 4);
+        let scored = ScoredRows { rows: rows.view(), residual_of: None };
+        let loss = ScoreAware::new(0.9);
+        let codes = quantizer.encode_score_aware(&Cpu::new(), scored, &loss).unwrap();
+        for (row, &code) in rows.view().iter().zip(&codes) {
+            let of = |entry: usize| {
+                let entry = &quantizer.codebook()[entry * 3..][..3];
+                let missing: Vec<f64> = row.iter().zip(entry).map(|(x, c)| f64::from(x - c)).collect();
+                let along: f64 = missing.iter().zip(row).map(|(r, &x)| r * f64::from(x)).sum();
+                let norm: f64 = row.iter().map(|&x| f64::from(x).powi(2)).sum();
+                let all: f64 = missing.iter().map(|r| r * r).sum();
+                all + f64::from(loss.ratio(3) - 1.0) * along * along / norm
+            };
+            let least = (0..16).map(of).fold(f64::INFINITY, f64::min);
+            assert!(of(usize::from(code)) <= least * (1.0 + 1e-4) + 1e-6);
+        }
+    }
+
+    #[test]
+    fn a_threshold_of_nothing_changes_no_code() {
+        let (rows, quantizer) = rows_and_quantizer(500, 10, 5, 4);
+        let scored = ScoredRows { rows: rows.view(), residual_of: None };
+        let aware = quantizer.encode_score_aware(&Cpu::new(), scored, &ScoreAware::new(0.0)).unwrap();
+        assert_eq!(aware, quantizer.encode(&Cpu::new(), &Rows::on_host(rows.view()), None).unwrap());
+    }
+
+    #[test]
+    fn rows_of_length_zero_and_bad_parameters_are_handled() {
+        let (_, quantizer) = rows_and_quantizer(300, 8, 4, 4);
+        let zero = [0.0f32; 16];
+        let scored = ScoredRows { rows: VectorView::new(&zero, 8), residual_of: None };
+        let codes = quantizer.encode_score_aware(&Cpu::new(), scored, &ScoreAware::new(0.2)).unwrap();
+        assert_eq!(codes.len(), 2 * 2);
+        for threshold in [1.0, -0.1, f32::NAN] {
+            let error =
+                quantizer.encode_score_aware(&Cpu::new(), scored, &ScoreAware::new(threshold)).unwrap_err();
+            assert!(error.to_string().contains("`threshold`"), "{error}");
+        }
+        let none = ScoreAware { iterations: 0, ..ScoreAware::new(0.2) };
+        assert!(quantizer.refine_score_aware(&Cpu::new(), scored, &none, &unobserved).is_err());
     }
 }

@@ -91,7 +91,12 @@ impl QuadPanels {
         Self { data, offsets, centre, quads, step }
     }
 
-    pub fn assign(&self, kernels: &Kernels, rows: VectorView<'_>, centroids: VectorView<'_>) -> Vec<Neighbor> {
+    pub fn assign(
+        &self,
+        kernels: &Kernels,
+        rows: VectorView<'_>,
+        centroids: VectorView<'_>,
+    ) -> Vec<Neighbor> {
         let width = kernels.panel;
         let within = CENTROID_BYTES / (4 * self.quads * width) * width;
         let step = within.clamp(width, MAX_COLUMNS).min(self.offsets.len());
@@ -106,7 +111,8 @@ impl QuadPanels {
                 let offsets = &self.offsets[column..column + columns];
                 let strips = scratch.bytes.chunks(kernels.strip * self.quads * 4);
                 let rows = scratch.starts.chunks(kernels.strip).zip(scratch.steps.chunks(kernels.strip));
-                for ((strip, (starts, steps)), best) in strips.zip(rows).zip(found.chunks_mut(kernels.strip)) {
+                for ((strip, (starts, steps)), best) in strips.zip(rows).zip(found.chunks_mut(kernels.strip))
+                {
                     (kernels.quad_product)(strip, starts, panels, products, step);
                     for ((products, best), row_step) in products.chunks_exact(step).zip(best).zip(steps) {
                         let scale = score_scale(Metric::L2) * row_step * self.step;

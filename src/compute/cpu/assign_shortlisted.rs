@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 
-use super::{Kernels, prefetch};
 use super::centroid_sums::sort_by_label;
 use super::panels::{Aligned, score_scale};
+use super::{Kernels, prefetch};
 use crate::compute::Shortlists;
 use crate::vectors::{Metric, Neighbor, VectorView};
 

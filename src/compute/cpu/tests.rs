@@ -316,7 +316,8 @@ fn byte_products_are_exact_on_every_instruction_set() {
 #[test]
 fn quad_products_are_exact_on_every_instruction_set() {
     for kernels in available() {
-        for (quads, columns, rows) in [(1, 1, 1), (3, 2, 2), (25, 1, kernels.strip), (96, 3, 3), (2048, 1, 1)] {
+        for (quads, columns, rows) in [(1, 1, 1), (3, 2, 2), (25, 1, kernels.strip), (96, 3, 3), (2048, 1, 1)]
+        {
             let columns = columns * kernels.panel;
             let mut random = Random::new(quads as u64);
             let mut bytes: Vec<i8> = (0..rows * 4 * quads).map(|_| random.next_u64() as i8).collect();
@@ -355,7 +356,10 @@ fn a_quantized_row_is_within_half_a_step_of_the_row() {
             }
             assert!(bytes[dim..].iter().all(|&byte| byte == 0));
             assert_eq!(sum, bytes.iter().map(|&byte| i32::from(byte)).sum::<i32>());
-            assert!(bytes.iter().any(|&byte| byte.unsigned_abs() == 127), "the greatest value fills the range");
+            assert!(
+                bytes.iter().any(|&byte| byte.unsigned_abs() == 127),
+                "the greatest value fills the range"
+            );
         }
         let mut bytes = [1i8; 4];
         assert_eq!((kernels.quantize)(&[2.5; 3], &[2.5; 3], &mut bytes), (0.0, 0), "{}", kernels.isa);
