@@ -55,16 +55,18 @@ impl Rotation {
         if dim == 0 || Some(matrix.len()) != dim.checked_mul(dim) {
             return refused("dim × dim values", format!("{} for {dim} dimensions", matrix.len()));
         }
+        if let Some(value) = matrix.iter().find(|value| !value.is_finite()) {
+            return refused("an orthogonal matrix", format!("one that holds {value}"));
+        }
         let rows = VectorView::new(&matrix, dim);
         let worst = (0..dim).into_par_iter().map(|i| {
             let dot =
                 |j: usize| rows.row(i).iter().zip(rows.row(j)).map(|(&a, &b)| f64::from(a) * f64::from(b));
             let error = |j: usize| (dot(j).sum::<f64>() - f64::from(u8::from(i == j))).abs();
-            (0..=i).map(error).fold(0.0, |worst: f64, error| if error <= worst { worst } else { error })
+            (0..=i).map(error).fold(0.0, f64::max)
         });
-        let worst = worst.reduce(|| 0.0, |a, b| if a >= b { a } else { b });
-        // NaN is no orthogonal matrix either.
-        if !(worst <= 1e-3) {
+        let worst = worst.reduce(|| 0.0, f64::max);
+        if worst > 1e-3 {
             return refused("an orthogonal matrix", format!("one that is off by {worst:e}"));
         }
         Ok(Self { dim, matrix })

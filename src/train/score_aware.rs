@@ -192,21 +192,21 @@ impl<'a> Problem<'a> {
         let mut total: f32 = (0..shape.pq_m).map(|m| self.along(m, code[m], scratch)).sum();
         for _ in 0..SWEEPS {
             let mut changed = false;
-            for m in 0..shape.pq_m {
-                let others = total - self.along(m, code[m], scratch);
+            for (m, code) in code.iter_mut().enumerate() {
+                let others = total - self.along(m, *code, scratch);
                 self.errors_of_entries(m, scratch);
                 let loss = |entry: usize| {
                     let along = others + scratch.along[entry];
                     scratch.error[entry] + weight * along * along
                 };
-                let mut best = usize::from(code[m]);
+                let mut best = usize::from(*code);
                 for entry in 0..shape.ksub() {
                     if loss(entry) < loss(best) {
                         best = entry;
                     }
                 }
-                changed |= best != usize::from(code[m]);
-                code[m] = best as u8;
+                changed |= best != usize::from(*code);
+                *code = best as u8;
                 total = others + scratch.along[best];
             }
             if !changed {
@@ -362,12 +362,12 @@ mod tests {
         {
             quantizer.decode(code, &mut decoded);
             let (mut dot, mut norm) = (0.0, 0.0);
-            for d in 0..row.len() {
+            for (d, (&x, &decoded)) in row.iter().zip(&decoded).enumerate() {
                 let centre =
                     rows.residual_of.map_or(0.0, |of| of.centroids.row(of.labels[index] as usize)[d]);
-                let missing = f64::from(row[d]) - f64::from(centre) - f64::from(decoded[d]);
-                dot += missing * f64::from(row[d]);
-                norm += f64::from(row[d]).powi(2);
+                let missing = f64::from(x) - f64::from(centre) - f64::from(decoded);
+                dot += missing * f64::from(x);
+                norm += f64::from(x).powi(2);
                 all += missing * missing;
             }
             along += dot * dot / norm;

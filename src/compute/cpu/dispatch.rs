@@ -45,6 +45,9 @@ type Product = fn(base: &[f32], dim: usize, ordinals: &[u32], panels: &[f32], ou
 /// See [`quads::product`](super::kernels::quads::product).
 pub(super) type QuadProduct = fn(rows: &[i8], starts: &[i32], panels: &[u8], out: &mut [f32], stride: usize);
 
+/// See [`quads::quantize`](super::kernels::quads::quantize).
+type Quantize = fn(row: &[f32], centre: &[f32], bytes: &mut [i8]) -> (f32, i32);
+
 pub type ByteGather = fn(query: &[i8], base: &[u8], ordinals: &[u32], out: &mut [i32]);
 
 /// The kernels of one instruction set. Lengths are asserted; rows are dense, row-major, and as long as the query.
@@ -81,7 +84,7 @@ pub struct Kernels {
     pub(super) panel_norms: fn(panels: &[f32], dim: usize, norms: &mut [f32]),
     pub(super) product: Product,
     pub(super) quad_product: QuadProduct,
-    pub(super) quantize: fn(row: &[f32], centre: &[f32], bytes: &mut [i8]) -> (f32, i32),
+    pub(super) quantize: Quantize,
     /// Whether this CPU multiplies bytes faster than f32.
     pub(super) has_byte_products: fn() -> bool,
     pub(super) nearest: fn(products: &[f32], offsets: &[f32], scale: f32, first: u32, best: &mut Neighbor),
