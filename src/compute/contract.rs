@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 
 use super::reference::Reference;
-use super::{CodebookView, Compute, Leaves, ResidualOf, Rows};
+use super::{CodebookView, Compute, Leaves, ResidualOf, Rows, Shortlists};
 use crate::vectors::{Metric, Neighbor, Neighbors, Random, VectorBuf, VectorView};
 
 /// How far a distance may be from its definition, relative to |a|² + |b|², and by how much two pairs' distances must
@@ -20,12 +20,17 @@ use crate::vectors::{Metric, Neighbor, Neighbors, Random, VectorBuf, VectorView}
 /// from products, between rows of 1,536 dimensions that lie 20 standard deviations from the origin.
 pub const TOLERANCE: f32 = 1e-5;
 
+/// By how much the distances of [`Compute::assign_coarse`] may exceed the least ones, of their sum.
+pub const COARSE_EXCESS: f64 = 0.01;
+
 /// Around the widths of registers, above and below; 96, 100 and 768 are those of common embeddings.
 const DIMS: [usize; 10] = [1, 3, 4, 5, 15, 16, 17, 96, 100, 768];
 
 /// Every operation's cases.
 pub fn all(backend: &dyn Compute) {
     assign(backend);
+    assign_coarse(backend);
+    assign_shortlisted(backend);
     centroid_sums(backend);
     pq_encode(backend);
     top_k(backend);
@@ -75,6 +80,92 @@ fn assign_case(
     for (index, nearest) in got.iter().enumerate() {
         let question = Question { metric, query: points.row(index), without: None };
         universe.check(&|| format!("{case}, row {index}"), question, std::slice::from_ref(nearest));
+    }
+}
+
+pub fn assign_coarse(backend: &dyn Compute) {
+    for (rows, nlist, dim) in [(0, 3, 4), (40, 7, 16), (4200, 65, 1), (4200, 130, 17), (4200, 70, 100)] {
+        for data in Data::ALL {
+            let (points, centroids) = (data.rows(15, rows, dim), data.rows(16, nlist, dim));
+            let case = format!("assign_coarse: {rows} rows, {nlist} centroids, {dim}-d, {data:?}");
+            assign_coarse_case(backend, &case, points.view(), centroids.view());
+        }
+    }
+    // Groups of rows far tighter than they lie apart: what is small beside the rows still decides.
+    let mut random = Random::new(17);
+    let places = Data::Normal.rows(18, 10, 24);
+    let mut points = VectorBuf::new(vec![], 24);
+    for _ in 0..5000 {
+        let place = places.row(random.below(10)).to_vec();
+        points.push(&place.iter().map(|value| value + 1e-3 * random.normal() as f32).collect::<Vec<f32>>());
+    }
+    let centroids = points.view().slice(0, 100);
+    assign_coarse_case(backend, "assign_coarse: tight groups", points.view(), centroids);
+}
+
+fn assign_coarse_case(backend: &dyn Compute, case: &str, points: VectorView<'_>, centroids: VectorView<'_>) {
+    let rows = upload(backend, points);
+    let got = backend.assign_coarse(&rows, centroids).unwrap_or_else(|error| panic!("{case}: {error}"));
+    let nearest = Reference.assign(&rows, centroids, Metric::L2).unwrap();
+    assert_eq!(got.len(), points.rows(), "{case}: one centroid per row");
+    let (mut sum, mut least, mut rounding) = (0.0, 0.0, 0.0);
+    for (row, (got, nearest)) in got.iter().zip(&nearest).enumerate() {
+        assert_distance(case, points.row(row), centroids, *got);
+        sum += Metric::L2.distance(points.row(row), centroids.row(got.ordinal as usize));
+        least += f64::from(nearest.distance);
+        rounding += f64::from(TOLERANCE) * scale(points.row(row), centroids.row(nearest.ordinal as usize));
+    }
+    assert!(sum <= least * (1.0 + COARSE_EXCESS) + rounding, "{case}: {sum} in all, at least {least}");
+}
+
+/// The distance of a found centroid is that of its definition.
+fn assert_distance(case: &str, row: &[f32], centroids: VectorView<'_>, found: Neighbor) {
+    assert!((found.ordinal as usize) < centroids.rows(), "{case}: centroid {}", found.ordinal);
+    let centroid = centroids.row(found.ordinal as usize);
+    let defined = Metric::L2.distance(row, centroid);
+    let error = (f64::from(found.distance) - defined).abs();
+    assert!(
+        error <= f64::from(TOLERANCE) * scale(row, centroid),
+        "{case}: {} at {}, defined {defined}",
+        found.ordinal,
+        found.distance
+    );
+}
+
+pub fn assign_shortlisted(backend: &dyn Compute) {
+    for dim in DIMS {
+        for (rows, nlist, groups) in [(0, 3, 2), (1, 1, 1), (40, 7, 3), (1300, 40, 2), (150, 90, 60)] {
+            if rows > 1000 && dim > 17 {
+                continue;
+            }
+            for data in Data::ALL {
+                let (points, centroids) = (data.rows(19, rows, dim), data.rows(20, nlist, dim));
+                let mut random = Random::new(21);
+                let mut shortlists = Shortlists::default();
+                for _ in 0..groups {
+                    let size = 1 + random.below(nlist);
+                    shortlists.push(&random.sample(nlist, size));
+                }
+                let group_of: Vec<u32> = (0..rows).map(|_| random.below(groups) as u32).collect();
+                let case = format!("assign_shortlisted: {rows} rows, {nlist} centroids, {dim}-d, {data:?}");
+                let uploaded = upload(backend, points.view());
+                let got = backend
+                    .assign_shortlisted(&uploaded, centroids.view(), &group_of, &shortlists)
+                    .unwrap_or_else(|error| panic!("{case}: {error}"));
+                let due = Reference
+                    .assign_shortlisted(&uploaded, centroids.view(), &group_of, &shortlists)
+                    .unwrap();
+                assert_eq!(got.len(), rows, "{case}: one centroid per row");
+                for (row, (got, due)) in got.iter().zip(due).enumerate() {
+                    let row = points.row(row);
+                    assert_distance(&case, row, centroids.view(), *got);
+                    let of = |found: Neighbor| centroids.row(found.ordinal as usize);
+                    let allowed = f64::from(TOLERANCE) * (scale(row, of(*got)) + scale(row, of(due)));
+                    let excess = f64::from(got.distance) - f64::from(due.distance);
+                    assert!(excess <= allowed, "{case}: {got:?}, but {due:?} is on the shortlist");
+                }
+            }
+        }
     }
 }
 
@@ -587,8 +678,10 @@ mod tests {
     fn a_backend_that_errs_in_any_way_is_caught() {
         type Operation = fn(&dyn Compute);
         use Faulty::*;
-        let faults: [(Operation, &[Faulty]); 5] = [
+        let faults: [(Operation, &[Faulty]); 7] = [
             (assign, &[Distance, Tie, LostNearest]),
+            (assign_coarse, &[Distance, LostNearest]),
+            (assign_shortlisted, &[Distance, LostNearest]),
             (centroid_sums, &[LostRow, Count]),
             (pq_encode, &[Residual, LastEntry]),
             (top_k, &[Distance, Tie, LostNearest, Repeats, Padding]),

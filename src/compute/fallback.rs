@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::cpu::ByteRows;
 use super::{
     BackendInfo, CentroidSums, CodebookView, Compute, ComputeError, Leaves, ResidualOf, Result, Rows,
+    Shortlists,
 };
 use crate::vectors::{Metric, Neighbor, Neighbors, VectorView};
 
@@ -54,6 +55,20 @@ impl<A: Compute, B: Compute> Compute for Fallback<A, B> {
 
     fn assign(&self, rows: &Rows<'_>, centroids: VectorView<'_>, metric: Metric) -> Result<Vec<Neighbor>> {
         self.with(|backend| backend.assign(rows, centroids, metric))
+    }
+
+    fn assign_coarse(&self, rows: &Rows<'_>, centroids: VectorView<'_>) -> Result<Vec<Neighbor>> {
+        self.with(|backend| backend.assign_coarse(rows, centroids))
+    }
+
+    fn assign_shortlisted(
+        &self,
+        rows: &Rows<'_>,
+        centroids: VectorView<'_>,
+        groups: &[u32],
+        shortlists: &Shortlists,
+    ) -> Result<Vec<Neighbor>> {
+        self.with(|backend| backend.assign_shortlisted(rows, centroids, groups, shortlists))
     }
 
     fn centroid_sums(&self, rows: &Rows<'_>, labels: &[u32], nlist: usize) -> Result<CentroidSums> {

@@ -177,6 +177,44 @@ impl Leaves {
     }
 }
 
+/// For each group of rows the few centroids that one of its rows may be given to: those of group `g` are
+/// `centroids[offsets[g]..offsets[g + 1]]`, one at least, ascending.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shortlists {
+    pub centroids: Vec<u32>,
+    pub offsets: Vec<u32>,
+}
+
+impl Default for Shortlists {
+    fn default() -> Self {
+        Self { centroids: Vec::new(), offsets: vec![0] }
+    }
+}
+
+impl Shortlists {
+    pub fn len(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Adds the shortlist of the next group.
+    ///
+    /// # Panics
+    /// If that makes more than `u32::MAX` entries in all.
+    pub fn push(&mut self, centroids: &[u32]) {
+        self.centroids.extend_from_slice(centroids);
+        self.offsets
+            .push(u32::try_from(self.centroids.len()).expect("shortlists of fewer entries than u32::MAX"));
+    }
+
+    pub fn of(&self, group: usize) -> &[u32] {
+        &self.centroids[self.offsets[group] as usize..self.offsets[group + 1] as usize]
+    }
+}
+
 /// A backend. Every operation works on a whole batch, is deterministic for one backend and device at any number
 /// of threads, and breaks ties towards the lowest ordinal.
 ///
@@ -192,6 +230,26 @@ pub trait Compute: Send + Sync {
 
     /// The nearest of `centroids` (at least one) for each row.
     fn assign(&self, rows: &Rows<'_>, centroids: VectorView<'_>, metric: Metric) -> Result<Vec<Neighbor>>;
+
+    /// A centroid nearly as near (L2) as the nearest of each row, with its distance, for training: summed over all rows
+    /// the distances exceed those of [`assign`](Compute::assign) by at most [`contract::COARSE_EXCESS`] of their sum.
+    /// A backend that gains nothing by being coarse is exact.
+    fn assign_coarse(&self, rows: &Rows<'_>, centroids: VectorView<'_>) -> Result<Vec<Neighbor>> {
+        self.assign(rows, centroids, Metric::L2)
+    }
+
+    /// A near centroid (L2) of each row: at least as near as the nearest of shortlist `groups[row]`. A backend may look
+    /// at more of them; one that gains nothing by looking at fewer looks at all.
+    fn assign_shortlisted(
+        &self,
+        rows: &Rows<'_>,
+        centroids: VectorView<'_>,
+        groups: &[u32],
+        shortlists: &Shortlists,
+    ) -> Result<Vec<Neighbor>> {
+        let _ = (groups, shortlists);
+        self.assign(rows, centroids, Metric::L2)
+    }
 
     /// Sums and counts of the rows of each label `0..nlist`, in an order that depends on the rows alone.
     fn centroid_sums(&self, rows: &Rows<'_>, labels: &[u32], nlist: usize) -> Result<CentroidSums>;
@@ -259,6 +317,20 @@ impl<C: Compute + ?Sized> Compute for Arc<C> {
 
     fn assign(&self, rows: &Rows<'_>, centroids: VectorView<'_>, metric: Metric) -> Result<Vec<Neighbor>> {
         C::assign(self, rows, centroids, metric)
+    }
+
+    fn assign_coarse(&self, rows: &Rows<'_>, centroids: VectorView<'_>) -> Result<Vec<Neighbor>> {
+        C::assign_coarse(self, rows, centroids)
+    }
+
+    fn assign_shortlisted(
+        &self,
+        rows: &Rows<'_>,
+        centroids: VectorView<'_>,
+        groups: &[u32],
+        shortlists: &Shortlists,
+    ) -> Result<Vec<Neighbor>> {
+        C::assign_shortlisted(self, rows, centroids, groups, shortlists)
     }
 
     fn centroid_sums(&self, rows: &Rows<'_>, labels: &[u32], nlist: usize) -> Result<CentroidSums> {

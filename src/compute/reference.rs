@@ -1,6 +1,6 @@
 //! The definition of every operation: single-threaded loops in f64, to be read, not to be fast.
 
-use super::{BackendInfo, CentroidSums, CodebookView, Compute, Leaves, ResidualOf, Result, Rows};
+use super::{BackendInfo, CentroidSums, CodebookView, Compute, Leaves, ResidualOf, Result, Rows, Shortlists};
 use crate::vectors::{Metric, Neighbor, Neighbors, TopK, VectorView};
 
 /// The backend that defines the others.
@@ -18,6 +18,25 @@ impl Compute for Reference {
 
     fn assign(&self, rows: &Rows<'_>, centroids: VectorView<'_>, metric: Metric) -> Result<Vec<Neighbor>> {
         Ok(rows.host().iter().map(|row| nearest(row, centroids, metric)).collect())
+    }
+
+    fn assign_shortlisted(
+        &self,
+        rows: &Rows<'_>,
+        centroids: VectorView<'_>,
+        groups: &[u32],
+        shortlists: &Shortlists,
+    ) -> Result<Vec<Neighbor>> {
+        let rows = rows.host();
+        assert_eq!(groups.len(), rows.rows());
+        let nearest_of = |(row, &group): (&[f32], &u32)| {
+            let near = |&centroid: &u32| {
+                let distance = Metric::L2.distance(row, centroids.row(centroid as usize));
+                Neighbor::new(centroid, distance as f32)
+            };
+            shortlists.of(group as usize).iter().map(near).fold(Neighbor::NONE, Neighbor::min)
+        };
+        Ok(rows.iter().zip(groups).map(nearest_of).collect())
     }
 
     fn centroid_sums(&self, rows: &Rows<'_>, labels: &[u32], nlist: usize) -> Result<CentroidSums> {

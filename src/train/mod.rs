@@ -1,4 +1,5 @@
-//! What is learned from rows before they are encoded: centroids (k-means) and codebooks (product quantizer).
+//! What is learned from rows before they are encoded: centroids (k-means), codebooks (product quantizer), and
+//! optionally a rotation (OPQ) and codes that keep scores (anisotropic loss).
 //!
 //! Algorithms over [`Compute`](crate::compute::Compute) and nothing else: no storage, no job, no index layout.
 //! The same rows, parameters, seed and backend give the same bytes at any number of threads: everything drawn
@@ -6,8 +7,12 @@
 //!
 //! Refuses rows that f32 arithmetic cannot hold ([`TrainError::Magnitude`]) and fewer rows than centroids.
 
+mod hierarchy;
 mod kmeans;
+mod linear;
 mod pq;
+mod rotation;
+mod score_aware;
 mod seeding;
 mod vacancies;
 
@@ -17,6 +22,8 @@ use rayon::prelude::*;
 
 pub use kmeans::{Kmeans, KmeansParams, train};
 pub use pq::{PqParams, PqShape, PqTraining, ProductQuantizer};
+pub use rotation::{Rotation, train_rotated};
+pub use score_aware::{ScoreAware, ScoredRows};
 
 use crate::compute::ComputeError;
 use crate::vectors::{Neighbor, VectorView};

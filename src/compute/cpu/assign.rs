@@ -7,7 +7,7 @@ use super::panels::{Aligned, Panels, strips};
 use crate::vectors::{Metric, Neighbor, VectorView};
 
 /// Rows per task.
-const ROWS: usize = 128;
+pub(super) const ROWS: usize = 128;
 
 /// Packed centroids that are multiplied by all of a task's rows before the next are touched: a share of L2.
 const CENTROID_BYTES: usize = 256 << 10;

@@ -9,6 +9,7 @@ use half::f16;
 
 use super::kernels::beam;
 use super::kernels::bytes::{Avx2Bytes, gather};
+use super::kernels::quads;
 use super::lanes::Lanes;
 
 #[derive(Clone, Copy)]
@@ -133,4 +134,27 @@ kernel_table!(super::dispatch::Isa::Avx2, Avx2, strip: 6, rows: 2, features: "av
     packed_gather: entry!(["avx2,fma,f16c"] gather::<Avx2Bytes>,
         (query: &[i8], base: &[u8], stride: usize, ordinals: &[u32], out: &mut [i32])),
     merge: beam::merge,
-    bytes: byte_kernels!(["avx2,fma,f16c"] crate::compute::cpu::kernels::leaf_bytes::Avx2Integers, strip: 6));
+    bytes: byte_kernels!(["avx2,fma,f16c"] crate::compute::cpu::kernels::leaf_bytes::Avx2Integers, strip: 6),
+    quad_product: quad_product, has_byte_products: || std::arch::is_x86_feature_detected!("avxvnni"));
+
+/// VNNI came to 256-bit registers long after AVX2: asked for where it is used.
+fn quad_product(rows: &[i8], starts: &[i32], panels: &[u8], out: &mut [f32], stride: usize) {
+    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+    unsafe fn with_vnni(rows: &[i8], starts: &[i32], panels: &[u8], out: &mut [f32], stride: usize) {
+        // SAFETY: the features are those of this function.
+        unsafe { quads::product::<quads::AvxVnni, 6>(rows, starts, panels, out, stride) }
+    }
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn plain(rows: &[i8], starts: &[i32], panels: &[u8], out: &mut [f32], stride: usize) {
+        // SAFETY: the features are those of this function.
+        unsafe { quads::product::<quads::Plain<8>, 6>(rows, starts, panels, out, stride) }
+    }
+    // SAFETY: AVX-VNNI is asked for just now, the rest by the table.
+    unsafe {
+        if std::arch::is_x86_feature_detected!("avxvnni") {
+            with_vnni(rows, starts, panels, out, stride)
+        } else {
+            plain(rows, starts, panels, out, stride)
+        }
+    }
+}

@@ -12,6 +12,7 @@ use super::kernels::ByteStrip;
 use super::kernels::beam;
 use super::kernels::bytes::{VnniBytes, gather};
 use super::kernels::leaf_bytes::{Avx512Integers, VnniIntegers};
+use super::kernels::quads;
 use super::lanes::Lanes;
 
 #[derive(Clone, Copy)]
@@ -124,7 +125,9 @@ kernel_table!(super::dispatch::Isa::Avx512, Avx512, strip: 8, rows: 4, features:
     packed_gather: packed_gather,
     merge: entry!(["avx512f,avx512bw,avx512vl"] beam::merge_avx512,
         (slots: &mut [u64], len: usize, incoming: &mut [u64]) -> usize),
-    bytes: ByteKernels { columns: byte_columns, product: byte_product });
+    bytes: ByteKernels { columns: byte_columns, product: byte_product },
+    quad_product: quad_product,
+    has_byte_products: || std::arch::is_x86_feature_detected!("avx512vnni"));
 
 const WITH_VNNI: ByteKernels = byte_kernels!(["avx512f,avx512bw,avx512vl,avx512vnni"] VnniIntegers, strip: 8);
 pub(super) const WITHOUT_VNNI: ByteKernels =
@@ -154,5 +157,26 @@ fn packed_gather(query: &[i8], base: &[u8], stride: usize, ordinals: &[u32], out
         unsafe { with_vnni(query, base, stride, ordinals, out) }
     } else {
         (super::avx2::KERNELS.packed_gather)(query, base, stride, ordinals, out);
+    }
+}
+
+fn quad_product(rows: &[i8], starts: &[i32], panels: &[u8], out: &mut [f32], stride: usize) {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn with_vnni(rows: &[i8], starts: &[i32], panels: &[u8], out: &mut [f32], stride: usize) {
+        // SAFETY: the features are those of this function.
+        unsafe { quads::product::<quads::Vnni, 8>(rows, starts, panels, out, stride) }
+    }
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn plain(rows: &[i8], starts: &[i32], panels: &[u8], out: &mut [f32], stride: usize) {
+        // SAFETY: the features are those of this function.
+        unsafe { quads::product::<quads::Plain<16>, 8>(rows, starts, panels, out, stride) }
+    }
+    // SAFETY: VNNI is asked for just now, the rest by the table.
+    unsafe {
+        if std::arch::is_x86_feature_detected!("avx512vnni") {
+            with_vnni(rows, starts, panels, out, stride)
+        } else {
+            plain(rows, starts, panels, out, stride)
+        }
     }
 }

@@ -48,7 +48,7 @@ pub(super) fn centroid_sums(
 }
 
 /// Counting sort: the rows of label `l` are `rows[offsets[l]..offsets[l + 1]]`, ascending.
-fn sort_by_label(labels: &[u32], nlist: usize) -> (Vec<usize>, Vec<u32>) {
+pub(super) fn sort_by_label(labels: &[u32], nlist: usize) -> (Vec<usize>, Vec<u32>) {
     let mut offsets = vec![0usize; nlist + 1];
     for &label in labels {
         assert!((label as usize) < nlist, "label {label} of {nlist} lists");

@@ -43,6 +43,11 @@ type Gather<T> = fn(query: &[f32], base: &[T], ordinals: &[u32], out: &mut [f32]
 type Product = fn(base: &[f32], dim: usize, ordinals: &[u32], panels: &[f32], out: &mut [f32], stride: usize);
 
 pub type PackedGather = fn(query: &[i8], base: &[u8], stride: usize, ordinals: &[u32], out: &mut [i32]);
+/// See [`quads::product`](super::kernels::quads::product).
+pub(super) type QuadProduct = fn(rows: &[i8], starts: &[i32], panels: &[u8], out: &mut [f32], stride: usize);
+
+/// See [`quads::quantize`](super::kernels::quads::quantize).
+type Quantize = fn(row: &[f32], centre: &[f32], bytes: &mut [i8]) -> (f32, i32);
 
 /// The kernels of one instruction set. Lengths are asserted; rows are dense, row-major, and as long as the query.
 ///
@@ -82,6 +87,10 @@ pub struct Kernels {
     pub(super) pack: fn(base: &[f32], dim: usize, ordinals: &[u32], panels: &mut [f32]),
     pub(super) panel_norms: fn(panels: &[f32], dim: usize, norms: &mut [f32]),
     pub(super) product: Product,
+    pub(super) quad_product: QuadProduct,
+    pub(super) quantize: Quantize,
+    /// Whether this CPU multiplies bytes faster than f32.
+    pub(super) has_byte_products: fn() -> bool,
     pub(super) nearest: fn(products: &[f32], offsets: &[f32], scale: f32, first: u32, best: &mut Neighbor),
     pub(super) offer: fn(strip: Strip<'_>, bounds: &mut [f32], tops: &mut [TopK]),
     pub(super) bytes: ByteKernels,
@@ -237,10 +246,11 @@ macro_rules! byte_kernels {
 /// scan takes at once (four registers each).
 macro_rules! kernel_table {
     ($isa:expr, $lanes:ty, strip: $strip:literal, rows: $rows:literal, features: $($feature:literal)?,
-     packed_gather: $packed_gather:expr, merge: $merge:expr, bytes: $bytes:expr) => {
+     packed_gather: $packed_gather:expr, merge: $merge:expr, bytes: $bytes:expr, quad_product: $quads:expr,
+     has_byte_products: $has_bytes:expr) => {
         pub(super) static KERNELS: crate::compute::cpu::dispatch::Kernels = {
             use crate::compute::cpu::kernels::{
-                codes, leaders, leaf, pairs, product, round, scan, sums, Book, LeaderRow, LeafRow, Minima, Strip,
+                codes, leaders, leaf, pairs, product, quads, round, scan, sums, Book, LeaderRow, LeafRow, Minima, Strip,
             };
             use crate::vectors::{Neighbor, TopK};
 
@@ -274,6 +284,10 @@ macro_rules! kernel_table {
                     (panels: &[f32], dim: usize, norms: &mut [f32])),
                 product: entry!([$($feature)?] product::product::<$lanes, $strip>,
                     (base: &[f32], dim: usize, ordinals: &[u32], panels: &[f32], out: &mut [f32], stride: usize)),
+                quad_product: $quads,
+                quantize: entry!([$($feature)?] quads::quantize,
+                    (row: &[f32], centre: &[f32], bytes: &mut [i8]) -> (f32, i32)),
+                has_byte_products: $has_bytes,
                 nearest: entry!([$($feature)?] scan::nearest::<$lanes>,
                     (products: &[f32], offsets: &[f32], scale: f32, first: u32, best: &mut Neighbor)),
                 offer: entry!([$($feature)?] scan::offer::<$lanes, $strip>,

@@ -4,7 +4,7 @@
 //! lanes      one register: a trait      avx512, avx2, neon, portable: its implementations
 //! kernels/   algorithms over it, single-threaded, compiled once per instruction set
 //! dispatch   the tables of compiled kernels; which one this CPU gets
-//! assign, centroid_sums, pq_encode, top_k, leaf_top_k, nearest_leaders     the operations: threads and blocks over a table
+//! assign…, centroid_sums, pq_encode, top_k, leaf…, nearest_leaders     the operations: threads and blocks over a table
 //! ```
 //!
 //! [`kernels`] is also what searching uses. Results do not depend on the number of threads: what one pair's product,
@@ -25,6 +25,8 @@ mod neon;
 mod portable;
 
 mod assign;
+mod assign_coarse;
+mod assign_shortlisted;
 mod byte_rows;
 mod centroid_sums;
 mod leaf_top_k;
@@ -38,7 +40,7 @@ mod top_k;
 pub use byte_rows::{ByteQuery, ByteRows};
 pub use dispatch::{ISA_VARIABLE, Isa, Kernels, available, kernels};
 
-use super::{BackendInfo, CentroidSums, CodebookView, Compute, Leaves, ResidualOf, Result, Rows};
+use super::{BackendInfo, CentroidSums, CodebookView, Compute, Leaves, ResidualOf, Result, Rows, Shortlists};
 use crate::vectors::{Metric, Neighbor, Neighbors, VectorView};
 
 /// Asks for the cache lines of a slice that will be read soon.
@@ -98,6 +100,20 @@ impl Compute for Cpu {
 
     fn assign(&self, rows: &Rows<'_>, centroids: VectorView<'_>, metric: Metric) -> Result<Vec<Neighbor>> {
         Ok(assign::assign(self.kernels, rows.host(), centroids, metric))
+    }
+
+    fn assign_coarse(&self, rows: &Rows<'_>, centroids: VectorView<'_>) -> Result<Vec<Neighbor>> {
+        Ok(assign_coarse::assign_coarse(self.kernels, rows.host(), centroids))
+    }
+
+    fn assign_shortlisted(
+        &self,
+        rows: &Rows<'_>,
+        centroids: VectorView<'_>,
+        groups: &[u32],
+        shortlists: &Shortlists,
+    ) -> Result<Vec<Neighbor>> {
+        Ok(assign_shortlisted::assign_shortlisted(self.kernels, rows.host(), centroids, groups, shortlists))
     }
 
     fn centroid_sums(&self, rows: &Rows<'_>, labels: &[u32], nlist: usize) -> Result<CentroidSums> {

@@ -145,4 +145,7 @@ kernel_table!(super::dispatch::Isa::Neon, Neon, strip: 8, rows: 4, features: "ne
     packed_gather: entry!(["neon"] gather::<Plain>,
         (query: &[i8], base: &[u8], stride: usize, ordinals: &[u32], out: &mut [i32])),
     merge: beam::merge,
-    bytes: byte_kernels!(["neon"] crate::compute::cpu::kernels::leaf_bytes::Plain<Neon, 4>, strip: 8));
+    bytes: byte_kernels!(["neon"] crate::compute::cpu::kernels::leaf_bytes::Plain<Neon, 4>, strip: 8),
+    quad_product: entry!(["neon"] quads::product::<quads::Plain<4>, 8>,
+        (rows: &[i8], starts: &[i32], panels: &[u8], out: &mut [f32], stride: usize)),
+    has_byte_products: || false);

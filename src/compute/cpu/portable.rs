@@ -134,4 +134,7 @@ kernel_table!(super::dispatch::Isa::Portable, Portable, strip: 4, rows: 2, featu
     packed_gather: entry!([] gather::<Plain>,
         (query: &[i8], base: &[u8], stride: usize, ordinals: &[u32], out: &mut [i32])),
     merge: beam::merge,
-    bytes: byte_kernels!([] crate::compute::cpu::kernels::leaf_bytes::Plain<Portable, 4>, strip: 4));
+    bytes: byte_kernels!([] crate::compute::cpu::kernels::leaf_bytes::Plain<Portable, 4>, strip: 4),
+    quad_product: entry!([] quads::product::<quads::Plain<4>, 4>,
+        (rows: &[i8], starts: &[i32], panels: &[u8], out: &mut [f32], stride: usize)),
+    has_byte_products: || false);

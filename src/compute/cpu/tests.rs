@@ -215,6 +215,9 @@ fn the_number_of_threads_changes_no_bit() {
         members: (0..20_000).map(|i| i * 7919 % 20_000).collect(),
         offsets: (0..=80).map(|leaf| leaf * 250).collect(),
     };
+    let coarse = rows.view().slice(0, 100);
+    let mut shortlists = Shortlists::default();
+    (0..50).for_each(|group| shortlists.push(&[group / 2, 30 + group / 3]));
     for kernels in available() {
         let run = || {
             let cpu = Cpu::with_kernels(kernels);
@@ -231,6 +234,8 @@ fn the_number_of_threads_changes_no_bit() {
                 cpu.top_k(few_queries, &rows, Metric::Cosine, 10).unwrap(),
                 cpu.leaf_top_k(&rows, &leaves, Metric::L2, 3).unwrap(),
                 (assigned, sums),
+                cpu.assign_coarse(&rows, coarse).unwrap(),
+                cpu.assign_shortlisted(&rows, centroids, &labels, &shortlists).unwrap(),
             )
         };
         let (one, two, five) = (pool(1).install(run), pool(2).install(run), pool(5).install(run));
@@ -360,5 +365,76 @@ fn values_are_rounded_to_the_nearest_level() {
                 assert!((f64::from(square) - squares).abs() <= 1e-4 * squares, "{} {len}", kernels.isa);
             }
         }
+    }
+}
+
+#[test]
+fn quad_products_are_exact_on_every_instruction_set() {
+    for kernels in available() {
+        for (quads, columns, rows) in [(1, 1, 1), (3, 2, 2), (25, 1, kernels.strip), (96, 3, 3), (2048, 1, 1)]
+        {
+            let columns = columns * kernels.panel;
+            let mut random = Random::new(quads as u64);
+            let mut bytes: Vec<i8> = (0..rows * 4 * quads).map(|_| random.next_u64() as i8).collect();
+            let mut panels: Vec<u8> = (0..columns * 4 * quads).map(|_| random.next_u64() as u8).collect();
+            // The extremes, where a saturating instruction would show.
+            bytes[..4 * quads].fill(-128);
+            panels.iter_mut().step_by(3).for_each(|value| *value = 255);
+            let starts: Vec<i32> = (0..rows as i32).map(|row| 1000 * row - 77).collect();
+            let stride = columns + 5;
+            let mut out = vec![f32::NAN; kernels.strip * stride];
+            (kernels.quad_product)(&bytes, &starts, &panels, &mut out, stride);
+            for row in 0..rows {
+                for column in 0..columns {
+                    let (panel, lane) = (column / kernels.panel, column % kernels.panel);
+                    let terms = (0..4 * quads).map(|d| {
+                        let at = ((panel * quads + d / 4) * kernels.panel + lane) * 4 + d % 4;
+                        i32::from(bytes[row * 4 * quads + d]) * i32::from(panels[at])
+                    });
+                    let defined = starts[row] + terms.sum::<i32>();
+                    assert_eq!(out[row * stride + column], defined as f32, "{} {quads} quads", kernels.isa);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_quantized_row_is_within_half_a_step_of_the_row() {
+    for kernels in available() {
+        for dim in dims().skip(1) {
+            let (row, centre) = (normal(dim as u64, dim), normal(7777, dim));
+            let mut bytes = vec![99i8; dim.next_multiple_of(4)];
+            let (step, sum) = (kernels.quantize)(&row, &centre, &mut bytes);
+            for ((&byte, row), centre) in bytes.iter().zip(&row).zip(&centre) {
+                assert!((f32::from(byte) * step - (row - centre)).abs() <= 0.5001 * step);
+            }
+            assert!(bytes[dim..].iter().all(|&byte| byte == 0));
+            assert_eq!(sum, bytes.iter().map(|&byte| i32::from(byte)).sum::<i32>());
+            assert!(
+                bytes.iter().any(|&byte| byte.unsigned_abs() == 127),
+                "the greatest value fills the range"
+            );
+        }
+        let mut bytes = [1i8; 4];
+        assert_eq!((kernels.quantize)(&[2.5; 3], &[2.5; 3], &mut bytes), (0.0, 0), "{}", kernels.isa);
+    }
+}
+
+#[test]
+fn assignment_for_training_is_coarse_only_where_bytes_can_tell() {
+    // 5,000 rows around 40 places 1,000 times their spread apart: bytes see the places only.
+    let mut random = Random::new(3);
+    let places = normal(4, 40 * 12);
+    let rows: Vec<f32> = (0..5000 * 12)
+        .map(|at| 1000.0 * places[at / 12 % 40 * 12 + at % 12] + random.normal() as f32)
+        .collect();
+    let rows = VectorBuf::new(rows, 12);
+    for kernels in available() {
+        let cpu = Cpu::with_kernels(kernels);
+        let uploaded = cpu.upload(rows.view()).unwrap();
+        let centroids = rows.view().slice(0, 400);
+        let exact = cpu.assign(&uploaded, centroids, Metric::L2).unwrap();
+        assert_eq!(cpu.assign_coarse(&uploaded, centroids).unwrap(), exact, "{}", kernels.isa);
     }
 }

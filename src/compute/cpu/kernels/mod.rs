@@ -16,6 +16,7 @@ pub mod leaf;
 pub mod leaf_bytes;
 pub mod pairs;
 pub mod product;
+pub mod quads;
 pub mod round;
 pub mod scan;
 pub mod sums;
