@@ -8,6 +8,7 @@ use std::arch::x86_64::*;
 use half::f16;
 
 use super::kernels::bytes::{Avx2Bytes, gather};
+use super::kernels::nibbles::Avx2Nibbles;
 use super::lanes::Lanes;
 
 #[derive(Clone, Copy)]
@@ -130,4 +131,5 @@ impl Lanes for Avx2 {
 
 kernel_table!(super::dispatch::Isa::Avx2, Avx2, strip: 6, rows: 2, features: "avx2,fma,f16c",
     sq8_gather: entry!(["avx2,fma,f16c"] gather::<Avx2, Avx2Bytes>,
-        (query: &[i8], base: &[u8], ordinals: &[u32], out: &mut [i32])));
+        (query: &[i8], base: &[u8], ordinals: &[u32], out: &mut [i32])),
+    nibbles: Avx2Nibbles);

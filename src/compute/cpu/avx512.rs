@@ -8,6 +8,7 @@ use std::arch::x86_64::*;
 use half::f16;
 
 use super::kernels::bytes::{VnniBytes, gather};
+use super::kernels::nibbles::Avx512Nibbles;
 use super::lanes::Lanes;
 
 #[derive(Clone, Copy)]
@@ -117,7 +118,8 @@ impl Lanes for Avx512 {
 }
 
 kernel_table!(super::dispatch::Isa::Avx512, Avx512, strip: 8, rows: 4, features: "avx512f,avx512bw,avx512vl",
-    sq8_gather: sq8_gather);
+    sq8_gather: sq8_gather,
+    nibbles: Avx512Nibbles);
 
 /// VNNI came a generation after the rest of this table's features: asked for where it is used.
 fn sq8_gather(query: &[i8], base: &[u8], ordinals: &[u32], out: &mut [i32]) {

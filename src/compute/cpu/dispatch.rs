@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use half::f16;
 
-use super::kernels::{Book, LeafRow, Minima, Strip};
+use super::kernels::{Book, LeafRow, Minima, NibbleBook, NibbleScan, Quantized, Strip};
 use crate::vectors::{Metric, Neighbor, TopK};
 
 /// Names the instruction set to use, by [`Isa::name`]. Only one that the CPU has and this build knows is taken;
@@ -40,6 +40,13 @@ impl std::fmt::Display for Isa {
 
 /// `out[i]` of `query` and row `ordinals[i]` of `base`.
 type Gather<T> = fn(query: &[f32], base: &[T], ordinals: &[u32], out: &mut [f32]);
+type NibbleTables = fn(
+    book: NibbleBook<'_>,
+    query: &[f32],
+    scale: f32,
+    values: &mut [f32],
+    tables: &mut [u8],
+) -> Quantized;
 type Product = fn(base: &[f32], dim: usize, ordinals: &[u32], panels: &[f32], out: &mut [f32], stride: usize);
 
 pub type ByteGather = fn(query: &[i8], base: &[u8], ordinals: &[u32], out: &mut [i32]);
@@ -69,6 +76,11 @@ pub struct Kernels {
     /// `out[i]` is the integer product of `query` and row `ordinals[i]` of `base` (8-bit codes); rows are as long as the
     /// query, at most 65,536.
     pub sq8_gather: ByteGather,
+    /// A query's tables for blocks of 4-bit codes; `values` is scratch of `pq_m × 16`.
+    pub nibble_tables: NibbleTables,
+    /// The keys of a list's rows whose score is `bound` at most, to the front of `out` (a key for each row and
+    /// [`NIBBLE_SLACK`](super::NIBBLE_SLACK) more); returns how many. Every instruction set gives the same bits.
+    pub nibble_scan: fn(scan: NibbleScan<'_>, bound: f32, out: &mut [u64]) -> usize,
 
     /// Rows of a strip: what [`Kernels::product`] takes at once.
     pub(super) strip: usize,
@@ -77,6 +89,8 @@ pub struct Kernels {
     pub(super) pack: fn(base: &[f32], dim: usize, ordinals: &[u32], panels: &mut [f32]),
     pub(super) panel_norms: fn(panels: &[f32], dim: usize, norms: &mut [f32]),
     pub(super) product: Product,
+    /// The products of one vector with all rows of `panels`: the bits of `product`.
+    pub(super) lone_product: fn(row: &[f32], panels: &[f32], out: &mut [f32]),
     pub(super) nearest: fn(products: &[f32], offsets: &[f32], scale: f32, first: u32, best: &mut Neighbor),
     pub(super) offer: fn(strip: Strip<'_>, bounds: &mut [f32], tops: &mut [TopK]),
     pub(super) minima: fn(row: LeafRow<'_>, groups: &mut [f32], lanes: &mut [f32]),
@@ -208,9 +222,12 @@ macro_rules! entry {
 /// scan takes at once (four registers each).
 macro_rules! kernel_table {
     ($isa:expr, $lanes:ty, strip: $strip:literal, rows: $rows:literal, features: $($feature:literal)?,
-     sq8_gather: $bytes:expr) => {
+     sq8_gather: $bytes:expr, nibbles: $nibbles:ty) => {
         pub(super) static KERNELS: crate::compute::cpu::dispatch::Kernels = {
-            use crate::compute::cpu::kernels::{codes, leaf, pairs, product, scan, sums, Book, LeafRow, Minima, Strip};
+            use crate::compute::cpu::kernels::{
+                Book, LeafRow, Minima, NibbleBook, NibbleScan, Quantized, Strip, codes, leaf, nibbles, pairs, product, scan,
+                sums,
+            };
             use crate::vectors::{Neighbor, TopK};
 
             crate::compute::cpu::dispatch::Kernels {
@@ -231,6 +248,11 @@ macro_rules! kernel_table {
                     (query: &[f32], base: &[f16], ordinals: &[u32], out: &mut [f32])),
                 pq_scan: codes::pq_scan,
                 sq8_gather: $bytes,
+                nibble_tables: entry!([$($feature)?] nibbles::tables::<$lanes>,
+                    (book: NibbleBook<'_>, query: &[f32], scale: f32, values: &mut [f32], tables: &mut [u8])
+                    -> Quantized),
+                nibble_scan: entry!([$($feature)?] nibbles::scan::<$nibbles>,
+                    (scan: NibbleScan<'_>, bound: f32, out: &mut [u64]) -> usize),
                 strip: $strip,
                 panel: product::panel::<$lanes>(),
                 pack: entry!([$($feature)?] product::pack::<$lanes>,
@@ -239,6 +261,8 @@ macro_rules! kernel_table {
                     (panels: &[f32], dim: usize, norms: &mut [f32])),
                 product: entry!([$($feature)?] product::product::<$lanes, $strip>,
                     (base: &[f32], dim: usize, ordinals: &[u32], panels: &[f32], out: &mut [f32], stride: usize)),
+                lone_product: entry!([$($feature)?] product::lone_product::<$lanes>,
+                    (row: &[f32], panels: &[f32], out: &mut [f32])),
                 nearest: entry!([$($feature)?] scan::nearest::<$lanes>,
                     (products: &[f32], offsets: &[f32], scale: f32, first: u32, best: &mut Neighbor)),
                 offer: entry!([$($feature)?] scan::offer::<$lanes, $strip>,

@@ -8,6 +8,7 @@ use std::arch::aarch64::*;
 use half::f16;
 
 use super::kernels::bytes::{Plain, gather};
+use super::kernels::nibbles::NeonNibbles;
 use super::lanes::Lanes;
 
 #[derive(Clone, Copy)]
@@ -142,4 +143,5 @@ unsafe fn widen(halves: uint16x4_t) -> float32x4_t {
 
 kernel_table!(super::dispatch::Isa::Neon, Neon, strip: 8, rows: 4, features: "neon",
     sq8_gather: entry!(["neon"] gather::<Neon, Plain>,
-        (query: &[i8], base: &[u8], ordinals: &[u32], out: &mut [i32])));
+        (query: &[i8], base: &[u8], ordinals: &[u32], out: &mut [i32])),
+    nibbles: NeonNibbles);

@@ -5,6 +5,7 @@
 use half::f16;
 
 use super::kernels::bytes::{Plain, gather};
+use super::kernels::nibbles::PlainNibbles;
 use super::lanes::Lanes;
 
 #[derive(Clone, Copy)]
@@ -131,4 +132,5 @@ impl Lanes for Portable {
 
 kernel_table!(super::dispatch::Isa::Portable, Portable, strip: 4, rows: 2, features: ,
     sq8_gather: entry!([] gather::<Portable, Plain>,
-        (query: &[i8], base: &[u8], ordinals: &[u32], out: &mut [i32])));
+        (query: &[i8], base: &[u8], ordinals: &[u32], out: &mut [i32])),
+    nibbles: PlainNibbles);

@@ -11,6 +11,7 @@
 pub mod bytes;
 pub mod codes;
 pub mod leaf;
+pub mod nibbles;
 pub mod pairs;
 pub mod product;
 pub mod scan;
@@ -18,4 +19,5 @@ pub mod sums;
 
 pub use codes::Book;
 pub use leaf::{LeafRow, Minima};
+pub use nibbles::{NibbleBook, NibbleScan, Quantized};
 pub use scan::Strip;
