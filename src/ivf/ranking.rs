@@ -72,19 +72,42 @@ impl ListRanking {
     }
 }
 
-/// Brings the `nprobe` lists of the least ranks to the front of `lists`, in order; empty lists are left out.
-pub(super) fn select(ranks: &[f32], list_offsets: &[u64], nprobe: usize, lists: &mut Vec<Neighbor>) {
-    lists.clear();
-    for ((list, &rank), range) in ranks.iter().enumerate().zip(list_offsets.windows(2)) {
-        if range[0] < range[1] {
-            lists.push(Neighbor::new(list as u32, rank));
+/// Of how many lists one is looked at to guess how far the `nprobe`-th is.
+const SAMPLED: usize = 8;
+
+/// Fills `keys` with the [`Neighbor::key`]s of the `nprobe` lists of the least ranks, ascending; empty lists are left out.
+pub(super) fn select(ranks: &[f32], list_offsets: &[u64], nprobe: usize, keys: &mut Vec<u64>) {
+    // A guess leaves few to select from: a third of the time for 96 of 2,320 lists.
+    let bound = guess(ranks, nprobe, keys);
+    within(ranks, list_offsets, bound, keys);
+    if keys.len() < nprobe && bound < f32::INFINITY {
+        within(ranks, list_offsets, f32::INFINITY, keys);
+    }
+    if nprobe < keys.len() {
+        keys.select_nth_unstable(nprobe);
+        keys.truncate(nprobe);
+    }
+    keys.sort_unstable();
+}
+
+/// A rank that somewhat more than `nprobe` lists are likely to have at most.
+fn guess(ranks: &[f32], nprobe: usize, keys: &mut Vec<u64>) -> f32 {
+    keys.clear();
+    let at = nprobe.saturating_add(nprobe / 4) / SAMPLED + 4;
+    if at >= ranks.len() / SAMPLED / 2 {
+        return f32::INFINITY;
+    }
+    keys.extend(ranks.iter().step_by(SAMPLED).map(|&rank| Neighbor::new(0, rank).key()));
+    Neighbor::of_key(*keys.select_nth_unstable(at).1).distance
+}
+
+fn within(ranks: &[f32], list_offsets: &[u64], bound: f32, keys: &mut Vec<u64>) {
+    keys.clear();
+    for (list, &rank) in ranks.iter().enumerate() {
+        if rank <= bound && list_offsets[list] < list_offsets[list + 1] {
+            keys.push(Neighbor::new(list as u32, rank).key());
         }
     }
-    let head = nprobe.min(lists.len());
-    if head < lists.len() {
-        lists.select_nth_unstable(head);
-    }
-    lists[..head].sort_unstable();
 }
 
 fn mean(rows: VectorView<'_>) -> Vec<f32> {

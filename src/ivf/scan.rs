@@ -31,8 +31,8 @@ const SCAN_ROWS: usize = 1024;
 /// Scores compared with the bound in one go.
 const GROUP: usize = 16;
 
-/// Of the next list, what is asked for while one is scanned; the hardware follows by itself from there.
-const AHEAD_BYTES: usize = 512;
+/// Of the next list, what is asked for while one is scanned: hardware would notice each list anew.
+const AHEAD_BYTES: usize = 4096;
 
 /// Codebooks of 4-bit codes as tables are made from them.
 #[derive(Debug, Default)]

@@ -126,8 +126,8 @@ struct IvfPqSearcher {
     ranks: Vec<f32>,
     /// Room for the strip.
     shifted: Vec<f32>,
-    /// Lists with rows: those to probe first and in order.
-    lists: Vec<Neighbor>,
+    /// Keys of the lists to probe, in order.
+    lists: Vec<u64>,
     scan: Scan,
     nearest: Best,
     ordinals: Vec<u32>,
@@ -189,22 +189,24 @@ impl IvfPqSearcher {
             (refine, ..) => refine,
         };
         self.scan.begin(index, query, wanted.max(k).min(index.rows()));
-        let mut seen = 0;
-        for probe in 0..self.lists.len() {
-            if probe >= nprobe && seen >= k {
+        let (mut seen, mut probe) = (0, 0);
+        loop {
+            if probe == self.lists.len() && seen < k {
+                // Rare: the first lists are the same again, and the others follow.
+                select(ranks, &index.list_offsets, usize::MAX, &mut self.lists);
+            }
+            if probe == self.lists.len() || probe >= nprobe && seen >= k {
                 break;
             }
-            if probe == nprobe {
-                self.lists[nprobe..].sort_unstable();
+            if let Some(&next) = self.lists.get(probe + 1) {
+                prefetch_list(index, Neighbor::of_key(next).ordinal as usize);
             }
-            if let Some(next) = self.lists[..self.lists.len().min(nprobe)].get(probe + 1) {
-                prefetch_list(index, next.ordinal as usize);
-            }
-            let Neighbor { ordinal, distance: rank } = self.lists[probe];
+            let Neighbor { ordinal, distance: rank } = Neighbor::of_key(self.lists[probe]);
             let list = ordinal as usize;
             seen += index.list(list).len();
             let shared = index.ranking.shared(query, index.centroids().row(list), list, rank);
             self.scan.list(index, query, list, shared);
+            probe += 1;
         }
     }
 
