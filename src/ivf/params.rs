@@ -44,7 +44,7 @@ pub struct IvfPqParams {
     /// More lists make a probe shorter and training longer.
     pub nlist: usize,
     /// Sub-vectors of a code: a divisor of the dimension, or of the dimension rounded up to a multiple of 4.
-    /// Default: with 4 bits sub-vectors of about 2 dimensions up to 128-d, of 4 above; with 8 bits twice as long. More
+    /// Default: with 4 bits sub-vectors of about 2 dimensions up to 128-d, of 4 above; with 8 bits twice those. More
     /// cost bytes and scan time, and save candidates that must be ranked again. With 4 bits at most 4,096.
     pub pq_m: usize,
     /// Bits per sub-vector, 4 or 8. Default 4: 32 codes are looked up at a time, and a code of the same size finds what

@@ -22,6 +22,19 @@ const REFINE_FLOOR: usize = 100;
 /// (12,800 codes of 25 bytes) 100 candidates stop recall@10 at .98; 200 cost a twentieth of the scan.
 const SCANNED_PER_REFINED: usize = 64;
 
+/// Queries that are searched together: their tables and candidates (3 KiB each for codes of 25 bytes) stay in the
+/// second-level cache beside the list that is read.
+const BATCH: usize = 128;
+
+/// A batch of fewer shares too few lists for it to pay.
+const SHARING: usize = 16;
+
+/// Lists that each query of a batch scans first, the nearest: its bound is tight by then.
+const NEAR: usize = 8;
+
+/// Visits that a list is asked for ahead of.
+const AHEAD: usize = 2;
+
 fn default_refine(k: usize) -> usize {
     k.saturating_mul(REFINE_FACTOR).max(REFINE_FLOOR)
 }
@@ -73,7 +86,9 @@ impl SearchIndex for IvfPq {
             lists: Vec::with_capacity(self.nlist()),
             ranks: Vec::new(),
             shifted: Vec::new(),
-            scan: Scan::over(&self),
+            scans: Vec::new(),
+            visits: [Vec::new(), Vec::new()],
+            starts: Vec::new(),
             nearest: Best::new(),
             ordinals: Vec::new(),
             distances: Vec::new(),
@@ -120,15 +135,29 @@ impl Decoding {
     }
 }
 
+/// A list that a query of a batch has yet to see.
+#[derive(Clone, Copy, Default)]
+struct Visit {
+    list: u32,
+    query: u32,
+    /// See [`ListRanking::shared`](super::ranking::ListRanking::shared).
+    shared: f32,
+}
+
 struct IvfPqSearcher {
     index: Arc<IvfPq>,
     /// For each query of a strip the ranks of all lists.
     ranks: Vec<f32>,
     /// Room for the strip.
     shifted: Vec<f32>,
-    /// Keys of the lists to probe, in order.
+    /// Keys of the lists that one query probes, in order.
     lists: Vec<u64>,
-    scan: Scan,
+    /// One for each query of a batch.
+    scans: Vec<Scan>,
+    /// By query, and list by list.
+    visits: [Vec<Visit>; 2],
+    /// Where each list's visits begin.
+    starts: Vec<u32>,
     nearest: Best,
     ordinals: Vec<u32>,
     distances: Vec<f32>,
@@ -146,89 +175,122 @@ impl Searcher for IvfPqSearcher {
         });
     }
 
-    /// Queries share the ranking of the lists.
+    /// Queries share the ranking of the lists, and the reading of lists that several of them probe.
     fn search_batch(
         &mut self,
         queries: VectorView<'_>,
         params: &SearchParams,
         found: &mut dyn FnMut(usize, &[Neighbor]),
     ) {
-        let index = self.index.clone();
-        let k = params.k.min(index.rows());
-        let (strip, stride) = (index.ranking.strip(), index.ranking.stride());
-        for start in (0..queries.rows()).step_by(strip) {
-            let own = queries.slice(start, (start + strip).min(queries.rows()));
-            if k == 0 {
-                (start..start + own.rows()).for_each(|query| found(query, &[]));
-                continue;
-            }
-            self.shifted.resize(own.rows() * index.dim, 0.0);
-            self.ranks.resize(own.rows() * stride, 0.0);
-            index.ranking.ranks(own, &mut self.shifted, &mut self.ranks);
-            for (number, query) in own.iter().enumerate() {
-                self.scan_lists(query, number, k, params);
-                found(start + number, self.rank_again(query, k));
+        let k = params.k.min(self.index.rows());
+        if k == 0 {
+            return (0..queries.rows()).for_each(|query| found(query, &[]));
+        }
+        for start in (0..queries.rows()).step_by(BATCH) {
+            let batch = queries.slice(start, (start + BATCH).min(queries.rows()));
+            self.scan_near_lists(batch, k, params);
+            self.scan_visits(batch);
+            for (number, query) in batch.iter().enumerate() {
+                found(start + number, self.rank_again(query, number, k));
             }
         }
     }
 }
 
 impl IvfPqSearcher {
-    /// Collects the rows with the least estimates from `params.effort` lists, and from further ones until `k` rows
-    /// have been seen. `number` is the query's in its strip.
-    fn scan_lists(&mut self, query: &[f32], number: usize, k: usize, params: &SearchParams) {
-        let index = &*self.index;
-        let stride = index.ranking.stride();
-        let ranks = &self.ranks[number * stride..][..index.nlist()];
-        let nprobe = params.effort.max(1);
-        select(ranks, &index.list_offsets, nprobe, &mut self.lists);
+    /// Begins the scan of every query with its first lists. Where others may come by, the rest is left to
+    /// [`scan_visits`](Self::scan_visits).
+    fn scan_near_lists(&mut self, batch: VectorView<'_>, k: usize, params: &SearchParams) {
+        let index = self.index.clone();
+        let (strip, stride) = (index.ranking.strip(), index.ranking.stride());
         let wanted = match (params.refine, &index.kept, &index.codes) {
             // Estimates are what is returned.
             (_, None, Codes::Rows { .. }) => k,
             (0, ..) | (_, None, _) => default_refine(k),
             (refine, ..) => refine,
         };
-        self.scan.begin(index, query, wanted.max(k).min(index.rows()));
-        let (mut seen, mut probe) = (0, 0);
-        loop {
-            if probe == self.lists.len() && seen < k {
-                // Rare: the first lists are the same again, and the others follow.
-                select(ranks, &index.list_offsets, usize::MAX, &mut self.lists);
+        let wanted = wanted.max(k).min(index.rows());
+        while self.scans.len() < batch.rows() {
+            self.scans.push(Scan::over(&index));
+        }
+        let shares = batch.rows() >= SHARING && matches!(index.codes, Codes::Blocks(_));
+        self.visits[0].clear();
+        for start in (0..batch.rows()).step_by(strip) {
+            let own = batch.slice(start, (start + strip).min(batch.rows()));
+            self.shifted.resize(own.rows() * index.dim, 0.0);
+            self.ranks.resize(own.rows() * stride, 0.0);
+            index.ranking.ranks(own, &mut self.shifted, &mut self.ranks);
+            for (number, query) in own.iter().enumerate() {
+                let ranks = &self.ranks[number * stride..][..index.nlist()];
+                probed(&index, ranks, params.effort.max(1), k, &mut self.lists);
+                let scan = &mut self.scans[start + number];
+                scan.begin(&index, query, wanted);
+                let near = if shares { NEAR } else { self.lists.len() };
+                for (probe, &key) in self.lists.iter().enumerate() {
+                    let Neighbor { ordinal: list, distance: rank } = Neighbor::of_key(key);
+                    let centroid = index.centroids().row(list as usize);
+                    let shared = index.ranking.shared(query, centroid, list as usize, rank);
+                    if probe < near {
+                        if let Some(&next) = self.lists.get(probe + 1) {
+                            prefetch_list(&index, Neighbor::of_key(next).ordinal as usize);
+                        }
+                        scan.list(&index, query, list as usize, shared);
+                    } else {
+                        self.visits[0].push(Visit { list, query: (start + number) as u32, shared });
+                    }
+                }
             }
-            if probe == self.lists.len() || probe >= nprobe && seen >= k {
-                break;
-            }
-            if let Some(&next) = self.lists.get(probe + 1) {
-                prefetch_list(index, Neighbor::of_key(next).ordinal as usize);
-            }
-            let Neighbor { ordinal, distance: rank } = Neighbor::of_key(self.lists[probe]);
-            let list = ordinal as usize;
-            seen += index.list(list).len();
-            let shared = index.ranking.shared(query, index.centroids().row(list), list, rank);
-            self.scan.list(index, query, list, shared);
-            probe += 1;
         }
     }
 
-    /// The `k` nearest of the candidates: by kept vectors, else by what their codes stand for.
-    fn rank_again(&mut self, query: &[f32], k: usize) -> &[Neighbor] {
+    /// List by list, so that its codes are read once. What is found does not depend on the order: the best are the best
+    /// in the total order of (estimate, ordinal).
+    fn scan_visits(&mut self, batch: VectorView<'_>) {
+        let index = &*self.index;
+        let [by_query, by_list] = &mut self.visits;
+        if by_query.is_empty() {
+            return;
+        }
+        self.starts.clear();
+        self.starts.resize(index.nlist() + 1, 0);
+        by_query.iter().for_each(|visit| self.starts[visit.list as usize + 1] += 1);
+        (0..index.nlist()).for_each(|list| self.starts[list + 1] += self.starts[list]);
+        by_list.resize(by_query.len(), Visit::default());
+        for visit in by_query.iter() {
+            let at = &mut self.starts[visit.list as usize];
+            by_list[*at as usize] = *visit;
+            *at += 1;
+        }
+        for (at, visit) in by_list.iter().enumerate() {
+            if let Some(later) = by_list.get(at + AHEAD).filter(|later| later.list != visit.list) {
+                prefetch_list(index, later.list as usize);
+            }
+            let query = visit.query as usize;
+            self.scans[query].list(index, batch.row(query), visit.list as usize, visit.shared);
+        }
+    }
+
+    /// The `k` nearest of the candidates of the batch's query `number`: by kept vectors, else by what their codes stand
+    /// for.
+    fn rank_again(&mut self, query: &[f32], number: usize, k: usize) -> &[Neighbor] {
         let index = &*self.index;
         let nearest = self.nearest.empty(k);
+        let best = self.scans[number].best();
         match (&index.kept, &index.codes) {
             (Some(kept), _) => {
                 self.ordinals.clear();
-                self.ordinals.extend(self.scan.best().map(|candidate| candidate.ordinal));
+                self.ordinals.extend(best.map(|candidate| candidate.ordinal));
                 self.distances.resize(self.ordinals.len(), 0.0);
                 kept.distances(index.metric, query, &self.ordinals, &mut self.distances);
                 for (&ordinal, &distance) in self.ordinals.iter().zip(&self.distances) {
                     nearest.push(Neighbor::new(ordinal, distance));
                 }
             }
-            (None, Codes::Rows { .. }) => self.scan.best().for_each(|candidate| nearest.push(candidate)),
+            (None, Codes::Rows { .. }) => best.for_each(|candidate| nearest.push(candidate)),
             (None, Codes::Blocks(_)) => {
                 // The scan's estimates are rounded to the steps of its tables.
                 let Decoding { code, vector } = &mut self.decoding;
-                for Neighbor { ordinal, .. } in self.scan.best() {
+                for Neighbor { ordinal, .. } in best {
                     index.decode_into(ordinal, code, vector);
                     nearest.push(Neighbor::new(ordinal, kernels().distance(index.metric, query, vector)));
                 }
@@ -236,4 +298,24 @@ impl IvfPqSearcher {
         }
         nearest.sorted()
     }
+}
+
+/// Fills `lists` with the keys of the `nprobe` first lists, and of as many more as it takes to see `k` rows.
+fn probed(index: &IvfPq, ranks: &[f32], nprobe: usize, k: usize, lists: &mut Vec<u64>) {
+    let rows_of = |&key: &u64| index.list(Neighbor::of_key(key).ordinal as usize).len();
+    select(ranks, &index.list_offsets, nprobe, lists);
+    let mut seen: usize = lists.iter().map(rows_of).sum();
+    if seen >= k {
+        return;
+    }
+    // Rare. The first lists are the same again, and the others follow.
+    let first = lists.len();
+    select(ranks, &index.list_offsets, usize::MAX, lists);
+    let further = lists[first..].iter().take_while(|key| {
+        let needed = seen < k;
+        seen += rows_of(key);
+        needed
+    });
+    let needed = first + further.count();
+    lists.truncate(needed);
 }

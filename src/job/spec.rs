@@ -159,7 +159,7 @@ pub struct IvfPqSpec {
     /// for large sets.
     pub nlist: Auto<usize>,
     /// Sub-vectors, one code each. Default `auto`: with 4 bits about 2 dimensions per sub-vector up to 128-d, 4 above; with 8 bits
-    /// twice as many. Must divide the dimension, or the dimension rounded up to a multiple of 4; more is more exact and larger. 1
+    /// half as many. Must divide the dimension, or the dimension rounded up to a multiple of 4; more is more exact and larger. 1
     /// to 4,096.
     pub pq_m: Auto<usize>,
     /// Bits of a code, 4 or 8. Default 4, the faster by far; with 8, half the `pq_m` gives codes of the same size.

@@ -32,6 +32,8 @@ mod panels;
 mod pq_encode;
 mod ranking;
 #[cfg(test)]
+mod nibble_tests;
+#[cfg(test)]
 mod tests;
 mod top_k;
 
