@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 
 use rayon::prelude::*;
 
-use super::params::IvfPqParams;
 use super::codes::{Blocks, Codes};
+use super::params::IvfPqParams;
 use super::{IvfPq, Parts};
 use crate::compute::{Compute, ComputeError, ResidualOf};
 use crate::index::{KeepError, KeptVectors};

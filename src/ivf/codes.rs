@@ -76,7 +76,9 @@ impl Blocks {
     /// The code at a place of a list.
     pub fn code(&self, list: usize, place: usize) -> impl Iterator<Item = u8> {
         let block = place / BLOCK_ROWS;
-        self.of_list(list, block..block + 1).chunks_exact(BLOCK_ROWS).map(move |column| column[place % BLOCK_ROWS])
+        self.of_list(list, block..block + 1)
+            .chunks_exact(BLOCK_ROWS)
+            .map(move |column| column[place % BLOCK_ROWS])
     }
 
     /// The first place of a list, behind its last row or with the half that an odd `pq_m` leaves over, that is not 0:

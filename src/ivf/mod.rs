@@ -107,7 +107,9 @@ impl IvfPq {
     fn read_code(&self, ordinal: u32, list: usize, code: &mut [u8]) {
         match &self.codes {
             Codes::Rows { bytes, .. } => {
-                code.copy_from_slice(&bytes[ordinal as usize * code.len()..(ordinal as usize + 1) * code.len()]);
+                code.copy_from_slice(
+                    &bytes[ordinal as usize * code.len()..(ordinal as usize + 1) * code.len()],
+                );
             }
             Codes::Blocks(blocks) => {
                 let place = ordinal as usize - self.list(list).start;

@@ -195,14 +195,7 @@ impl Scan {
         }
     }
 
-    fn rows(
-        &mut self,
-        index: &IvfPq,
-        codes: &[u8],
-        terms: Option<&Array<f32>>,
-        list: usize,
-        shared: f32,
-    ) {
+    fn rows(&mut self, index: &IvfPq, codes: &[u8], terms: Option<&Array<f32>>, list: usize, shared: f32) {
         let code_size = index.quantizer.shape().code_size();
         let rows = index.list(list);
         for start in rows.clone().step_by(SCAN_ROWS) {

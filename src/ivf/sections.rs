@@ -111,12 +111,7 @@ fn read_refine(ivf: &Section) -> Result<Refine, TensorError> {
     })
 }
 
-fn read_rows(
-    codes: &Section,
-    rows: usize,
-    code_size: usize,
-    metric: Metric,
-) -> Result<Codes, TensorError> {
+fn read_rows(codes: &Section, rows: usize, code_size: usize, metric: Metric) -> Result<Codes, TensorError> {
     let bytes = codes.array::<u8>("codes", &[rows, code_size])?;
     let terms = match metric {
         Metric::L2 => Some(codes.array::<f32>("terms", &[rows])?),

@@ -40,13 +40,8 @@ impl std::fmt::Display for Isa {
 
 /// `out[i]` of `query` and row `ordinals[i]` of `base`.
 type Gather<T> = fn(query: &[f32], base: &[T], ordinals: &[u32], out: &mut [f32]);
-type NibbleTables = fn(
-    book: NibbleBook<'_>,
-    query: &[f32],
-    scale: f32,
-    values: &mut [f32],
-    tables: &mut [u8],
-) -> Quantized;
+type NibbleTables =
+    fn(book: NibbleBook<'_>, query: &[f32], scale: f32, values: &mut [f32], tables: &mut [u8]) -> Quantized;
 type Product = fn(base: &[f32], dim: usize, ordinals: &[u32], panels: &[f32], out: &mut [f32], stride: usize);
 
 pub type ByteGather = fn(query: &[i8], base: &[u8], ordinals: &[u32], out: &mut [i32]);

@@ -28,11 +28,11 @@ mod portable;
 mod assign;
 mod centroid_sums;
 mod leaf_top_k;
+#[cfg(test)]
+mod nibble_tests;
 mod panels;
 mod pq_encode;
 mod ranking;
-#[cfg(test)]
-mod nibble_tests;
 #[cfg(test)]
 mod tests;
 mod top_k;

@@ -13,9 +13,8 @@ fn normal(seed: u64, count: usize) -> Vec<f32> {
 
 /// Entry `j` of table `m` by the definition: offset + scale · ⟨sub-vector, entry⟩.
 fn entry(book: &NibbleBook<'_>, query: &[f32], scale: f32, m: usize, j: usize) -> f64 {
-    let products = (0..book.dsub).map(|d| {
-        f64::from(query[m * book.dsub + d]) * f64::from(book.entries[(m * book.dsub + d) * 16 + j])
-    });
+    let products = (0..book.dsub)
+        .map(|d| f64::from(query[m * book.dsub + d]) * f64::from(book.entries[(m * book.dsub + d) * 16 + j]));
     let offset = book.offsets.get(m * 16 + j).copied().unwrap_or(0.0);
     f64::from(offset) + f64::from(scale) * products.sum::<f64>()
 }
@@ -54,7 +53,10 @@ fn tables_are_within_half_a_step_of_their_definition() {
                     }
                     assert!((f64::from(quantized.offset) - least).abs() <= 1e-5 * pq_m as f64);
                     for m in pq_m..pq_m.next_multiple_of(4) {
-                        assert!((0..16).all(|j| place(m, j).into_iter().all(|at| tables[at] == 0)), "no table {m}");
+                        assert!(
+                            (0..16).all(|j| place(m, j).into_iter().all(|at| tables[at] == 0)),
+                            "no table {m}"
+                        );
                     }
                 }
             }
@@ -67,8 +69,7 @@ fn tables_without_range_have_entries_of_zero() {
     for kernels in available() {
         let book = NibbleBook { pq_m: 3, dsub: 2, entries: &[0.5; 96], offsets: &[] };
         let mut tables = vec![1; nibble_tables_len(3)];
-        let quantized =
-            (kernels.nibble_tables)(book, &[1.0; 6], -1.0, &mut [0.0; 48], &mut tables);
+        let quantized = (kernels.nibble_tables)(book, &[1.0; 6], -1.0, &mut [0.0; 48], &mut tables);
         assert_eq!(quantized, Quantized { step: 0.0, offset: -3.0 });
         assert!(tables.iter().all(|&entry| entry == 0));
     }
@@ -84,7 +85,8 @@ fn blocks(rows: usize, pq_m: usize, seed: u64) -> (Vec<u8>, Vec<u8>) {
     for row in 0..rows {
         for column in 0..columns {
             let half = |m: usize| if m < pq_m { codes[row * pq_m + m] } else { 0 };
-            blocks[(row / 32 * columns + column) * 32 + row % 32] = half(2 * column) | half(2 * column + 1) << 4;
+            blocks[(row / 32 * columns + column) * 32 + row % 32] =
+                half(2 * column) | half(2 * column + 1) << 4;
         }
     }
     (codes, blocks)
@@ -118,7 +120,8 @@ fn scans_find_what_their_definition_finds_to_the_bit() {
                     .map(|row| Neighbor::new(1000 + row as u32, score(row)).key())
                     .collect();
                 for kernels in available() {
-                    let scan = NibbleScan { blocks: &blocks, rows, first: 1000, pq_m, tables: &tables, quantized };
+                    let scan =
+                        NibbleScan { blocks: &blocks, rows, first: 1000, pq_m, tables: &tables, quantized };
                     let mut keys = vec![u64::MAX; rows + NIBBLE_SLACK];
                     let found = (kernels.nibble_scan)(scan, bound, &mut keys);
                     assert_eq!(keys[..found], expected, "{} {pq_m} × {rows} rows to {bound}", kernels.isa);
