@@ -91,11 +91,18 @@ pub unsafe fn tables<L: Lanes>(
     let limit = MAX_ENTRY.min(usize::from(u16::MAX) / pq_m) as f32;
     let per_value = if (limit / range).is_finite() { limit / range } else { 0.0 };
     tables.fill(0);
+    // Whole registers, not slices: a copy of sixteen bytes would be a call.
+    let registers = tables.as_chunks_mut::<KSUB>().0;
     for (m, values) in values.as_chunks::<KSUB>().0.iter().enumerate() {
-        let entries = values.map(|value| (value * per_value + 0.5).min(limit) as u8);
-        let at = m / 4 * 2 * COLUMN_TABLES + m % 2 * COLUMN_TABLES + m / 2 % 2 * 2 * KSUB;
-        tables[at..at + KSUB].copy_from_slice(&entries);
-        tables[at + KSUB..at + 2 * KSUB].copy_from_slice(&entries);
+        let mut entries = [0; KSUB];
+        for (entry, &value) in entries.iter_mut().zip(values) {
+            let steps = (value * per_value + 0.5).max(0.0).min(limit);
+            // SAFETY: between 0 and `limit`; a conversion that checks this again would not be vectorised.
+            *entry = unsafe { steps.to_int_unchecked::<i32>() } as u8;
+        }
+        let at = (m / 4 * 2 * COLUMN_TABLES + m % 2 * COLUMN_TABLES) / KSUB + m / 2 % 2 * 2;
+        registers[at] = entries;
+        registers[at + 1] = entries;
     }
     Quantized { step: if per_value > 0.0 { range / limit } else { 0.0 }, offset: offset as f32 }
 }
