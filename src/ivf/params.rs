@@ -47,8 +47,8 @@ pub struct IvfPqParams {
     /// Default: with 4 bits sub-vectors of about 2 dimensions up to 128-d, of 4 above; with 8 bits twice those. More
     /// cost bytes and scan time, and save candidates that must be ranked again. With 4 bits at most 4,096.
     pub pq_m: usize,
-    /// Bits per sub-vector, 4 or 8. Default 4: 32 codes are looked up at a time, and a code of the same size finds what
-    /// one of 8 bits finds in a third of the time. With 8, take half the `pq_m`.
+    /// Bits per sub-vector, 4 or 8. Default 4: tables stay in registers, and 32 codes are looked up at a time. With 8,
+    /// take half the `pq_m`.
     pub pq_bits: usize,
     /// What is kept to rank candidates again. Default `f16`.
     pub refine: Refine,
