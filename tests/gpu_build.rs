@@ -60,7 +60,7 @@ metric = "{metric}"
 name = "ivf"
 kind = "ivf_pq"
 metric = "{metric}"
-pq_m = 25
+pq_m = 50
 "#
         )
     }

@@ -173,33 +173,71 @@ fn more_lists_and_more_candidates_never_find_less() {
 
 #[test]
 fn a_batch_finds_what_single_queries_find() {
-    let rows = clustered(900, 10, Metric::L2, 1);
-    let queries = clustered(70, 10, Metric::L2, 2);
-    let Built { index, .. } = built(rows.view(), Metric::L2, &params(30, 5, 8, Refine::F16));
-    let mut searcher = searcher(&index);
-    for (k, effort, refine) in [(10, 3, 0), (1, 1, 5), (100, 30, 300)] {
-        let params = SearchParams { k, effort, refine };
-        let mut answered = 0;
-        let mut batch = Vec::new();
-        searcher.search_batch(queries.view(), &params, &mut |query, found| {
-            assert_eq!(query, answered);
-            answered += 1;
-            batch.push(found.to_vec());
-        });
-        for (query, batch) in queries.view().iter().zip(&batch) {
-            assert_eq!(batch, &search(&index, query, k, effort, refine));
+    for (metric, pq_bits) in Metric::ALL.into_iter().flat_map(|metric| [(metric, 4), (metric, 8)]) {
+        let rows = clustered(900, 10, metric, 1);
+        let queries = clustered(43, 10, metric, 2);
+        let refine = if pq_bits == 4 { Refine::F16 } else { Refine::None };
+        let Built { index, .. } = built(rows.view(), metric, &params(30, 5, pq_bits, refine));
+        let mut searcher = searcher(&index);
+        for (k, effort, refine) in [(10, 3, 0), (1, 1, 5), (100, 30, 300), (0, 1, 0)] {
+            let params = SearchParams { k, effort, refine };
+            let mut batch = Vec::new();
+            searcher.search_batch(queries.view(), &params, &mut |query, found| {
+                assert_eq!(query, batch.len());
+                batch.push(found.to_vec());
+            });
+            assert_eq!(batch.len(), queries.rows());
+            for (query, batch) in queries.view().iter().zip(&batch) {
+                assert_eq!(batch, &search(&index, query, k, effort, refine), "{metric} {pq_bits} bits");
+            }
         }
     }
 }
 
+/// Clusters a thousand times as far apart as they are wide, and all of them as far from the origin again: products with
+/// the query are then far larger than what tells the rows of a list apart.
+#[test]
+fn rows_of_a_list_are_told_apart_however_far_lists_lie() {
+    let (clusters, dim) = (8, 16);
+    let centres = normal(clusters, dim, 1);
+    let place = |offsets: VectorBuf| {
+        let mut rows = offsets.into_vec();
+        for (number, row) in rows.chunks_exact_mut(dim).enumerate() {
+            for (value, &centre) in row.iter_mut().zip(centres.row(number % clusters)) {
+                *value += 1000.0 * (centre + 1.0);
+            }
+        }
+        VectorBuf::new(rows, dim)
+    };
+    let (rows, queries) = (place(normal(4000, dim, 2)), place(normal(40, dim, 3)));
+    let Built { index, .. } = built(rows.view(), Metric::L2, &params(8, 8, 4, Refine::None));
+    let decoded: Vec<Vec<f32>> = (0..4000).map(|ordinal| index.decode(ordinal)).collect();
+    let hits: usize = (queries.view().iter())
+        .map(|query| {
+            let mut nearest: Vec<Neighbor> = (0..4000)
+                .map(|row| Neighbor::new(row, Metric::L2.distance(query, &decoded[row as usize]) as f32))
+                .collect();
+            nearest.sort();
+            let found = search(&index, query, 10, 8, 0);
+            nearest[..10].iter().filter(|n| found.iter().any(|f| f.ordinal == n.ordinal)).count()
+        })
+        .sum();
+    // 100 candidates among a cluster's 500 rows: chance would find 80.
+    assert!(hits >= 396, "{hits} of 400");
+}
+
 #[test]
 fn search_allocates_nothing_after_warm_up() {
-    for (metric, refine) in
-        [(Metric::L2, Refine::F16), (Metric::Cosine, Refine::F32), (Metric::L2, Refine::None)]
-    {
+    for (metric, pq_bits, refine) in [
+        (Metric::L2, 8, Refine::F16),
+        (Metric::L2, 4, Refine::F16),
+        (Metric::Cosine, 4, Refine::F32),
+        (Metric::L2, 4, Refine::None),
+        (Metric::Cosine, 8, Refine::None),
+    ] {
         let rows = clustered(3000, 16, metric, 1);
         let queries = clustered(50, 16, metric, 2);
-        let Built { index, .. } = built(rows.view(), metric, &params(30, 4, 8, refine));
+        let Built { index, .. } = built(rows.view(), metric, &params(30, 4, pq_bits, refine));
         let mut searcher = searcher(&index);
         let params = SearchParams { k: 10, effort: 8, refine: 100 };
         let mut found = Vec::new();
@@ -208,15 +246,15 @@ fn search_allocates_nothing_after_warm_up() {
         for query in queries.view().iter() {
             searcher.search(query, &params, &mut found);
         }
-        assert_eq!(Counting::allocations() - before, 0, "{metric} {refine:?}");
+        assert_eq!(Counting::allocations() - before, 0, "{metric} {pq_bits} bits, {refine:?}");
     }
 }
 
 #[test]
 fn k_rows_are_found_whatever_the_effort() {
     let rows = clustered(500, 6, Metric::L2, 1);
-    for refine in [Refine::None, Refine::F32] {
-        let Built { index, .. } = built(rows.view(), Metric::L2, &params(100, 3, 8, refine));
+    for (pq_bits, refine) in [(8, Refine::None), (8, Refine::F32), (4, Refine::None), (4, Refine::F32)] {
+        let Built { index, .. } = built(rows.view(), Metric::L2, &params(100, 3, pq_bits, refine));
         for (k, nprobe, refine) in [(1, 0, 0), (50, 1, 0), (499, 1, 1), (500, 100, 0), (10, 1, 0)] {
             assert_eq!(search(&index, rows.row(3), k, nprobe, refine).len(), k, "k = {k}, nprobe = {nprobe}");
         }
@@ -244,11 +282,11 @@ fn the_ladder_ascends_to_nlist_and_no_further() {
 
 #[test]
 fn same_seed_same_bytes_at_any_number_of_threads() {
-    for metric in [Metric::L2, Metric::Cosine] {
+    for (metric, pq_bits) in [(Metric::L2, 8), (Metric::L2, 4), (Metric::Cosine, 4)] {
         let rows = clustered(5000, 10, metric, 1);
         let bytes = |threads: usize, seed: u64| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let params = params(64, 5, 8, Refine::F16);
+            let params = params(64, 5, pq_bits, Refine::F16);
             let built = pool.install(|| build(&Cpu::new(), rows.view(), metric, &params, seed, &unobserved));
             let Built { index, order, report } = built.unwrap();
             let tensors = index.sections().into_iter().flat_map(|section| section.tensors);
@@ -387,6 +425,30 @@ fn with_tensor<T: annvil::artifact::Element>(
     sections
 }
 
+fn refused(sections: &[Section], expected: &str) {
+    let error = IvfPq::from_sections(sections).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains(expected), "expected `{expected}` in `{error}`");
+}
+
+#[test]
+fn broken_8_bit_codes_are_refused() {
+    let rows = clustered(300, 6, Metric::L2, 1);
+    let good = built(rows.view(), Metric::L2, &params(8, 3, 8, Refine::None)).index.sections();
+    assert!(IvfPq::from_sections(&good).is_ok());
+    refused(&with_tensor::<u8>(&good, "codes", &[225, 4], |_| ()), "expected shape [300, 3], got [225, 4]");
+    refused(&with_tensor::<u8>(&good, "codes", &[0, 3], |c| c.clear()), "expected shape [300, 3]");
+    refused(&with_tensor::<u8>(&good, "codes", &[900], |_| ()), "expected shape [300, 3]");
+    refused(&with_tensor::<f32>(&good, "terms", &[300], |t| t[9] = f32::NAN), "got NaN at 9");
+    let short = with_tensor::<f32>(&good, "terms", &[299], |t| t.truncate(299));
+    refused(&short, "expected shape [300], got [299]");
+    let mut none = good.clone();
+    none[1].tensors.remove(1);
+    assert!(matches!(IvfPq::from_sections(&none), Err(TensorError::Missing { .. })));
+    let mut other_bits = good.clone();
+    other_bits[0].metadata.insert("pq_bits".into(), "4".into());
+    refused(&other_bits, "expected shape [3, 16, 2]");
+}
+
 #[test]
 fn every_broken_invariant_is_refused() {
     let rows = clustered(300, 6, Metric::L2, 1);
@@ -394,15 +456,13 @@ fn every_broken_invariant_is_refused() {
     let Built { index, .. } = built(rows.view(), Metric::L2, &params(8, 3, 4, Refine::F16));
     let good = index.sections();
     assert!(IvfPq::from_sections(&good).is_ok());
-    let refused = |sections: Vec<Section>, expected: &str| {
-        let error = IvfPq::from_sections(&sections).map(|_| ()).unwrap_err().to_string();
-        assert!(error.contains(expected), "expected `{expected}` in `{error}`");
-    };
+    let refused = |sections: Vec<Section>, expected: &str| refused(&sections, expected);
     let offsets = |change: fn(&mut Vec<u64>)| with_tensor::<u64>(&good, "list_offsets", &[9], change);
     refused(offsets(|o| o[0] = 1), "expected 0 first, got 1");
-    refused(offsets(|o| o[8] = 299), "expected the number of rows, 300, last, got 299");
     refused(offsets(|o| o[3] = 301), "expected ascending values");
-    refused(offsets(|o| o[8] = u64::MAX), "expected the number of rows");
+    refused(offsets(|o| o[8] = u64::MAX), "rows, got 18446744073709551615");
+    refused(offsets(|o| o.fill(0)), "expected 1 to 4294967294 rows, got 0");
+    refused(offsets(|o| o[8] += 100), "tensor `codes`: expected shape");
     refused(
         with_tensor::<u64>(&good, "list_offsets", &[8], |o| o.truncate(8)),
         "expected shape [9], got [8]",
@@ -417,25 +477,27 @@ fn every_broken_invariant_is_refused() {
     refused(with_tensor::<f32>(&good, "codebooks", &[3, 2, 16], |_| ()), "expected shape [3, 16, 2]");
     refused(with_tensor::<f32>(&good, "codebooks", &[16, 3, 2], |_| ()), "`pq_m`: expected one of");
 
+    let blocks: usize = (0..8).map(|list| index.list(list).len().div_ceil(32)).sum();
+    let shape = [blocks, 2, 32];
+    // Byte 1 of the first row: the last half of its code.
     refused(
-        with_tensor::<u8>(&good, "codes", &[300, 2], |c| c[77] |= 16),
-        "row 38: expected a last byte below 16",
+        with_tensor::<u8>(&good, "codes", &shape, |c| c[32] |= 16),
+        "list 0, place 0: expected 0 where there is no code, got",
     );
-    refused(with_tensor::<u8>(&good, "codes", &[200, 3], |_| ()), "expected the number of rows, 200");
-    refused(with_tensor::<u8>(&good, "codes", &[0, 2], |c| c.clear()), "rows of codes");
-    refused(with_tensor::<u8>(&good, "codes", &[600], |_| ()), "rows of codes");
-    refused(with_tensor::<f32>(&good, "terms", &[300], |t| t[9] = f32::NAN), "got NaN at 9");
-    refused(
-        with_tensor::<f32>(&good, "terms", &[299], |t| t.truncate(299)),
-        "expected shape [300], got [299]",
-    );
+    // The last place of the last list, which 300 rows do not fill to the end.
+    assert_ne!(index.list(7).len() % 32, 0);
+    let behind = with_tensor::<u8>(&good, "codes", &shape, |c| *c.last_mut().unwrap() = 3);
+    refused(behind, "expected 0 where there is no code, got 3");
+    refused(with_tensor::<u8>(&good, "codes", &[2, blocks, 32], |_| ()), "expected shape [");
+    refused(with_tensor::<u8>(&good, "codes", &[0, 2, 32], |c| c.clear()), "expected shape [");
+    refused(with_tensor::<u8>(&good, "codes", &[blocks * 64], |_| ()), "expected shape [");
     refused(with_tensor::<u16>(&good, "vectors", &[300, 6], |_| ()), "expected F16, got U16");
     let infinite = with_tensor::<half::f16>(&good, "vectors", &[300, 6], |v| v[61] = half::f16::NAN);
     refused(infinite, "row 10: expected finite values");
     let short = with_tensor::<half::f16>(&good, "vectors", &[299, 6], |v| v.truncate(299 * 6));
     refused(short, "expected shape [300, 6], got [299, 6]");
 
-    for (section, tensor) in [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0)] {
+    for (section, tensor) in [(0, 0), (0, 1), (0, 2), (1, 0), (2, 0)] {
         let mut sections = good.clone();
         let (name, _) = sections[section].tensors.remove(tensor);
         let error = IvfPq::from_sections(&sections).map(|_| ()).unwrap_err();

@@ -4,9 +4,9 @@ use std::ops::ControlFlow;
 
 use rayon::prelude::*;
 
+use super::codes::{Blocks, Codes};
 use super::params::IvfPqParams;
-use super::{IvfPq, inverse_norms};
-use crate::artifact::Array;
+use super::{IvfPq, Parts};
 use crate::compute::{Compute, ComputeError, ResidualOf};
 use crate::index::{KeepError, KeptVectors};
 use crate::train::{
@@ -87,24 +87,21 @@ pub fn build(
     let (quantizer, pq_training) = train_quantizer(compute, rows, centroids, shape, pq_seed, observer)?;
     let encoded = encode(compute, rows, centroids, &quantizer, observer)?;
     let lists = Lists::of(&encoded.labels, params.nlist);
-    let codes = gather_codes(&encoded.codes, shape.code_size(), &lists.order);
     let kept = match params.refine.precision() {
         Some(precision) => Some(KeptVectors::gather(rows, &lists.order, precision)?),
         None => None,
     };
     let report = lists.report(&kmeans, pq_training);
-    let mut index = IvfPq {
+    let codes = lists.codes(&encoded.codes, &quantizer, centroids, metric);
+    let index = IvfPq::from(Parts {
         metric,
         dim: rows.dim(),
-        inverse_norms: inverse_norms(metric, centroids),
         centroids: kmeans.centroids.into_vec().into(),
         list_offsets: lists.offsets.into(),
         quantizer,
-        codes: codes.into(),
-        terms: None,
+        codes,
         kept,
-    };
-    index.terms = (metric == Metric::L2).then(|| residual_terms(&index));
+    });
     Ok(Built { index, order: lists.order, report })
 }
 
@@ -189,6 +186,34 @@ impl Lists {
         Self { offsets, order }
     }
 
+    /// `codes`, which are in the order of the source, as the lists hold them.
+    fn codes(
+        &self,
+        codes: &[u8],
+        quantizer: &ProductQuantizer,
+        centroids: VectorView<'_>,
+        metric: Metric,
+    ) -> Codes {
+        let code_size = quantizer.shape().code_size();
+        if quantizer.shape().pq_bits == 4 {
+            return Codes::Blocks(Blocks::gather(codes, code_size, &self.order, &self.offsets));
+        }
+        let bytes = gather_codes(codes, code_size, &self.order);
+        let terms = (metric == Metric::L2).then(|| {
+            let list = |list: usize| self.offsets[list] as usize..self.offsets[list + 1] as usize;
+            let terms: Vec<f32> = (0..centroids.rows())
+                .into_par_iter()
+                .flat_map_iter(|own| list(own).map(move |row| (own, row)))
+                .map(|(list, row)| {
+                    let code = &bytes[row * code_size..(row + 1) * code_size];
+                    residual_term(quantizer, centroids.row(list), code)
+                })
+                .collect();
+            terms.into()
+        });
+        Codes::Rows { bytes: bytes.into(), terms }
+    }
+
     fn report(&self, kmeans: &Kmeans, pq: PqTraining) -> BuildReport {
         let sizes = || self.offsets.windows(2).map(|pair| (pair[1] - pair[0]) as usize);
         let longest_list = sizes().max().unwrap_or(0);
@@ -219,25 +244,13 @@ fn gather_codes(codes: &[u8], code_size: usize, order: &[u32]) -> Vec<u8> {
     gathered
 }
 
-/// Per row |r̂|² + 2⟨c, r̂⟩, summed in f64 over the dimensions in order.
-fn residual_terms(index: &IvfPq) -> Array<f32> {
-    let shape = *index.quantizer.shape();
-    let term = |centroid: &[f32], code: &[u8]| {
-        let mut sum = 0.0f64;
-        for (m, centre) in centroid.chunks(shape.dsub).enumerate() {
-            for (&value, &centre) in index.quantizer.entry(code, m).iter().zip(centre) {
-                sum += f64::from(value) * (f64::from(value) + 2.0 * f64::from(centre));
-            }
+/// |r̂|² + 2⟨c, r̂⟩, summed in f64 over the dimensions in order.
+fn residual_term(quantizer: &ProductQuantizer, centroid: &[f32], code: &[u8]) -> f32 {
+    let mut sum = 0.0f64;
+    for (m, centre) in centroid.chunks(quantizer.shape().dsub).enumerate() {
+        for (&value, &centre) in quantizer.entry(code, m).iter().zip(centre) {
+            sum += f64::from(value) * (f64::from(value) + 2.0 * f64::from(centre));
         }
-        sum as f32
-    };
-    let terms: Vec<f32> = (0..index.nlist())
-        .into_par_iter()
-        .flat_map_iter(|list| {
-            let centroid = index.centroids().row(list);
-            index.list(list).map(move |row| (centroid, row as u32))
-        })
-        .map(|(centroid, row)| term(centroid, index.code(row)))
-        .collect();
-    terms.into()
+    }
+    sum as f32
 }

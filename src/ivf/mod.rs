@@ -4,18 +4,29 @@
 //! list by list, within a list in the order they were given: a probe reads one contiguous range of every array.
 //! Where vectors are kept as well (`refine`), the best candidates by code are ranked again with those.
 //!
+//! `ranking` orders the lists for a query, `scan` estimates the rows of one (`codes` says how they lie), `search` puts
+//! the two together and ranks the best again.
+//!
 //! Knows nothing of files: `sections.rs` turns an index into named tensors and back. Refuses parameters that its
 //! rows cannot fill, and sections whose invariants do not hold.
 
 mod build;
+mod codes;
 mod params;
+mod ranking;
+mod scan;
 mod search;
 mod sections;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 pub use build::{BuildError, BuildReport, Built, build};
 pub use params::{IvfPqParams, Refine};
+
+use codes::Codes;
+use ranking::ListRanking;
+use scan::Book;
 
 use crate::artifact::Array;
 use crate::index::KeptVectors;
@@ -32,24 +43,35 @@ pub struct IvfPq {
     /// `nlist + 1`: list `l` holds the rows `list_offsets[l]..list_offsets[l + 1]`.
     list_offsets: Array<u64>,
     quantizer: ProductQuantizer,
-    /// `rows × code_size`.
-    codes: Array<u8>,
-    /// For L2, per row |r̂|² + 2⟨c, r̂⟩ with c its centroid and r̂ its decoded residual (`search.rs` says why).
-    terms: Option<Array<f32>>,
+    codes: Codes,
     /// What candidates are ranked again with.
     kept: Option<KeptVectors>,
-    /// For cosine, 1 / |centroid| of each list (0 for a centroid of length 0). Derived, not stored.
-    inverse_norms: Vec<f32>,
+    /// Derived, not stored.
+    ranking: Arc<ListRanking>,
+    /// Derived, not stored; empty with 8 bits.
+    book: Arc<Book>,
 }
 
-fn inverse_norms(metric: Metric, centroids: VectorView<'_>) -> Vec<f32> {
-    let inverse_norm = |centroid: &[f32]| {
-        let norm = centroid.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
-        if norm > 0.0 { (1.0 / norm) as f32 } else { 0.0 }
-    };
-    match metric {
-        Metric::Cosine => centroids.iter().map(inverse_norm).collect(),
-        _ => Vec::new(),
+/// What an index is made of: the rest is derived.
+struct Parts {
+    metric: Metric,
+    dim: usize,
+    centroids: Array<f32>,
+    list_offsets: Array<u64>,
+    quantizer: ProductQuantizer,
+    codes: Codes,
+    kept: Option<KeptVectors>,
+}
+
+impl From<Parts> for IvfPq {
+    fn from(parts: Parts) -> Self {
+        let Parts { metric, dim, centroids, list_offsets, quantizer, codes, kept } = parts;
+        let ranking = Arc::new(ListRanking::of(VectorView::new(&centroids, dim), metric));
+        let book = match codes {
+            Codes::Blocks(_) => Book::of(&quantizer, metric),
+            Codes::Rows { .. } => Book::default(),
+        };
+        Self { metric, dim, centroids, list_offsets, quantizer, codes, kept, ranking, book: Arc::new(book) }
     }
 }
 
@@ -76,9 +98,24 @@ impl IvfPq {
     }
 
     /// The code of a row, `code_size` bytes.
-    pub fn code(&self, ordinal: u32) -> &[u8] {
-        let size = self.quantizer.shape().code_size();
-        &self.codes[ordinal as usize * size..(ordinal as usize + 1) * size]
+    pub fn code(&self, ordinal: u32) -> Vec<u8> {
+        let mut code = vec![0; self.quantizer.shape().code_size()];
+        self.read_code(ordinal, self.list_of(ordinal), &mut code);
+        code
+    }
+
+    fn read_code(&self, ordinal: u32, list: usize, code: &mut [u8]) {
+        match &self.codes {
+            Codes::Rows { bytes, .. } => {
+                code.copy_from_slice(
+                    &bytes[ordinal as usize * code.len()..(ordinal as usize + 1) * code.len()],
+                );
+            }
+            Codes::Blocks(blocks) => {
+                let place = ordinal as usize - self.list(list).start;
+                code.iter_mut().zip(blocks.code(list, place)).for_each(|(to, byte)| *to = byte);
+            }
+        }
     }
 
     /// The list that holds a row.
@@ -90,9 +127,15 @@ impl IvfPq {
     /// estimated to where no vectors are kept.
     pub fn decode(&self, ordinal: u32) -> Vec<f32> {
         let mut decoded = vec![0.0; self.dim];
-        self.quantizer.decode(self.code(ordinal), &mut decoded);
-        let centroid = self.centroids().row(self.list_of(ordinal));
-        decoded.iter_mut().zip(centroid).for_each(|(value, &centre)| *value += centre);
+        self.decode_into(ordinal, &mut vec![0; self.quantizer.shape().code_size()], &mut decoded);
         decoded
+    }
+
+    fn decode_into(&self, ordinal: u32, code: &mut [u8], decoded: &mut [f32]) {
+        let list = self.list_of(ordinal);
+        self.read_code(ordinal, list, code);
+        self.quantizer.decode(code, decoded);
+        let centroid = self.centroids().row(list);
+        decoded.iter_mut().zip(centroid).for_each(|(value, &centre)| *value += centre);
     }
 }

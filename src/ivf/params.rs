@@ -44,10 +44,11 @@ pub struct IvfPqParams {
     /// More lists make a probe shorter and training longer.
     pub nlist: usize,
     /// Sub-vectors of a code: a divisor of the dimension, or of the dimension rounded up to a multiple of 4.
-    /// Default: sub-vectors of about 4 dimensions up to 128-d, of 8 above. More cost bytes and scan time, and
-    /// save candidates that must be ranked again.
+    /// Default: with 4 bits sub-vectors of about 2 dimensions up to 128-d, of 4 above; with 8 bits twice those. More
+    /// cost bytes and scan time, and save candidates that must be ranked again. With 4 bits at most 4,096.
     pub pq_m: usize,
-    /// Bits per sub-vector, 8 or 4. Default 8. With 4, take twice the `pq_m` for codes of the same size.
+    /// Bits per sub-vector, 4 or 8. Default 4: tables stay in registers, and 32 codes are looked up at a time. With 8,
+    /// take half the `pq_m`.
     pub pq_bits: usize,
     /// What is kept to rank candidates again. Default `f16`.
     pub refine: Refine,
@@ -57,17 +58,25 @@ pub struct IvfPqParams {
 
 impl IvfPqParams {
     pub const MAX_NLIST: usize = 1 << 16;
+    pub const DEFAULT_PQ_BITS: usize = 4;
+    /// 4-bit codes are summed in 16 bits: with more tables than this an entry would be left fewer than 16 steps.
+    const MAX_NIBBLES: usize = 4096;
+
+    /// The allowed number of sub-vectors nearest to what suits `pq_bits`, the larger of two.
+    pub fn default_pq_m(dim: usize, pq_bits: usize) -> usize {
+        let bits_per_dimension = if dim <= 128 { 2 } else { 1 };
+        let wanted = (dim * bits_per_dimension).div_ceil(pq_bits.max(1));
+        let allowed = PqShape::allowed_pq_m(dim).into_iter().rev();
+        let fits = |&pq_m: &usize| pq_bits != 4 || pq_m <= Self::MAX_NIBBLES;
+        allowed.filter(fits).min_by_key(|&pq_m| pq_m.abs_diff(wanted)).unwrap_or(1)
+    }
 
     pub fn defaults_for(rows: usize, dim: usize) -> Self {
         let nlist = (4.0 * (rows as f64).sqrt()).round() as usize;
-        let dsub = if dim <= 128 { 4 } else { 8 };
-        // The allowed number of sub-vectors nearest to dim / dsub, the larger of two.
-        let wanted = dim.div_ceil(dsub);
-        let pq_m = PqShape::allowed_pq_m(dim).into_iter().rev().min_by_key(|&pq_m| pq_m.abs_diff(wanted));
         Self {
             nlist: nlist.min(rows / 39).clamp(1, Self::MAX_NLIST),
-            pq_m: pq_m.unwrap_or(1),
-            pq_bits: 8,
+            pq_m: Self::default_pq_m(dim, Self::DEFAULT_PQ_BITS),
+            pq_bits: Self::DEFAULT_PQ_BITS,
             refine: Refine::default(),
             kmeans_iterations: 10,
         }
@@ -86,8 +95,19 @@ impl IvfPqParams {
             let (expected, got) = ("1 to 1000".into(), self.kmeans_iterations.to_string());
             return Err(TrainError::Parameter { name: "kmeans_iterations", expected, got }.into());
         }
-        Ok(PqShape::new(dim, self.pq_m, self.pq_bits)?)
+        let shape = PqShape::new(dim, self.pq_m, self.pq_bits)?;
+        check_nibbles(&shape)?;
+        Ok(shape)
     }
+}
+
+/// Whether as many 4-bit codes can be summed.
+pub(super) fn check_nibbles(shape: &PqShape) -> Result<(), TrainError> {
+    if shape.pq_bits == 4 && shape.pq_m > IvfPqParams::MAX_NIBBLES {
+        let expected = format!("at most {} with 4 bits", IvfPqParams::MAX_NIBBLES);
+        return Err(TrainError::Parameter { name: "pq_m", expected, got: shape.pq_m.to_string() });
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -104,8 +124,10 @@ mod tests {
             }
         }
         let glove = IvfPqParams::defaults_for(336_479, 100);
-        assert_eq!((glove.nlist, glove.pq_m), (2320, 25));
-        assert_eq!(IvfPqParams::defaults_for(10_000, 384).pq_m, 48);
+        assert_eq!((glove.nlist, glove.pq_m, glove.pq_bits), (2320, 50, 4));
+        assert_eq!(IvfPqParams::defaults_for(10_000, 384).pq_m, 96);
+        assert_eq!(IvfPqParams::default_pq_m(100, 8), 25);
+        assert_eq!(IvfPqParams::default_pq_m(384, 8), 48);
     }
 
     #[test]
@@ -117,6 +139,8 @@ mod tests {
         assert!(error(IvfPqParams { nlist: 0, ..good.clone() }).contains("`nlist`"));
         assert!(error(IvfPqParams { pq_m: 3, ..good.clone() }).contains("one of 1, 2, 4, 8, 16"));
         assert!(error(IvfPqParams { pq_bits: 6, ..good.clone() }).contains("`pq_bits`: expected 8 or 4"));
+        let many = IvfPqParams { pq_m: 8192, pq_bits: 4, ..good.clone() }.check(8192, None).unwrap_err();
+        assert!(many.to_string().contains("`pq_m`: expected at most 4096 with 4 bits, got 8192"), "{many}");
         assert!(error(IvfPqParams { kmeans_iterations: 0, ..good.clone() }).contains("`kmeans_iterations`"));
         assert!(IvfPqParams { nlist: 65_537, ..good }.check(16, None).is_err());
     }

@@ -1,46 +1,40 @@
-//! Search: rank the lists, look their codes up in one table, rank the best again with kept vectors.
-//!
-//! With a query q, a centroid c and a decoded residual r̂, the estimate of a row's distance splits so that the only
-//! table, of products with the codebook, is made once per query and serves every list (for L2 this is the
-//! decomposition that faiss calls a precomputed table, here with its query-free part kept per row: 4 bytes a row
-//! in place of `nlist × pq_m × ksub` values):
-//!
-//! | metric | estimate | once per list | per row | table |
-//! |---|---|---|---|---|
-//! | L2 | \|q − c − r̂\|² | \|q − c\|² | \|r̂\|² + 2⟨c, r̂⟩ | −2⟨q, ·⟩ |
-//! | inner product | −⟨q, c + r̂⟩ | −⟨q, c⟩ | – | −⟨q, ·⟩ |
-//! | cosine | 1 − ⟨q, c + r̂⟩ | 1 − ⟨q, c⟩ | – | −⟨q, ·⟩ |
-//!
-//! Lists are probed nearest centroid first for L2, and by greatest ⟨q, c⟩ for inner product: it is the mean of
-//! ⟨q, x⟩ over the rows of the list. For cosine they are probed by ⟨q, c⟩ / |c|, the angle: the mean of unit vectors
-//! is short where they are spread, and a wide list's best row lies further above its mean. Measured at equal
-//! `nprobe` against ⟨q, c⟩: recall@10 .953 for .945 (glove10k, 32 of 256 lists) and .909 for .907 (minilm100k, 32
-//! of 512); the nearest centroid by L2 gave .942 and .902.
+//! Search: rank the lists, scan the first of them by their codes, rank the best rows again with kept vectors.
 
 use std::sync::Arc;
 
 use super::IvfPq;
+use super::codes::Codes;
+use super::ranking::select;
+use super::scan::{Scan, prefetch_list};
 use crate::artifact::Section;
 use crate::compute::cpu::kernels;
 use crate::index::{KeptVectors, SearchIndex, SearchParams, Searcher};
-use crate::vectors::{Metric, Neighbor, TopK};
+use crate::vectors::{Metric, Neighbor, TopK, VectorView};
 
 /// Candidates that are ranked again for each row to return, where the caller does not say, and at least
-/// [`REFINE_FLOOR`]. Measured with the default codes against ranking all rows again, recall@10 at 32 probes: 10 per
-/// row cost nothing on glove10k (25 bytes for 100-d) and .002 on minilm100k (48 bytes for 384-d), 5 cost .001 and
-/// .011. Recall@1 is .999 there from 100 candidates, .971 from 10.
+/// [`REFINE_FLOOR`]. Measured with 8-bit codes against ranking all rows again, recall@10 at 32 probes: 10 per row cost
+/// nothing on glove10k (25 bytes for 100-d) and .002 on minilm100k (48 bytes for 384-d), 5 cost .001 and .011. With
+/// 4-bit codes of the same size, at 128 of minilm100k's 1,265 lists: .954 from 100 candidates, .959 from 150.
 const REFINE_FACTOR: usize = 10;
 const REFINE_FLOOR: usize = 100;
 
-/// In a certificate's settings, scanned codes for each that is ranked again, beyond those. On glove100 at 88 probes
-/// (12,800 codes of 25 bytes) 100 candidates stop recall@10 at .98; 200 cost a twentieth of the scan.
-const SCANNED_PER_REFINED: usize = 64;
+/// In a certificate's settings, scanned codes for each that is ranked again, beyond those. On glove100 (25 bytes) at 96
+/// of 2,320 lists, 13,900 codes, 100 candidates give recall@10 .950, and 150 .961 at seven eighths of the speed; at 256
+/// lists 300 give .990. On minilm100k (48 bytes) 100 give .954 at 128 of 1,265 lists, 200 .989 at 384.
+const SCANNED_PER_REFINED: usize = 128;
 
-/// Codes scored at a time: their scores (4 KiB) stay in the first-level cache beside the table.
-const SCAN_ROWS: usize = 1024;
+/// Queries that are searched together: their tables and candidates (3 KiB each for codes of 25 bytes) stay in the
+/// second-level cache beside the list that is read.
+const BATCH: usize = 128;
 
-/// Scores compared with the bound in one go.
-const GROUP: usize = 16;
+/// A batch of fewer shares too few lists for it to pay.
+const SHARING: usize = 16;
+
+/// Lists that each query of a batch scans first, the nearest: its bound is tight by then.
+const NEAR: usize = 8;
+
+/// Visits that a list is asked for ahead of.
+const AHEAD: usize = 2;
 
 fn default_refine(k: usize) -> usize {
     k.saturating_mul(REFINE_FACTOR).max(REFINE_FLOOR)
@@ -91,13 +85,15 @@ impl SearchIndex for IvfPq {
     fn searcher(self: Arc<Self>) -> Box<dyn Searcher> {
         Box::new(IvfPqSearcher {
             lists: Vec::with_capacity(self.nlist()),
-            list_distances: vec![0.0; self.nlist()],
-            table: vec![0.0; self.quantizer.table_len()],
-            scores: vec![0.0; SCAN_ROWS],
-            candidates: Best::new(),
+            ranks: Vec::new(),
+            shifted: Vec::new(),
+            scans: Vec::new(),
+            visits: [Vec::new(), Vec::new()],
+            starts: Vec::new(),
             nearest: Best::new(),
             ordinals: Vec::new(),
             distances: Vec::new(),
+            decoding: Decoding::over(&self),
             index: self,
         })
     }
@@ -128,139 +124,199 @@ impl Best {
     }
 }
 
+/// Room for one code and the vector that it stands for.
+struct Decoding {
+    code: Vec<u8>,
+    vector: Vec<f32>,
+}
+
+impl Decoding {
+    fn over(index: &IvfPq) -> Self {
+        Self { code: vec![0; index.quantizer.shape().code_size()], vector: vec![0.0; index.dim] }
+    }
+}
+
+/// A list that a query of a batch has yet to see.
+#[derive(Clone, Copy, Default)]
+struct Visit {
+    list: u32,
+    query: u32,
+    /// See [`ListRanking::shared`](super::ranking::ListRanking::shared).
+    shared: f32,
+}
+
 struct IvfPqSearcher {
     index: Arc<IvfPq>,
-    /// Lists with rows, by how early they are probed: those to probe first and in order.
-    lists: Vec<Neighbor>,
-    /// For each list the part of an estimate that its rows share.
-    list_distances: Vec<f32>,
-    table: Vec<f32>,
-    scores: Vec<f32>,
-    candidates: Best,
+    /// For each query of a strip the ranks of all lists.
+    ranks: Vec<f32>,
+    /// Room for the strip.
+    shifted: Vec<f32>,
+    /// Keys of the lists that one query probes, in order.
+    lists: Vec<u64>,
+    /// One for each query of a batch.
+    scans: Vec<Scan>,
+    /// By query, and list by list.
+    visits: [Vec<Visit>; 2],
+    /// Where each list's visits begin.
+    starts: Vec<u32>,
     nearest: Best,
     ordinals: Vec<u32>,
     distances: Vec<f32>,
+    decoding: Decoding,
 }
 
 impl Searcher for IvfPqSearcher {
     /// At least `params.effort` lists are probed (empty ones do not count), and as many more as it takes to see `k`
     /// rows: so `min(k, rows)` rows are found, whatever the effort. `params.refine` is raised to `k`.
     fn search(&mut self, query: &[f32], params: &SearchParams, found: &mut Vec<Neighbor>) {
-        found.clear();
+        let queries = VectorView::new(query, self.index.dim);
+        self.search_batch(queries, params, &mut |_, neighbors| {
+            found.clear();
+            found.extend_from_slice(neighbors);
+        });
+    }
+
+    /// Queries share the ranking of the lists, and the reading of lists that several of them probe.
+    fn search_batch(
+        &mut self,
+        queries: VectorView<'_>,
+        params: &SearchParams,
+        found: &mut dyn FnMut(usize, &[Neighbor]),
+    ) {
         let k = params.k.min(self.index.rows());
         if k == 0 {
-            return;
+            return (0..queries.rows()).for_each(|query| found(query, &[]));
         }
-        self.rank_lists(query, params.effort.max(1));
-        let scale = if self.index.metric == Metric::L2 { -2.0 } else { -1.0 };
-        self.index.quantizer.tables(query, scale, &mut self.table);
-        if self.index.kept.is_none() {
-            self.scan_lists(k, k, params.effort.max(1));
-            found.extend_from_slice(self.candidates.top.sorted());
-            return;
+        for start in (0..queries.rows()).step_by(BATCH) {
+            let batch = queries.slice(start, (start + BATCH).min(queries.rows()));
+            self.scan_near_lists(batch, k, params);
+            self.scan_visits(batch);
+            for (number, query) in batch.iter().enumerate() {
+                found(start + number, self.rank_again(query, number, k));
+            }
         }
-        let refine = if params.refine == 0 { default_refine(k) } else { params.refine };
-        self.scan_lists(refine.max(k).min(self.index.rows()), k, params.effort.max(1));
-        found.extend_from_slice(self.rank_again(query, k));
     }
 }
 
 impl IvfPqSearcher {
-    /// Fills `lists`; the first `nprobe` are the nearest, in order.
-    fn rank_lists(&mut self, query: &[f32], nprobe: usize) {
+    /// Begins the scan of every query with its first lists. Where others may come by, the rest is left to
+    /// [`scan_visits`](Self::scan_visits).
+    fn scan_near_lists(&mut self, batch: VectorView<'_>, k: usize, params: &SearchParams) {
+        let index = self.index.clone();
+        let (strip, stride) = (index.ranking.strip(), index.ranking.stride());
+        let wanted = match (params.refine, &index.kept, &index.codes) {
+            // Estimates are what is returned.
+            (_, None, Codes::Rows { .. }) => k,
+            (0, ..) | (_, None, _) => default_refine(k),
+            (refine, ..) => refine,
+        };
+        let wanted = wanted.max(k).min(index.rows());
+        while self.scans.len() < batch.rows() {
+            self.scans.push(Scan::over(&index));
+        }
+        let shares = batch.rows() >= SHARING && matches!(index.codes, Codes::Blocks(_));
+        self.visits[0].clear();
+        for start in (0..batch.rows()).step_by(strip) {
+            let own = batch.slice(start, (start + strip).min(batch.rows()));
+            self.shifted.resize(own.rows() * index.dim, 0.0);
+            self.ranks.resize(own.rows() * stride, 0.0);
+            index.ranking.ranks(own, &mut self.shifted, &mut self.ranks);
+            for (number, query) in own.iter().enumerate() {
+                let ranks = &self.ranks[number * stride..][..index.nlist()];
+                probed(&index, ranks, params.effort.max(1), k, &mut self.lists);
+                let scan = &mut self.scans[start + number];
+                scan.begin(&index, query, wanted);
+                let near = if shares { NEAR } else { self.lists.len() };
+                for (probe, &key) in self.lists.iter().enumerate() {
+                    let Neighbor { ordinal: list, distance: rank } = Neighbor::of_key(key);
+                    let centroid = index.centroids().row(list as usize);
+                    let shared = index.ranking.shared(query, centroid, list as usize, rank);
+                    if probe < near {
+                        if let Some(&next) = self.lists.get(probe + 1) {
+                            prefetch_list(&index, Neighbor::of_key(next).ordinal as usize);
+                        }
+                        scan.list(&index, query, list as usize, shared);
+                    } else {
+                        self.visits[0].push(Visit { list, query: (start + number) as u32, shared });
+                    }
+                }
+            }
+        }
+    }
+
+    /// List by list, so that its codes are read once. What is found does not depend on the order: the best are the best
+    /// in the total order of (estimate, ordinal).
+    fn scan_visits(&mut self, batch: VectorView<'_>) {
         let index = &*self.index;
-        match index.metric {
-            Metric::L2 => (kernels().l2_rows)(query, &index.centroids, &mut self.list_distances),
-            _ => (kernels().dot_rows)(query, &index.centroids, &mut self.list_distances),
+        let [by_query, by_list] = &mut self.visits;
+        if by_query.is_empty() {
+            return;
         }
-        self.lists.clear();
-        let ranges = index.list_offsets.windows(2);
-        for (list, (shared, range)) in self.list_distances.iter_mut().zip(ranges).enumerate() {
-            let rank = match index.metric {
-                Metric::L2 => *shared,
-                Metric::InnerProduct => -*shared,
-                Metric::Cosine => -*shared * index.inverse_norms[list],
-            };
-            if index.metric != Metric::L2 {
-                *shared = index.metric.distance_of_dot(*shared);
-            }
-            if range[0] < range[1] {
-                self.lists.push(Neighbor::new(list as u32, rank));
-            }
+        self.starts.clear();
+        self.starts.resize(index.nlist() + 1, 0);
+        by_query.iter().for_each(|visit| self.starts[visit.list as usize + 1] += 1);
+        (0..index.nlist()).for_each(|list| self.starts[list + 1] += self.starts[list]);
+        by_list.resize(by_query.len(), Visit::default());
+        for visit in by_query.iter() {
+            let at = &mut self.starts[visit.list as usize];
+            by_list[*at as usize] = *visit;
+            *at += 1;
         }
-        let head = nprobe.min(self.lists.len());
-        if head < self.lists.len() {
-            self.lists.select_nth_unstable(head);
-        }
-        self.lists[..head].sort_unstable();
-    }
-
-    /// Collects the `wanted` rows with the least estimates from `nprobe` lists, and from further ones until `k`
-    /// rows have been seen.
-    fn scan_lists(&mut self, wanted: usize, k: usize, nprobe: usize) {
-        self.candidates.empty(wanted);
-        let mut seen = 0;
-        for probe in 0..self.lists.len() {
-            if probe >= nprobe && seen >= k {
-                break;
+        for (at, visit) in by_list.iter().enumerate() {
+            if let Some(later) = by_list.get(at + AHEAD).filter(|later| later.list != visit.list) {
+                prefetch_list(index, later.list as usize);
             }
-            if probe == nprobe {
-                self.lists[nprobe..].sort_unstable();
-            }
-            let list = self.lists[probe].ordinal as usize;
-            seen += self.index.list(list).len();
-            self.scan_list(list);
+            let query = visit.query as usize;
+            self.scans[query].list(index, batch.row(query), visit.list as usize, visit.shared);
         }
     }
 
-    fn scan_list(&mut self, list: usize) {
+    /// The `k` nearest of the candidates of the batch's query `number`: by kept vectors, else by what their codes stand
+    /// for.
+    fn rank_again(&mut self, query: &[f32], number: usize, k: usize) -> &[Neighbor] {
         let index = &*self.index;
-        let code_size = index.quantizer.shape().code_size();
-        let rows = index.list(list);
-        let shared = self.list_distances[list];
-        for start in rows.clone().step_by(SCAN_ROWS) {
-            let end = (start + SCAN_ROWS).min(rows.end);
-            let scores = &mut self.scores[..end - start];
-            (kernels().pq_scan)(&self.table, 256, &index.codes[start * code_size..end * code_size], scores);
-            match &index.terms {
-                Some(terms) => scores
-                    .iter_mut()
-                    .zip(&terms[start..end])
-                    .for_each(|(score, &term)| *score += shared + term),
-                None => scores.iter_mut().for_each(|score| *score += shared),
-            }
-            collect(scores, start as u32, &mut self.candidates.top);
-        }
-    }
-
-    /// The `k` nearest of the candidates by kept vectors.
-    fn rank_again(&mut self, query: &[f32], k: usize) -> &[Neighbor] {
-        let candidates = self.candidates.top.sorted();
-        self.ordinals.clear();
-        self.ordinals.extend(candidates.iter().map(|candidate| candidate.ordinal));
-        // In the order of the rows: memory is read forwards.
-        self.ordinals.sort_unstable();
-        self.distances.resize(self.ordinals.len(), 0.0);
-        let kept = self.index.kept.as_ref().expect("only indexes that keep vectors rank again");
-        kept.distances(self.index.metric, query, &self.ordinals, &mut self.distances);
         let nearest = self.nearest.empty(k);
-        for (&ordinal, &distance) in self.ordinals.iter().zip(&self.distances) {
-            nearest.push(Neighbor::new(ordinal, distance));
+        let best = self.scans[number].best();
+        match (&index.kept, &index.codes) {
+            (Some(kept), _) => {
+                self.ordinals.clear();
+                self.ordinals.extend(best.map(|candidate| candidate.ordinal));
+                self.distances.resize(self.ordinals.len(), 0.0);
+                kept.distances(index.metric, query, &self.ordinals, &mut self.distances);
+                for (&ordinal, &distance) in self.ordinals.iter().zip(&self.distances) {
+                    nearest.push(Neighbor::new(ordinal, distance));
+                }
+            }
+            (None, Codes::Rows { .. }) => best.for_each(|candidate| nearest.push(candidate)),
+            (None, Codes::Blocks(_)) => {
+                // The scan's estimates are rounded to the steps of its tables.
+                let Decoding { code, vector } = &mut self.decoding;
+                for Neighbor { ordinal, .. } in best {
+                    index.decode_into(ordinal, code, vector);
+                    nearest.push(Neighbor::new(ordinal, kernels().distance(index.metric, query, vector)));
+                }
+            }
         }
         nearest.sorted()
     }
 }
 
-/// Pushes rows `start..` by their scores. Once the collector is full hardly any passes its bound, so a group is
-/// compared as a whole first.
-fn collect(scores: &[f32], start: u32, candidates: &mut TopK) {
-    for (group, scores) in scores.chunks(GROUP).enumerate() {
-        let bound = candidates.bound();
-        if scores.iter().fold(false, |any, &score| any | (score <= bound)) {
-            let first = start + (group * GROUP) as u32;
-            for (ordinal, &score) in (first..).zip(scores) {
-                candidates.push(Neighbor::new(ordinal, score));
-            }
-        }
+/// Fills `lists` with the keys of the `nprobe` first lists, and of as many more as it takes to see `k` rows.
+fn probed(index: &IvfPq, ranks: &[f32], nprobe: usize, k: usize, lists: &mut Vec<u64>) {
+    let rows_of = |&key: &u64| index.list(Neighbor::of_key(key).ordinal as usize).len();
+    select(ranks, &index.list_offsets, nprobe, lists);
+    let mut seen: usize = lists.iter().map(rows_of).sum();
+    if seen >= k {
+        return;
     }
+    // Rare. The first lists are the same again, and the others follow.
+    let first = lists.len();
+    select(ranks, &index.list_offsets, usize::MAX, lists);
+    let further = lists[first..].iter().take_while(|key| {
+        let needed = seen < k;
+        seen += rows_of(key);
+        needed
+    });
+    let needed = first + further.count();
+    lists.truncate(needed);
 }

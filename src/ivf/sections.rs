@@ -3,20 +3,26 @@
 //! | section | tensors | metadata |
 //! |---|---|---|
 //! | `ivf` | `centroids` f32 `nlist × dim`, `list_offsets` u64 `nlist + 1`, `codebooks` f32 `pq_m × ksub × dsub` | `metric`, `pq_bits`, `refine` |
-//! | `codes` | `codes` u8 `rows × code_size`; for L2 `terms` f32 `rows` | – |
+//! | `codes`, 8 bits | `codes` u8 `rows × code_size`; for L2 `terms` f32 `rows` | – |
+//! | `codes`, 4 bits | `codes` u8 `blocks × code_size × 32` | – |
 //! | `vectors` (unless `refine` is `none`) | `vectors` f16 or f32 `rows × dim` | – |
 //!
 //! `ivf` is what every search needs; of the others it reads the ranges of the lists it probes.
+//!
+//! With 4 bits a list of n rows is ⌈n / 32⌉ blocks, one behind the other and behind those of the list before: a block has
+//! byte `b` of the codes of its 32 rows together, then byte `b + 1`. Places behind a list's last row are 0.
 
 use rayon::prelude::*;
 
-use super::params::{IvfPqParams, Refine};
-use super::{IvfPq, inverse_norms};
+use super::codes::{Blocks, Codes, block_starts};
+use super::params::{IvfPqParams, Refine, check_nibbles};
+use super::{IvfPq, Parts};
 use crate::artifact::{Array, Section, TensorError};
+use crate::compute::cpu::BLOCK_ROWS;
 use crate::index::KeptVectors;
 use crate::index::SearchIndex;
 use crate::train::{PqShape, ProductQuantizer};
-use crate::vectors::{Metric, VectorView};
+use crate::vectors::Metric;
 
 const IVF: &str = "ivf";
 const CODES: &str = "codes";
@@ -25,8 +31,6 @@ const VECTORS: &str = "vectors";
 pub(super) fn write(index: &IvfPq) -> Vec<Section> {
     let (nlist, rows, shape) = (index.nlist(), index.rows(), index.quantizer.shape());
     assert_eq!(index.centroids.len(), nlist * index.dim);
-    assert_eq!(index.codes.len(), rows * shape.code_size());
-    assert_eq!(index.terms.is_some(), index.metric == Metric::L2);
     let refine = index.kept.as_ref().map_or(Refine::None.name(), |kept| kept.precision().name());
     let codebooks: Array<f32> = index.quantizer.codebook().to_vec().into();
     let ivf = Section::new(IVF)
@@ -36,10 +40,18 @@ pub(super) fn write(index: &IvfPq) -> Vec<Section> {
         .with_metadata("metric", index.metric.name())
         .with_metadata("pq_bits", shape.pq_bits)
         .with_metadata("refine", refine);
-    let mut codes = Section::new(CODES).with("codes", &index.codes, &[rows, shape.code_size()]);
-    if let Some(terms) = &index.terms {
-        codes = codes.with("terms", terms, &[rows]);
-    }
+    let code_size = shape.code_size();
+    let codes = match &index.codes {
+        Codes::Rows { bytes, terms } => {
+            assert_eq!(terms.is_some(), index.metric == Metric::L2);
+            let codes = Section::new(CODES).with("codes", bytes, &[rows, code_size]);
+            terms.iter().fold(codes, |codes, terms| codes.with("terms", terms, &[rows]))
+        }
+        Codes::Blocks(blocks) => {
+            let count = blocks.starts[nlist];
+            Section::new(CODES).with("codes", &blocks.bytes, &[count, code_size, BLOCK_ROWS])
+        }
+    };
     let mut sections = vec![ivf, codes];
     if let Some(kept) = &index.kept {
         sections.push(kept.write(Section::new(VECTORS), VECTORS));
@@ -65,16 +77,11 @@ impl IvfPq {
         let quantizer = read_quantizer(ivf, dim)?;
         let list_offsets = ivf.array::<u64>("list_offsets", &[nlist + 1])?;
         let codes_section = section(sections, CODES, "codes")?;
-        let rows = read_rows(codes_section)?;
-        check_offsets(&list_offsets, rows)?;
-        let code_size = quantizer.shape().code_size();
-        let codes = codes_section.array::<u8>("codes", &[rows, code_size])?;
-        check_codes(&codes, quantizer.shape())?;
-        let terms = match metric {
-            Metric::L2 => Some(codes_section.array::<f32>("terms", &[rows])?),
-            _ => None,
+        let rows = check_offsets(&list_offsets)?;
+        let codes = match quantizer.shape().pq_bits {
+            4 => Codes::Blocks(read_blocks(codes_section, &list_offsets, quantizer.shape())?),
+            _ => read_rows(codes_section, rows, quantizer.shape().code_size(), metric)?,
         };
-        check_finite("terms", terms.as_deref().unwrap_or(&[]))?;
         let kept = match refine.precision() {
             Some(precision) => {
                 let vectors = section(sections, VECTORS, VECTORS)?;
@@ -82,8 +89,7 @@ impl IvfPq {
             }
             None => None,
         };
-        let inverse_norms = inverse_norms(metric, VectorView::new(&centroids, dim));
-        Ok(Self { metric, dim, centroids, list_offsets, quantizer, codes, terms, kept, inverse_norms })
+        Ok(Parts { metric, dim, centroids, list_offsets, quantizer, codes, kept }.into())
     }
 }
 
@@ -105,12 +111,27 @@ fn read_refine(ivf: &Section) -> Result<Refine, TensorError> {
     })
 }
 
-fn read_rows(codes: &Section) -> Result<usize, TensorError> {
-    match codes.tensor("codes")?.shape[..] {
-        [rows, _] if rows > 0 && rows < u64::from(u32::MAX) => Ok(rows as usize),
-        ref got => {
-            Err(content("codes", format!("expected 1 to {} rows of codes, got shape {got:?}", u32::MAX - 1)))
+fn read_rows(codes: &Section, rows: usize, code_size: usize, metric: Metric) -> Result<Codes, TensorError> {
+    let bytes = codes.array::<u8>("codes", &[rows, code_size])?;
+    let terms = match metric {
+        Metric::L2 => Some(codes.array::<f32>("terms", &[rows])?),
+        _ => None,
+    };
+    check_finite("terms", terms.as_deref().unwrap_or(&[]))?;
+    Ok(Codes::Rows { bytes, terms })
+}
+
+/// Any two halves are codes, but for the half that an odd `pq_m` leaves over and those behind a list's last row.
+fn read_blocks(codes: &Section, list_offsets: &[u64], shape: &PqShape) -> Result<Blocks, TensorError> {
+    let (starts, code_size) = (block_starts(list_offsets), shape.code_size());
+    let bytes = codes.array::<u8>("codes", &[starts[starts.len() - 1], code_size, BLOCK_ROWS])?;
+    let blocks = Blocks { bytes, code_size, starts };
+    match blocks.find_stray(list_offsets, shape) {
+        Some((list, place, byte)) => {
+            let what = format!("list {list}, place {place}: expected 0 where there is no code, got {byte}");
+            Err(content("codes", what))
         }
+        None => Ok(blocks),
     }
 }
 
@@ -119,6 +140,7 @@ fn read_quantizer(ivf: &Section, dim: usize) -> Result<ProductQuantizer, TensorE
     let refused = |what: String| content("codebooks", what);
     let shape =
         PqShape::new(dim, got[0], ivf.metadata("pq_bits")?).map_err(|error| refused(error.to_string()))?;
+    check_nibbles(&shape).map_err(|error| refused(error.to_string()))?;
     let expected = [shape.pq_m, shape.ksub(), shape.dsub];
     if got != expected {
         return Err(refused(format!("expected shape {expected:?}, got {got:?}")));
@@ -133,7 +155,8 @@ fn check_finite(tensor: &str, values: &[f32]) -> Result<(), TensorError> {
     }
 }
 
-fn check_offsets(offsets: &[u64], rows: usize) -> Result<(), TensorError> {
+/// Returns the number of rows.
+fn check_offsets(offsets: &[u64]) -> Result<usize, TensorError> {
     let refused = |what: String| Err(content("list_offsets", what));
     if offsets[0] != 0 {
         return refused(format!("expected 0 first, got {}", offsets[0]));
@@ -147,22 +170,7 @@ fn check_offsets(offsets: &[u64], rows: usize) -> Result<(), TensorError> {
         ));
     }
     match offsets[offsets.len() - 1] {
-        last if last == rows as u64 => Ok(()),
-        last => refused(format!("expected the number of rows, {rows}, last, got {last}")),
-    }
-}
-
-/// Any byte is an 8-bit code and any two halves are 4-bit codes, but for the half that an odd `pq_m` leaves over.
-fn check_codes(codes: &[u8], shape: &PqShape) -> Result<(), TensorError> {
-    if shape.pq_bits == 8 || shape.pq_m.is_multiple_of(2) {
-        return Ok(());
-    }
-    let code_size = shape.code_size();
-    match codes.par_chunks_exact(code_size).position_first(|code| code[code_size - 1] > 15) {
-        Some(row) => {
-            let got = codes[row * code_size + code_size - 1];
-            Err(content("codes", format!("row {row}: expected a last byte below 16, got {got}")))
-        }
-        None => Ok(()),
+        rows if rows > 0 && rows < u64::from(u32::MAX) => Ok(rows as usize),
+        rows => refused(format!("expected 1 to {} rows, got {rows}", u32::MAX - 1)),
     }
 }

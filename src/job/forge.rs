@@ -99,7 +99,10 @@ fn ivf_pq(
     let defaults = IvfPqParams::defaults_for(rows.rows(), rows.vectors.dim());
     let params = IvfPqParams {
         nlist: params.nlist.given().unwrap_or(defaults.nlist),
-        pq_m: params.pq_m.given().unwrap_or(defaults.pq_m),
+        pq_m: params
+            .pq_m
+            .given()
+            .unwrap_or_else(|| IvfPqParams::default_pq_m(rows.vectors.dim(), params.pq_bits as usize)),
         pq_bits: params.pq_bits as usize,
         refine: match params.refine {
             Refine::None => ivf::Refine::None,

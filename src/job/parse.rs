@@ -474,7 +474,7 @@ fn ivf_pq(reader: &mut Reader, table: &mut Table<'_>) -> IvfPqSpec {
     let pq_m = reader.take(table, "pq_m");
     let pq_m = reader.auto_integer(pq_m, 1..=MAX_PQ_M as u64);
     let pq_bits = reader.take(table, "pq_bits");
-    let pq_bits = reader.one_of(pq_bits, &[4, 8]).unwrap_or(8) as u32;
+    let pq_bits = reader.one_of(pq_bits, &[4, 8]).unwrap_or(4) as u32;
     let refine = reader.take(table, "refine");
     let refine = match reader.choice(refine, &["none", "f16", "f32"]) {
         Some("none") => Refine::None,

@@ -158,10 +158,11 @@ pub struct IvfPqSpec {
     /// Inverted lists. Default `auto`: 4·√rows. 1 to 65,536, at most one per row; 1,000–10,000 rows per list is usual
     /// for large sets.
     pub nlist: Auto<usize>,
-    /// Sub-vectors, one code each. Default `auto`: about 4 dimensions per sub-vector up to 128-d, 8 above. Must divide the dimension, or the
-    /// dimension rounded up to a multiple of 4; more is more exact and larger. 1 to 4,096.
+    /// Sub-vectors, one code each. Default `auto`: with 4 bits about 2 dimensions per sub-vector up to 128-d, 4 above; with 8 bits
+    /// half as many. Must divide the dimension, or the dimension rounded up to a multiple of 4; more is more exact and larger. 1
+    /// to 4,096.
     pub pq_m: Auto<usize>,
-    /// Bits of a code, 4 or 8. Default 8. With 4, twice the `pq_m` gives codes of the same size.
+    /// Bits of a code, 4 or 8. Default 4, the faster by far; with 8, half the `pq_m` gives codes of the same size.
     pub pq_bits: u32,
     /// Default `f16`.
     pub refine: Refine,

@@ -9,6 +9,7 @@ use half::f16;
 
 use super::kernels::beam;
 use super::kernels::bytes::{Avx2Bytes, gather};
+use super::kernels::nibbles::Avx2Nibbles;
 use super::kernels::quads;
 use super::lanes::Lanes;
 
@@ -135,7 +136,8 @@ kernel_table!(super::dispatch::Isa::Avx2, Avx2, strip: 6, rows: 2, features: "av
         (query: &[i8], base: &[u8], stride: usize, ordinals: &[u32], out: &mut [i32])),
     merge: beam::merge,
     bytes: byte_kernels!(["avx2,fma,f16c"] crate::compute::cpu::kernels::leaf_bytes::Avx2Integers, strip: 6),
-    quad_product: quad_product, has_byte_products: || std::arch::is_x86_feature_detected!("avxvnni"));
+    quad_product: quad_product, has_byte_products: || std::arch::is_x86_feature_detected!("avxvnni"),
+    nibbles: Avx2Nibbles);
 
 /// VNNI came to 256-bit registers long after AVX2: asked for where it is used.
 fn quad_product(rows: &[i8], starts: &[i32], panels: &[u8], out: &mut [f32], stride: usize) {

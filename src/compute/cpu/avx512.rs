@@ -12,6 +12,7 @@ use super::kernels::ByteStrip;
 use super::kernels::beam;
 use super::kernels::bytes::{VnniBytes, gather};
 use super::kernels::leaf_bytes::{Avx512Integers, VnniIntegers};
+use super::kernels::nibbles::Avx512Nibbles;
 use super::kernels::quads;
 use super::lanes::Lanes;
 
@@ -127,7 +128,8 @@ kernel_table!(super::dispatch::Isa::Avx512, Avx512, strip: 8, rows: 4, features:
         (slots: &mut [u64], len: usize, incoming: &mut [u64]) -> usize),
     bytes: ByteKernels { columns: byte_columns, product: byte_product },
     quad_product: quad_product,
-    has_byte_products: || std::arch::is_x86_feature_detected!("avx512vnni"));
+    has_byte_products: || std::arch::is_x86_feature_detected!("avx512vnni"),
+    nibbles: Avx512Nibbles);
 
 const WITH_VNNI: ByteKernels = byte_kernels!(["avx512f,avx512bw,avx512vl,avx512vnni"] VnniIntegers, strip: 8);
 pub(super) const WITHOUT_VNNI: ByteKernels =

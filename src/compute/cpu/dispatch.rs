@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use half::f16;
 
-use super::kernels::{Book, ByteStrip, LeaderRow, LeafRow, Minima, Strip};
+use super::kernels::{Book, ByteStrip, LeaderRow, LeafRow, Minima, NibbleBook, NibbleScan, Quantized, Strip};
 use crate::vectors::{Metric, Neighbor, TopK};
 
 /// Names the instruction set to use, by [`Isa::name`]. Only one that the CPU has and this build knows is taken;
@@ -40,6 +40,8 @@ impl std::fmt::Display for Isa {
 
 /// `out[i]` of `query` and row `ordinals[i]` of `base`.
 type Gather<T> = fn(query: &[f32], base: &[T], ordinals: &[u32], out: &mut [f32]);
+type NibbleTables =
+    fn(book: NibbleBook<'_>, query: &[f32], scale: f32, values: &mut [f32], tables: &mut [u8]) -> Quantized;
 type Product = fn(base: &[f32], dim: usize, ordinals: &[u32], panels: &[f32], out: &mut [f32], stride: usize);
 
 pub type PackedGather = fn(query: &[i8], base: &[u8], stride: usize, ordinals: &[u32], out: &mut [i32]);
@@ -79,6 +81,11 @@ pub struct Kernels {
     pub round_to_levels: fn(values: &[f32], per_unit: f32, top: f32, levels: &mut [f32]) -> (f32, f32),
     /// Merges `incoming` into the sorted `slots[..len]` and returns the place of the least of them (`kernels::beam`).
     pub merge: fn(slots: &mut [u64], len: usize, incoming: &mut [u64]) -> usize,
+    /// A query's tables for blocks of 4-bit codes; `values` is scratch of `pq_m × 16`.
+    pub nibble_tables: NibbleTables,
+    /// The keys of a list's rows whose score is `bound` at most, to the front of `out` (a key for each row and
+    /// [`NIBBLE_SLACK`](super::NIBBLE_SLACK) more); returns how many. Every instruction set gives the same bits.
+    pub nibble_scan: fn(scan: NibbleScan<'_>, bound: f32, out: &mut [u64]) -> usize,
 
     /// Rows of a strip: what [`Kernels::product`] takes at once.
     pub(super) strip: usize,
@@ -91,6 +98,8 @@ pub struct Kernels {
     pub(super) quantize: Quantize,
     /// Whether this CPU multiplies bytes faster than f32.
     pub(super) has_byte_products: fn() -> bool,
+    /// The products of one vector with all rows of `panels`: the bits of `product`.
+    pub(super) lone_product: fn(row: &[f32], panels: &[f32], out: &mut [f32]),
     pub(super) nearest: fn(products: &[f32], offsets: &[f32], scale: f32, first: u32, best: &mut Neighbor),
     pub(super) offer: fn(strip: Strip<'_>, bounds: &mut [f32], tops: &mut [TopK]),
     pub(super) bytes: ByteKernels,
@@ -247,10 +256,11 @@ macro_rules! byte_kernels {
 macro_rules! kernel_table {
     ($isa:expr, $lanes:ty, strip: $strip:literal, rows: $rows:literal, features: $($feature:literal)?,
      packed_gather: $packed_gather:expr, merge: $merge:expr, bytes: $bytes:expr, quad_product: $quads:expr,
-     has_byte_products: $has_bytes:expr) => {
+     has_byte_products: $has_bytes:expr, nibbles: $nibbles:ty) => {
         pub(super) static KERNELS: crate::compute::cpu::dispatch::Kernels = {
             use crate::compute::cpu::kernels::{
-                codes, leaders, leaf, pairs, product, quads, round, scan, sums, Book, LeaderRow, LeafRow, Minima, Strip,
+                codes, leaders, leaf, nibbles, pairs, product, quads, round, scan, sums, Book, LeaderRow, LeafRow, Minima,
+                NibbleBook, NibbleScan, Quantized, Strip,
             };
             use crate::vectors::{Neighbor, TopK};
 
@@ -276,6 +286,11 @@ macro_rules! kernel_table {
                 round_to_levels: entry!([$($feature)?] round::round_to_levels::<$lanes>,
                     (values: &[f32], per_unit: f32, top: f32, levels: &mut [f32]) -> (f32, f32)),
                 bytes: $bytes,
+                nibble_tables: entry!([$($feature)?] nibbles::tables::<$lanes>,
+                    (book: NibbleBook<'_>, query: &[f32], scale: f32, values: &mut [f32], tables: &mut [u8])
+                    -> Quantized),
+                nibble_scan: entry!([$($feature)?] nibbles::scan::<$nibbles>,
+                    (scan: NibbleScan<'_>, bound: f32, out: &mut [u64]) -> usize),
                 strip: $strip,
                 panel: product::panel::<$lanes>(),
                 pack: entry!([$($feature)?] product::pack::<$lanes>,
@@ -288,6 +303,8 @@ macro_rules! kernel_table {
                 quantize: entry!([$($feature)?] quads::quantize,
                     (row: &[f32], centre: &[f32], bytes: &mut [i8]) -> (f32, i32)),
                 has_byte_products: $has_bytes,
+                lone_product: entry!([$($feature)?] product::lone_product::<$lanes>,
+                    (row: &[f32], panels: &[f32], out: &mut [f32])),
                 nearest: entry!([$($feature)?] scan::nearest::<$lanes>,
                     (products: &[f32], offsets: &[f32], scale: f32, first: u32, best: &mut Neighbor)),
                 offer: entry!([$($feature)?] scan::offer::<$lanes, $strip>,

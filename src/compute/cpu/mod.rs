@@ -4,6 +4,7 @@
 //! lanes      one register: a trait      avx512, avx2, neon, portable: its implementations
 //! kernels/   algorithms over it, single-threaded, compiled once per instruction set
 //! dispatch   the tables of compiled kernels; which one this CPU gets
+//! ranking    all of a few thousand rows in the order of a query: what IVF searches begin with
 //! assign…, centroid_sums, pq_encode, top_k, leaf…, nearest_leaders     the operations: threads and blocks over a table
 //! ```
 //!
@@ -31,14 +32,21 @@ mod byte_rows;
 mod centroid_sums;
 mod leaf_top_k;
 mod nearest_leaders;
+#[cfg(test)]
+mod nibble_tests;
 mod panels;
 mod pq_encode;
+mod ranking;
 #[cfg(test)]
 mod tests;
 mod top_k;
 
 pub use byte_rows::{ByteQuery, ByteRows};
 pub use dispatch::{ISA_VARIABLE, Isa, Kernels, available, kernels};
+pub use kernels::nibbles::{
+    BLOCK_ROWS, NibbleBook, NibbleScan, Quantized, SLACK as NIBBLE_SLACK, tables_len as nibble_tables_len,
+};
+pub use ranking::Ranking;
 
 use super::{BackendInfo, CentroidSums, CodebookView, Compute, Leaves, ResidualOf, Result, Rows, Shortlists};
 use crate::vectors::{Metric, Neighbor, Neighbors, VectorView};

@@ -9,6 +9,7 @@ use half::f16;
 
 use super::kernels::beam;
 use super::kernels::bytes::{Plain, gather};
+use super::kernels::nibbles::NeonNibbles;
 use super::lanes::Lanes;
 
 #[derive(Clone, Copy)]
@@ -148,4 +149,5 @@ kernel_table!(super::dispatch::Isa::Neon, Neon, strip: 8, rows: 4, features: "ne
     bytes: byte_kernels!(["neon"] crate::compute::cpu::kernels::leaf_bytes::Plain<Neon, 4>, strip: 8),
     quad_product: entry!(["neon"] quads::product::<quads::Plain<4>, 8>,
         (rows: &[i8], starts: &[i32], panels: &[u8], out: &mut [f32], stride: usize)),
-    has_byte_products: || false);
+    has_byte_products: || false,
+    nibbles: NeonNibbles);

@@ -95,7 +95,7 @@ pub(super) struct Strip {
 impl Strip {
     const TALLEST: usize = 8;
 
-    fn new(first: usize, len: usize) -> Self {
+    pub fn new(first: usize, len: usize) -> Self {
         assert!(len <= Self::TALLEST);
         Self { ordinals: std::array::from_fn(|index| (first + index) as u32), len }
     }

@@ -6,6 +6,7 @@ use half::f16;
 
 use super::kernels::beam;
 use super::kernels::bytes::{Plain, gather};
+use super::kernels::nibbles::PlainNibbles;
 use super::lanes::Lanes;
 
 #[derive(Clone, Copy)]
@@ -137,4 +138,5 @@ kernel_table!(super::dispatch::Isa::Portable, Portable, strip: 4, rows: 2, featu
     bytes: byte_kernels!([] crate::compute::cpu::kernels::leaf_bytes::Plain<Portable, 4>, strip: 4),
     quad_product: entry!([] quads::product::<quads::Plain<4>, 4>,
         (rows: &[i8], starts: &[i32], panels: &[u8], out: &mut [f32], stride: usize)),
-    has_byte_products: || false);
+    has_byte_products: || false,
+    nibbles: PlainNibbles);

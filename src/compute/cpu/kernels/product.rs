@@ -158,3 +158,42 @@ pub unsafe fn product<L: Lanes, const MR: usize>(
         }
     }
 }
+
+/// Panels that a lone row is multiplied with at once: eight chains, as many as keep the multipliers busy.
+const PANELS: usize = 4;
+
+/// The inner products of one row with all rows of `panels`: what [`product`] gives, bit by bit, without the seven other
+/// rows of a strip.
+///
+/// # Safety
+/// As [`Lanes`].
+#[inline(always)]
+pub unsafe fn lone_product<L: Lanes>(row: &[f32], panels: &[f32], out: &mut [f32]) {
+    let (dim, width) = (row.len(), panel::<L>());
+    assert!(dim > 0 && panels.len().is_multiple_of(width * dim));
+    assert_eq!(out.len() * dim, panels.len());
+    for (group, out) in panels.chunks(PANELS * width * dim).zip(out.chunks_mut(PANELS * width)) {
+        let count = out.len() / width;
+        // SAFETY: `group` and `out` hold `count` panels; a short group repeats its last and does not store it again.
+        unsafe {
+            let mut starts = [group.as_ptr(); PANELS];
+            for (index, start) in starts.iter_mut().enumerate() {
+                *start = group.as_ptr().add(index.min(count - 1) * width * dim);
+            }
+            let mut sums = [[L::splat(0.0); 2]; PANELS];
+            for (k, &value) in row.iter().enumerate() {
+                let value = L::splat(value);
+                for panel in 0..PANELS {
+                    let step = starts[panel].add(k * width);
+                    sums[panel][0] = L::mul_add(value, L::load(step), sums[panel][0]);
+                    sums[panel][1] = L::mul_add(value, L::load(step.add(L::WIDTH)), sums[panel][1]);
+                }
+            }
+            for (panel, [left, right]) in sums.into_iter().enumerate().take(count) {
+                let to = out.as_mut_ptr().add(panel * width);
+                L::store(to, left);
+                L::store(to.add(L::WIDTH), right);
+            }
+        }
+    }
+}
