@@ -5,20 +5,13 @@ mod published;
 mod rows;
 
 use annvil::artifact::columns::{self, ATTRIBUTES_FILE, IDS_FILE};
-use annvil::artifact::{
-    Certificate, CertificatePoint, Digest, Latency, ManifestDraft, Recall, SearchDefaults, Section,
-    safetensors,
-};
+use annvil::artifact::safetensors;
 use annvil::compute::cpu::Cpu;
-use annvil::flat::{FlatIndex, ground_truth};
-use annvil::hnsw::{self, HnswParams};
-use annvil::index::{Precision, SearchIndex};
-use annvil::ivf::{self, IvfPqParams, Refine};
-use annvil::loader::{EXACT_ROWS, Effort, Hit, Index, LoadError, QueryError, SearchOptions, assemble};
-use annvil::train::unobserved;
-use annvil::vectors::{Metric, RowIds, VectorBuf, VectorView};
-use bytes::Bytes;
-use fixture::Place;
+use annvil::flat::ground_truth;
+use annvil::ivf::Refine;
+use annvil::loader::{EXACT_ROWS, Effort, Hit, LoadError, QueryError, SearchOptions, assemble};
+use annvil::vectors::{Metric, VectorView};
+use published::{KINDS, Published, forge, open, text_ids};
 use rows::{clustered, for_metric, normal};
 
 fn options(k: usize, effort: Effort) -> SearchOptions {

@@ -37,7 +37,9 @@ pub enum ColumnError {
     OutOfBounds { what: String, max: u64, got: i64 },
     #[error("{what}: expected {expected}, got {got}")]
     Content { what: String, expected: String, got: String },
-    #[error("column `{column}`: expected a boolean, number, string, date, timestamp, UUID or list of strings, got {got}")]
+    #[error(
+        "column `{column}`: expected a boolean, number, string, date, timestamp, UUID or list of strings, got {got}"
+    )]
     Type { column: String, got: String },
     #[error("expected {expected} rows, got {got}")]
     Rows { expected: u64, got: u64 },

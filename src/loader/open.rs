@@ -89,9 +89,10 @@ impl OpenOptions {
     /// filters. Not counted: what each searching thread uses, 2 bytes a row of a graph and some kilobytes. Mapped
     /// files take what the system gives them and can take back.
     pub fn needed_bytes(&self, manifest: &Manifest) -> u64 {
-        let files = manifest.segments.iter().flat_map(|segment| {
-            segment.files.iter().filter(|file| file.name != segment.checksums)
-        });
+        let files = manifest
+            .segments
+            .iter()
+            .flat_map(|segment| segment.files.iter().filter(|file| file.name != segment.checksums));
         let is_copied = |name: &str| manifest.build.kind == "hnsw" && !name.starts_with("vectors");
         let resident = match self.residence {
             Residence::Resident => {

@@ -46,16 +46,11 @@ pub enum Way {
     /// No row is allowed.
     Nothing,
     /// The allowed rows are compared one by one.
-    Exact {
-        k: usize,
-    },
+    Exact { k: usize },
     /// The index is searched.
     Index(SearchParams),
     /// The index is searched under the mask, with as much patience as scanning the allowed rows costs.
-    Masked {
-        params: SearchParams,
-        patience: usize,
-    },
+    Masked { params: SearchParams, patience: usize },
 }
 
 impl<'a> Prepared<'a> {
@@ -121,7 +116,8 @@ impl<'a> Prepared<'a> {
         if self.k == 0 {
             return Ok(());
         }
-        let clock = Clock { end: self.timeout.and_then(|timeout| start.checked_add(timeout)), ..Clock::default() };
+        let clock =
+            Clock { end: self.timeout.and_then(|timeout| start.checked_add(timeout)), ..Clock::default() };
         let (matches, counts) = answers.places();
         if queries.rows() <= QUERIES_PER_TASK {
             self.task(queries, matches, counts, &clock);

@@ -69,7 +69,8 @@ impl Shards {
         of_shard.options.k = query.options.k.saturating_add(query.offset);
         // Said of what was asked, not of the sum.
         self.indexes[0].setting(&query.options)?;
-        let parts = self.indexes.iter().map(|index| index.prepare(&of_shard)).collect::<Result<Vec<_>, _>>()?;
+        let parts =
+            self.indexes.iter().map(|index| index.prepare(&of_shard)).collect::<Result<Vec<_>, _>>()?;
         for (shard, part) in parts.iter().enumerate() {
             self.check_attributes(&parts[0], shard, part)?;
         }
@@ -77,9 +78,15 @@ impl Shards {
         Ok(PreparedShards { shards: self, parts, k, offset: query.offset })
     }
 
-    fn check_attributes(&self, first: &Prepared<'_>, shard: usize, part: &Prepared<'_>) -> Result<(), QueryError> {
+    fn check_attributes(
+        &self,
+        first: &Prepared<'_>,
+        shard: usize,
+        part: &Prepared<'_>,
+    ) -> Result<(), QueryError> {
         let described = |shard: usize, place: Option<&usize>| {
-            let field = place.and_then(|&place| Some(self.indexes[shard].attributes()?.schema_ref().field(place)));
+            let field =
+                place.and_then(|&place| Some(self.indexes[shard].attributes()?.schema_ref().field(place)));
             match field {
                 Some(field) => (field.name().clone(), field.data_type().to_string()),
                 None => ("none".into(), "missing".into()),

@@ -45,7 +45,10 @@ impl Refused {
 pub enum Refresh {
     /// The newest version is the one in use, or was refused before.
     Unchanged,
-    Taken { from: u64, to: u64 },
+    Taken {
+        from: u64,
+        to: u64,
+    },
     Refused(Refused),
 }
 

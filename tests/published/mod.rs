@@ -3,7 +3,8 @@
 
 use annvil::artifact::columns::{self, IDS_FILE};
 use annvil::artifact::{
-    Certificate, CertificatePoint, Digest, Latency, ManifestDraft, Recall, SearchDefaults, Section, safetensors,
+    Certificate, CertificatePoint, Digest, Latency, ManifestDraft, Recall, SearchDefaults, Section,
+    safetensors,
 };
 use annvil::compute::cpu::Cpu;
 use annvil::flat::FlatIndex;

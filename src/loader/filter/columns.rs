@@ -25,11 +25,17 @@ pub(super) struct Column {
 /// The values of a column by row, whatever the width of its type.
 pub(super) enum Values<'a> {
     Int(Box<dyn Fn(usize) -> i128 + 'a>),
-    Float { of: Box<dyn Fn(usize) -> f64 + 'a>, single: bool },
+    Float {
+        of: Box<dyn Fn(usize) -> f64 + 'a>,
+        single: bool,
+    },
     Text(Box<dyn Fn(usize) -> &'a str + 'a>),
     Bool(&'a BooleanArray),
     /// Nanoseconds since 1970, and the zone that constants are read in.
-    Time { of: Box<dyn Fn(usize) -> i128 + 'a>, zone: Option<&'a str> },
+    Time {
+        of: Box<dyn Fn(usize) -> i128 + 'a>,
+        zone: Option<&'a str>,
+    },
     Uuid(&'a FixedSizeBinaryArray),
     /// Compared by functions of their own.
     List,
@@ -68,7 +74,10 @@ impl<'a> Columns<'a> {
     fn known(&self) -> String {
         let fields = self.attributes.into_iter().flat_map(|batch| batch.schema_ref().fields());
         let names = fields.map(|field| format!("`{}` ({})", field.name(), kind(field.data_type())));
-        names.chain([format!("`{ROW_ID}` ({})", kind(self.ids.to_array().data_type()))]).collect::<Vec<_>>().join(", ")
+        names
+            .chain([format!("`{ROW_ID}` ({})", kind(self.ids.to_array().data_type()))])
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 }
 
@@ -112,14 +121,18 @@ impl Column {
             Float64 => Values::Float { of: numbers::<Float64Type, f64>(array), single: false },
             Date32 => time::<Date32Type>(array, 86_400_000_000_000, None),
             Date64 => time::<Date64Type>(array, 1_000_000, None),
-            Timestamp(TimeUnit::Second, zone) => time::<TimestampSecondType>(array, 1_000_000_000, zone.as_deref()),
+            Timestamp(TimeUnit::Second, zone) => {
+                time::<TimestampSecondType>(array, 1_000_000_000, zone.as_deref())
+            }
             Timestamp(TimeUnit::Millisecond, zone) => {
                 time::<TimestampMillisecondType>(array, 1_000_000, zone.as_deref())
             }
             Timestamp(TimeUnit::Microsecond, zone) => {
                 time::<TimestampMicrosecondType>(array, 1000, zone.as_deref())
             }
-            Timestamp(TimeUnit::Nanosecond, zone) => time::<TimestampNanosecondType>(array, 1, zone.as_deref()),
+            Timestamp(TimeUnit::Nanosecond, zone) => {
+                time::<TimestampNanosecondType>(array, 1, zone.as_deref())
+            }
             Utf8 => {
                 let strings = array.as_string::<i32>();
                 Values::Text(Box::new(move |row| strings.value(row)))
@@ -150,7 +163,11 @@ where
     Values::Int(numbers::<T, i128>(array))
 }
 
-fn time<'a, T: ArrowPrimitiveType>(array: &'a dyn Array, nanoseconds: i128, zone: Option<&'a str>) -> Values<'a>
+fn time<'a, T: ArrowPrimitiveType>(
+    array: &'a dyn Array,
+    nanoseconds: i128,
+    zone: Option<&'a str>,
+) -> Values<'a>
 where
     i128: From<T::Native>,
 {

@@ -92,10 +92,12 @@ fn parsed_time(text: &str, zone: Option<&str>, at: Position) -> Result<i128, Fil
     let unknown = |got: String| FilterError::Type { at, expected: "a date or a timestamp".into(), got };
     let parsed_zone = zone.unwrap_or("UTC").parse::<Tz>();
     let zone = parsed_zone.map_err(|_| {
-        let got = format!("`{text}` for a column in zone {}, which is not known here", zone.unwrap_or_default());
+        let got =
+            format!("`{text}` for a column in zone {}, which is not known here", zone.unwrap_or_default());
         unknown(got)
     })?;
-    let time = arrow_cast::parse::string_to_datetime(&zone, text).map_err(|_| unknown(format!("'{text}'")))?;
+    let time =
+        arrow_cast::parse::string_to_datetime(&zone, text).map_err(|_| unknown(format!("'{text}'")))?;
     Ok(i128::from(time.timestamp()) * 1_000_000_000 + i128::from(time.timestamp_subsec_nanos()))
 }
 
@@ -176,7 +178,11 @@ pub(super) fn with_column(
         (Uuid(a), Uuid(b)) => Box::new(move |row| a.value(row).cmp(b.value(row))),
         _ => {
             let expected = format!("{} to compare `{}` with", article(left.kind()), left.name);
-            return Err(FilterError::Type { at, expected, got: format!("{} `{}`", right.kind(), right.name) });
+            return Err(FilterError::Type {
+                at,
+                expected,
+                got: format!("{} `{}`", right.kind(), right.name),
+            });
         }
     };
     let holds = BooleanBuffer::collect_bool(left.array.len(), |row| comparison.holds(order(row)));
@@ -194,7 +200,9 @@ pub(super) fn among(column: &Column, list: &[Literal], at: Position) -> Result<T
             let set = values().map(|literal| match literal {
                 Literal::Int(number) => Ok(Some(*number)),
                 // No integer equals a fraction.
-                Literal::Float(number) => Ok(Some(*number as i128).filter(|&int| order_int_float(int, *number).is_eq())),
+                Literal::Float(number) => {
+                    Ok(Some(*number as i128).filter(|&int| order_int_float(int, *number).is_eq()))
+                }
                 other => Err(wrong(other)),
             });
             let set: HashSet<i128> = set.filter_map(Result::transpose).collect::<Result<_, _>>()?;
@@ -203,9 +211,8 @@ pub(super) fn among(column: &Column, list: &[Literal], at: Position) -> Result<T
         Values::Float { of, single } => {
             // One bit pattern for 0 and one for NaN.
             let key = |number: f64| if number.is_nan() { f64::NAN } else { number + 0.0 }.to_bits();
-            let set = values().map(|literal| {
-                Ok(key(rounded(number(literal).ok_or_else(|| wrong(literal))?, single)))
-            });
+            let set = values()
+                .map(|literal| Ok(key(rounded(number(literal).ok_or_else(|| wrong(literal))?, single))));
             let set: HashSet<u64> = set.collect::<Result<_, FilterError>>()?;
             BooleanBuffer::collect_bool(rows, |row| set.contains(&key(of(row))))
         }

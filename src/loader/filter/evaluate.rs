@@ -1,7 +1,7 @@
 //! A condition's truth for every row, part by part.
 
-use arrow_array::{Array, LargeStringArray, ListArray, Scalar, StringArray};
 use arrow_array::cast::AsArray;
+use arrow_array::{Array, LargeStringArray, ListArray, Scalar, StringArray};
 use arrow_buffer::BooleanBuffer;
 use arrow_schema::{ArrowError, DataType};
 use sqlparser::ast::{
@@ -11,7 +11,7 @@ use sqlparser::ast::{
 use super::columns::{Column, Columns, Values};
 use super::compare::{self, Comparison, article};
 use super::literal::Literal;
-use super::parse::position;
+use super::parse::{describe, position};
 use super::truth::Truth;
 use super::{FilterError, Position};
 use crate::index::RowMask;
@@ -38,7 +38,7 @@ enum Match {
 }
 
 fn unsupported(expr: &Expr) -> FilterError {
-    FilterError::Unsupported { at: position(expr), what: expr.to_string() }
+    FilterError::Unsupported { at: position(expr), what: describe(expr) }
 }
 
 impl Evaluation<'_> {
@@ -150,7 +150,7 @@ impl Evaluation<'_> {
         let lists = lists(&column, position(list))?;
         let lengths: arrow_array::Int64Array =
             lists.iter().map(|list| list.map(|list| list.len() as i64)).collect();
-        Ok(Column { name: list.to_string(), array: std::sync::Arc::new(lengths) })
+        Ok(Column { name: column.name.clone(), array: std::sync::Arc::new(lengths) })
     }
 
     fn boolean_column(&self, expr: &Expr) -> Result<Truth, FilterError> {
@@ -203,10 +203,13 @@ impl Evaluation<'_> {
             }
         };
         let found = match array.data_type() {
-            DataType::LargeUtf8 => how.of(&array, &Scalar::new(LargeStringArray::from_iter_values([pattern]))),
+            DataType::LargeUtf8 => {
+                how.of(&array, &Scalar::new(LargeStringArray::from_iter_values([pattern])))
+            }
             _ => how.of(&array, &Scalar::new(StringArray::from_iter_values([pattern]))),
         };
-        let error = |error: ArrowError| FilterError::Unsupported { at: position(text), what: error.to_string() };
+        let error =
+            |error: ArrowError| FilterError::Unsupported { at: position(text), what: error.to_string() };
         Ok(Truth::of_array(&found.map_err(error)?))
     }
 
@@ -293,7 +296,7 @@ fn literal(expr: &Expr) -> Result<Literal, FilterError> {
     Literal::of(expr)?.ok_or_else(|| FilterError::Type {
         at: position(expr),
         expected: "a constant".into(),
-        got: format!("`{expr}`"),
+        got: describe(expr),
     })
 }
 
@@ -304,7 +307,7 @@ fn array_literal(expr: &Expr) -> Result<Vec<Literal>, FilterError> {
         _ => Err(FilterError::Type {
             at: position(expr),
             expected: "an array of constants".into(),
-            got: format!("`{expr}`"),
+            got: describe(expr),
         }),
     }
 }
@@ -325,7 +328,8 @@ fn arguments(function: &Function) -> Option<Vec<&Expr>> {
     if !plain || list.duplicate_treatment.is_some() || !list.clauses.is_empty() {
         return None;
     }
-    let argument = |argument: &'_ FunctionArg| matches!(argument, FunctionArg::Unnamed(FunctionArgExpr::Expr(_)));
+    let argument =
+        |argument: &'_ FunctionArg| matches!(argument, FunctionArg::Unnamed(FunctionArgExpr::Expr(_)));
     list.args.iter().all(argument).then(|| {
         let exprs = list.args.iter().filter_map(|argument| match argument {
             FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr),

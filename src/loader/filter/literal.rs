@@ -2,7 +2,7 @@
 
 use sqlparser::ast::{DataType, Expr, TypedString, UnaryOperator, Value};
 
-use super::parse::position;
+use super::parse::{describe, position};
 use super::{FilterError, Position};
 
 #[derive(Debug, Clone, PartialEq)]
@@ -17,7 +17,7 @@ pub(super) enum Literal {
 impl Literal {
     /// `None` where `expr` is no constant.
     pub fn of(expr: &Expr) -> Result<Option<Self>, FilterError> {
-        let unsupported = || FilterError::Unsupported { at: position(expr), what: expr.to_string() };
+        let unsupported = || FilterError::Unsupported { at: position(expr), what: describe(expr) };
         match expr {
             Expr::Nested(inner) => Self::of(inner),
             Expr::Value(value) => Self::of_value(&value.value, position(expr)).map(Some),
@@ -39,7 +39,7 @@ impl Literal {
     }
 
     fn of_value(value: &Value, at: Position) -> Result<Self, FilterError> {
-        let unsupported = || FilterError::Unsupported { at, what: value.to_string() };
+        let unsupported = || FilterError::Unsupported { at, what: format!("constant `{value}`") };
         Ok(match value {
             Value::Null => Literal::Null,
             Value::Boolean(value) => Literal::Bool(*value),

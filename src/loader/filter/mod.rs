@@ -48,18 +48,19 @@ pub struct Filter {
     expr: Arc<Expr>,
 }
 
-/// Where in a filter's text.
+/// Where in a filter's text. Line 0: in a part that the parser gives no place for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
+    /// From 1, as `character`.
     pub line: u64,
-    /// From 1.
     pub character: u64,
 }
 
 impl std::fmt::Display for Position {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.line {
-            0 | 1 => write!(f, "at character {}", self.character.max(1)),
+            0 => f.write_str("in a part"),
+            1 => write!(f, "at character {}", self.character),
             line => write!(f, "at line {line}, character {}", self.character),
         }
     }
@@ -79,7 +80,7 @@ pub enum FilterError {
     Column { at: Position, column: String, known: String },
     #[error("filter {at}: expected {expected}, got {got}")]
     Type { at: Position, expected: String, got: String },
-    #[error("filter {at}: `{what}` is not supported")]
+    #[error("filter {at}: {what} is not supported")]
     Unsupported { at: Position, what: String },
 }
 
