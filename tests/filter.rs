@@ -175,7 +175,7 @@ fn constant(literal: &str, column: &str) -> Option<Value> {
     if literal == "NULL" {
         return None;
     }
-    let text = literal.trim_matches('\'');
+    let text = literal.trim_start_matches("TIMESTAMP ").trim_matches('\'');
     Some(match column {
         "lang" => Value::Text(text.into()),
         "seen" => Value::Time(match text {
@@ -380,7 +380,7 @@ fn any_leaf() -> BoxedStrategy<Condition> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, max_shrink_iters: 200, ..ProptestConfig::default() })]
 
     #[test]
     fn a_filter_passes_the_rows_that_its_definition_passes(condition in conditions(any_leaf())) {
@@ -429,7 +429,7 @@ mod beside_polars {
             let known: Vec<&str> = literals(column)
                 .iter()
                 .copied()
-                .filter(|&literal| literal != "NULL" && literal != "99999999999")
+                .filter(|&literal| !["NULL", "99999999999", "1e300"].contains(&literal))
                 .collect();
             (Just(column), prop::collection::vec(prop::sample::select(known).prop_map(str::to_string), 2..5))
         });
@@ -466,7 +466,7 @@ mod beside_polars {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, max_shrink_iters: 200, ..ProptestConfig::default() })]
 
         #[test]
         fn a_filter_passes_the_rows_that_polars_passes(condition in conditions(leaf())) {
@@ -638,7 +638,6 @@ fn what_cannot_be_answered_is_named_with_its_place() {
         "public, year",
         "public public",
         "lang = 'a'; DROP TABLE x",
-        "NOT",
         "\u{0}",
     ] {
         assert!(matches!(Filter::parse(filter), Err(FilterError::Syntax(_))), "{filter}");

@@ -97,7 +97,7 @@ impl<'a> Prepared<'a> {
 
     /// The nearest rows of each query into `answers`. Up to 16 queries are searched on the caller's thread, more on all
     /// threads of its pool; what is found does not depend on their number. After the first calls nothing is
-    /// allocated.
+    /// allocated for a query, only a list for each batch in families that share no work within one.
     ///
     /// # Errors
     /// As [`Index::ask`].
@@ -171,6 +171,10 @@ impl<'a> Prepared<'a> {
                         None => {}
                     }
                 }
+            }
+            (Way::Index(params), ..) if queries.rows() == 1 => {
+                searcher.search(queries.row(0), &params, found);
+                put(0, found);
             }
             (Way::Index(params), ..) => searcher.search_batch(queries, &params, &mut put),
             (Way::Exact { .. } | Way::Masked { .. }, ..) => {

@@ -16,7 +16,7 @@
 //! `row_id` is the row's id, unless an attribute is called so. A name is first looked for as it is written; one
 //! without quotes also in another case. Integers are compared exactly, also with fractions; a constant beside an f32
 //! column is taken as f32; NaN equals itself and is above every number. A string beside a date or a timestamp is read
-//! as one, in the column's zone where it names none. Nulls within a list equal nothing, and a list that is null makes
+//! as one, in the column's zone (an offset or UTC) where it names none. Nulls within a list equal nothing, and a list that is null makes
 //! its condition unknown.
 //!
 //! Refuses what would have to be guessed: arithmetic, subqueries, other functions, other types beside each other.
