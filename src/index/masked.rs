@@ -20,8 +20,7 @@ impl<'a> Allowed<'a> {
 }
 
 /// What [`Searcher::search_masked`](super::Searcher::search_masked) does by default: looks for more rows, and harder,
-/// by the factor that the mask keeps away; then for twice as many, until enough of those found are allowed.
-/// More rows at as many times the effort are found as well as few at the effort itself. The last attempt asks for all
+/// by the factor that the mask keeps away; then for twice as many, until enough of those found are allowed. More rows at as many times the effort are found as well as few at the effort itself. The last attempt asks for all
 /// rows at the highest effort.
 pub(super) fn widen(
     search: &mut dyn FnMut(&SearchParams, &mut Vec<Neighbor>),
@@ -35,10 +34,16 @@ pub(super) fn widen(
     if k == 0 {
         return true;
     }
+    if mask.count() == mask.rows() {
+        search(params, found);
+        return true;
+    }
+    // How many of the rows found are allowed varies by the root of their number: most queries need no second attempt.
+    let wanted = k + 2 * k.isqrt();
     let mut factor = mask.rows().div_ceil(mask.count());
     loop {
         let mut wider = params.times(factor);
-        wider.k = k.saturating_mul(factor);
+        wider.k = wanted.saturating_mul(factor);
         let all = wider.k >= mask.rows();
         if all {
             wider = SearchParams { k: mask.rows(), effort: usize::MAX, refine: mask.rows() };

@@ -3,8 +3,9 @@
 //! Under a filter there are two ways: compare the allowed rows one by one, or walk the index and look past those that
 //! are not allowed. The first costs as many comparisons as rows are allowed, whatever the query. The second costs what
 //! the walk costs without a filter, times the rows that it must look past for each that it may return. The cheaper is
-//! taken; and since rows allowed may lie far from the query, where a walk finds few of them, one that has cost as much
-//! as the scan gives up and the rows are scanned.
+//! taken: on minilm100k at `ef_search` 48 a walk that widens and a scan answer 1,225 and 1,570 queries per CPU-second where
+//! 10 % of the rows are allowed, 1,245 and 361 where 34 % are. And since the rows allowed may lie far from the query,
+//! where a walk finds few of them, one that would cost as much as the scan gives up, and the rows are scanned.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -224,16 +225,12 @@ fn way(index: &Index, setting: Option<SearchParams>, k: usize, mask: Option<&Row
     let params = SearchParams { k, ..setting };
     let can_scan = index.exact.is_some();
     let looked_past = mask.rows() as f64 / allowed as f64;
-    let walk = index.family.rows_compared(&params) as f64 * looked_past * WALK_COST;
+    let walk = index.family.rows_compared(&params) as f64 * looked_past;
     if can_scan && (allowed as f64 <= walk || k >= allowed) {
         return Way::Exact { k };
     }
-    let patience = if can_scan { (allowed as f64 / WALK_COST) as usize } else { usize::MAX };
-    Way::Masked { params, patience }
+    Way::Masked { params, patience: if can_scan { allowed } else { usize::MAX } }
 }
-
-/// What comparing a row in a walk costs beside comparing one in a scan: it reads a code, not a vector.
-const WALK_COST: f64 = 0.5;
 
 /// When a call ends, and how far it got.
 #[derive(Default)]

@@ -4,7 +4,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::{Index, LoadError, OpenOptions, Residence, same};
+use super::{Check, Index, LoadError, OpenOptions, Residence, same};
 use crate::store::{IndexStore, StoreError};
 
 /// The version of an index to search now. A new one is opened beside the old, checked, and then handed out in its
@@ -127,7 +127,8 @@ impl Watched {
         let options = self.options.clone().version(version);
         let index = match options.residence {
             Residence::Resident => options.open_artifact(self.store.artifact(Some(version))?)?,
-            Residence::Mapped(_) => options.open(&self.uri)?,
+            // The old version answers meanwhile: there is time to check all of the new one first.
+            Residence::Mapped(_) => options.residence(Residence::Mapped(Check::AtOpen)).open(&self.uri)?,
         };
         same("dim of a new version", current.dim(), index.dim())?;
         same("metric of a new version", current.metric(), index.metric())?;
