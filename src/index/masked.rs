@@ -20,8 +20,9 @@ impl<'a> Allowed<'a> {
 }
 
 /// What [`Searcher::search_masked`](super::Searcher::search_masked) does by default: looks for more rows, and harder,
-/// by the factor that the mask keeps away; then for twice as many, until enough of those found are allowed. More rows at as many times the effort are found as well as few at the effort itself. The last attempt asks for all
-/// rows at the highest effort.
+/// by the factor that the mask keeps away; then for twice as many, until enough of those found are allowed. More rows at
+/// as many times the effort are found as well as few at the effort itself. The last attempt asks for all rows at the
+/// highest effort.
 pub(super) fn widen(
     search: &mut dyn FnMut(&SearchParams, &mut Vec<Neighbor>),
     params: &SearchParams,

@@ -230,10 +230,15 @@ impl Index {
     /// `k` or effort 0; a recall that the certificate does not have; exact search where no vectors are kept; a filter or
     /// attributes that do not fit the index's columns; a similarity asked of a metric that has none.
     pub fn prepare(&self, query: &Query) -> Result<Prepared<'_>, QueryError> {
-        if let Some([error, ..]) = self.damage() {
-            return Err(QueryError::Damaged(error.to_string()));
-        }
         Prepared::new(self, query)
+    }
+
+    /// That no check in the background has found damage so far.
+    fn check_intact(&self) -> Result<(), QueryError> {
+        match self.damage() {
+            Some([error, ..]) => Err(QueryError::Damaged(error.to_string())),
+            _ => Ok(()),
+        }
     }
 
     /// The nearest rows of each query: [`prepare`](Self::prepare) and [`Prepared::search`] in one.

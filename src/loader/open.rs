@@ -85,8 +85,8 @@ impl OpenOptions {
     }
 
     /// What an index takes while it is open, known before any of it is read: its files where they are resident, those
-    /// of a graph twice over but for the vectors (they are copied to begin on a cache line), and the masks of
-    /// filters. Not counted: what each searching thread uses, 2 bytes a row of a graph and some kilobytes. Mapped
+    /// of a graph twice over but for the vectors (they are copied to begin on a cache line), the order of the ids (4
+    /// bytes a row, made when the first id is looked up) and the masks of filters. Not counted: what each searching thread uses, 2 bytes a row of a graph and some kilobytes. Mapped
     /// files take what the system gives them and can take back.
     pub fn needed_bytes(&self, manifest: &Manifest) -> u64 {
         let files = manifest
@@ -100,7 +100,9 @@ impl OpenOptions {
             }
             Residence::Mapped(_) => 0u64,
         };
-        resident.saturating_add(self.filter_cache_bytes as u64)
+        resident
+            .saturating_add(manifest.build.rows.saturating_mul(4))
+            .saturating_add(self.filter_cache_bytes as u64)
     }
 
     fn check_memory(&self, manifest: &Manifest) -> Result<(), LoadError> {

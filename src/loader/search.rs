@@ -112,6 +112,7 @@ impl<'a> Prepared<'a> {
         queries: VectorView<'_>,
         answers: &mut Answers,
     ) -> Result<(), QueryError> {
+        self.index.check_intact()?;
         query::check(queries, self.index.dim(), self.index.metric())?;
         answers.reset(queries.rows(), self.k);
         if self.k == 0 {

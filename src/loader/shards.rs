@@ -136,8 +136,8 @@ impl PreparedShards<'_> {
         let waiting = &self.shards.waiting;
         let mut scratch = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
         scratch.answers.resize_with(self.parts.len(), Answers::new);
-        let parts = self.parts.iter().zip(&mut scratch.answers);
-        let asked = parts.map(|(part, answers)| part.search_since(start, queries, answers)).collect();
+        let mut parts = self.parts.iter().zip(&mut scratch.answers);
+        let asked = parts.try_for_each(|(part, answers)| part.search_since(start, queries, answers));
         if asked == Ok(()) {
             self.merge(queries.rows(), &mut scratch, answers);
         }

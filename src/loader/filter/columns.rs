@@ -148,9 +148,10 @@ impl Column {
     }
 }
 
-fn numbers<'a, T: ArrowPrimitiveType, W: 'a>(array: &'a dyn Array) -> Box<dyn Fn(usize) -> W + 'a>
+fn numbers<'a, T, W>(array: &'a dyn Array) -> Box<dyn Fn(usize) -> W + 'a>
 where
-    W: From<T::Native>,
+    T: ArrowPrimitiveType,
+    W: From<T::Native> + 'a,
 {
     let values = array.as_primitive::<T>().values();
     Box::new(move |row| values[row].into())

@@ -192,8 +192,7 @@ impl Evaluation<'_> {
         let array: &dyn Array = match column.values() {
             Values::Text(_) => column.array.as_ref(),
             Values::Uuid(uuids) => {
-                let text = |uuid: Option<&[u8]>| uuid.map(|uuid| uuid_text(uuid));
-                written = uuids.iter().map(text).collect::<StringArray>();
+                written = uuids.iter().map(|uuid| uuid.map(uuid_text)).collect::<StringArray>();
                 &written
             }
             _ => {
