@@ -139,7 +139,7 @@ impl From<LoadError> for Error {
             LoadError::Memory { .. }
             | LoadError::NotLocal { .. }
             | LoadError::NoShards
-            | LoadError::Other { .. } => Error::BadInput(Box::new(error)),
+            | LoadError::Unlike { .. } => Error::BadInput(Box::new(error)),
             error => Error::BadArtifact(Box::new(error)),
         }
     }

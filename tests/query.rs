@@ -381,14 +381,14 @@ fn shards_that_do_not_belong_together_are_refused() {
     assert!(matches!(refused(vec![]), LoadError::NoShards));
     let first = of(&normal(50, 4, 1), Metric::L2);
     let dim = refused(vec![first.clone(), of(&normal(50, 5, 1), Metric::L2)]);
-    assert!(matches!(dim, LoadError::Other { what: "dim of a shard", .. }), "{dim}");
+    assert!(matches!(dim, LoadError::Unlike { what: "dim of a shard", .. }), "{dim}");
     let metric = refused(vec![first.clone(), of(&normal(50, 4, 1), Metric::InnerProduct)]);
-    assert!(matches!(metric, LoadError::Other { what: "metric of a shard", .. }), "{metric}");
+    assert!(matches!(metric, LoadError::Unlike { what: "metric of a shard", .. }), "{metric}");
     let numbered = Arc::new(open("flat", Metric::L2));
     let texts = of(&normal(50, DIM, 1), Metric::L2);
     assert!(matches!(
         refused(vec![numbered, texts]),
-        LoadError::Other { what: "kind of ids of a shard", .. }
+        LoadError::Unlike { what: "kind of ids of a shard", .. }
     ));
 
     let with = |name: &str, column: ArrayRef| {

@@ -69,8 +69,9 @@ pub enum LoadError {
     Tensor(#[from] TensorError),
     #[error("the manifest and the sections disagree: {what}: expected {expected}, got {got}")]
     Mismatch { what: &'static str, expected: String, got: String },
+    /// An index that cannot be asked beside another, or in its place.
     #[error("{what}: expected {expected}, got {got}")]
-    Other { what: &'static str, expected: String, got: String },
+    Unlike { what: &'static str, expected: String, got: String },
     #[error("the index takes {needed} bytes of memory, {over} more than the limit of {limit}")]
     Memory { needed: u64, limit: u64, over: u64 },
     #[error("`{uri}` cannot be mapped: only indexes in local files can")]
@@ -287,5 +288,5 @@ fn same<T: PartialEq + ToString>(what: &'static str, expected: T, got: T) -> Res
     if expected == got {
         return Ok(());
     }
-    Err(LoadError::Other { what, expected: expected.to_string(), got: got.to_string() })
+    Err(LoadError::Unlike { what, expected: expected.to_string(), got: got.to_string() })
 }
