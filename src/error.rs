@@ -5,7 +5,7 @@
 use std::error::Error as StdError;
 
 use crate::compute::ComputeError;
-use crate::loader::{LoadError, QueryError};
+use crate::loader::{FilterError, LoadError, QueryError};
 use crate::report::CertifyError;
 use crate::store::{LocationError, StoreError};
 use crate::train::TrainError;
@@ -136,14 +136,27 @@ impl From<LoadError> for Error {
             // An artifact of several segments is for a version that reads them.
             LoadError::Store(StoreError::Unsupported { .. }) => Error::BadArtifact(Box::new(error)),
             LoadError::Store(error) => error.into(),
+            LoadError::Memory { .. }
+            | LoadError::NotLocal { .. }
+            | LoadError::NoShards
+            | LoadError::Unlike { .. } => Error::BadInput(Box::new(error)),
             error => Error::BadArtifact(Box::new(error)),
         }
     }
 }
 
+impl From<FilterError> for Error {
+    fn from(error: FilterError) -> Self {
+        Error::BadInput(Box::new(error))
+    }
+}
+
 impl From<QueryError> for Error {
     fn from(error: QueryError) -> Self {
-        Error::BadInput(Box::new(error))
+        match error {
+            QueryError::Damaged(_) => Error::BadArtifact(Box::new(error)),
+            error => Error::BadInput(Box::new(error)),
+        }
     }
 }
 

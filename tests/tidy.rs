@@ -34,6 +34,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("polars_arrow", &["source"]),
     ("parquet", &["source", "dataset"]),
     ("object_store", &["store"]),
+    ("memmap2", &["store"]),
+    ("sqlparser", &["loader/filter"]),
     ("tar", &["dataset"]),
     ("clap", &["cli", "main.rs"]),
 ];

@@ -1,7 +1,7 @@
 //! Columns of a segment as Arrow IPC files (<https://arrow.apache.org/docs/format/Columnar.html#ipc-file-format>): row
 //! ids and attributes, by ordinal, one record batch, not compressed, so that pyarrow, polars or DuckDB open them.
 //!
-//! Takes scalar columns only: booleans, integers, f32 and f64, strings, dates, timestamps and 16-byte binary.
+//! Takes booleans, integers, f32 and f64, strings, dates, timestamps, 16-byte binary, and lists of strings.
 //! `arrow-ipc` validates arrays but trusts the lengths and offsets that lead to them (it slices by assertion), so
 //! [`decode`] checks those first: no file makes it panic, nor take more memory than the file has.
 
@@ -13,7 +13,7 @@ use arrow_buffer::Buffer;
 use arrow_ipc::convert::try_fb_to_schema;
 use arrow_ipc::reader::FileDecoder;
 use arrow_ipc::writer::{FileWriter, IpcWriteOptions};
-use arrow_ipc::{Block, MetadataVersion, root_as_footer, root_as_message};
+use arrow_ipc::{Block, FieldNode, MetadataVersion, root_as_footer, root_as_message};
 use arrow_schema::{ArrowError, DataType, Field, Fields, Schema};
 use bytes::Bytes;
 
@@ -37,7 +37,9 @@ pub enum ColumnError {
     OutOfBounds { what: String, max: u64, got: i64 },
     #[error("{what}: expected {expected}, got {got}")]
     Content { what: String, expected: String, got: String },
-    #[error("column `{column}`: expected a boolean, number, string, date, timestamp or UUID, got {got}")]
+    #[error(
+        "column `{column}`: expected a boolean, number, string, date, timestamp, UUID or list of strings, got {got}"
+    )]
     Type { column: String, got: String },
     #[error("expected {expected} rows, got {got}")]
     Rows { expected: u64, got: u64 },
@@ -95,7 +97,7 @@ fn write_file(schema: Schema, columns: Vec<ArrayRef>) -> Result<Bytes, ColumnErr
 fn check_fields(fields: &Fields) -> Result<(), ColumnError> {
     let mut names = HashSet::new();
     for field in fields {
-        if buffers_of(field.data_type()).is_none() {
+        if nodes_of(field.data_type()).is_none() {
             let (column, got) = (field.name().clone(), field.data_type().to_string());
             return Err(ColumnError::Type { column, got });
         }
@@ -106,18 +108,19 @@ fn check_fields(fields: &Fields) -> Result<(), ColumnError> {
     Ok(())
 }
 
-/// The buffers of a column of this type, by the size of their elements in bytes: validity and booleans (bits, so 1),
-/// offsets, values. `None` for a type that is not taken.
-fn buffers_of(data_type: &DataType) -> Option<&'static [i64]> {
+/// The arrays that a column of this type consists of, outermost first, and the buffers of each by the size of their
+/// elements in bytes: validity and booleans (bits, so 1), offsets, values. `None` for a type that is not taken.
+fn nodes_of(data_type: &DataType) -> Option<&'static [&'static [i64]]> {
     use DataType::*;
     Some(match data_type {
-        Boolean | Int8 | UInt8 => &[1, 1],
-        Int16 | UInt16 => &[1, 2],
-        Int32 | UInt32 | Float32 | Date32 => &[1, 4],
-        Int64 | UInt64 | Float64 | Date64 | Timestamp(..) => &[1, 8],
-        FixedSizeBinary(16) => &[1, 16],
-        Utf8 => &[1, 4, 1],
-        LargeUtf8 => &[1, 8, 1],
+        Boolean | Int8 | UInt8 => &[&[1, 1]],
+        Int16 | UInt16 => &[&[1, 2]],
+        Int32 | UInt32 | Float32 | Date32 => &[&[1, 4]],
+        Int64 | UInt64 | Float64 | Date64 | Timestamp(..) => &[&[1, 8]],
+        FixedSizeBinary(16) => &[&[1, 16]],
+        Utf8 => &[&[1, 4, 1]],
+        LargeUtf8 => &[&[1, 8, 1]],
+        List(item) if *item.data_type() == Utf8 => &[&[1, 4], &[1, 4, 1]],
         _ => return None,
     })
 }
@@ -219,21 +222,17 @@ fn check_message(block: &Block, bytes: &[u8], fields: &Fields, rows: u64) -> Res
         let (max, got) = (body.len() as u64, rows.div_ceil(8) as i64);
         return Err(ColumnError::OutOfBounds { what: format!("{rows} rows"), max, got });
     }
+    let expected: usize = fields.iter().filter_map(|field| nodes_of(field.data_type())).map(<[_]>::len).sum();
     let nodes = batch.nodes().map_or(0, |nodes| nodes.len());
-    if nodes != fields.len() {
-        return Err(content("columns in the record batch", fields.len(), nodes));
+    if nodes != expected {
+        return Err(content("arrays in the record batch", expected, nodes));
     }
-    for (node, field) in batch.nodes().iter().flatten().zip(fields) {
-        if node.length() != batch.length() || !(0..=node.length()).contains(&node.null_count()) {
-            let got = format!("{} rows and {} nulls", node.length(), node.null_count());
-            let expected = format!("{rows} rows and at most as many nulls");
-            return Err(content(&format!("column `{}`", field.name()), expected, got));
-        }
-        if node.null_count() > 0 && !field.is_nullable() {
-            return Err(content(&format!("nulls of column `{}`", field.name()), 0, node.null_count()));
-        }
+    let mut nodes = batch.nodes().into_iter().flatten();
+    for field in fields {
+        check_nodes(field, rows, body.len() as u64, &mut nodes)?;
     }
-    let elements = || fields.iter().filter_map(|field| buffers_of(field.data_type())).flatten();
+    let elements =
+        || fields.iter().filter_map(|field| nodes_of(field.data_type())).flatten().copied().flatten();
     let buffers = batch.buffers().map_or(0, |buffers| buffers.len());
     if buffers != elements().count() {
         return Err(content("buffers in the record batch", elements().count(), buffers));
@@ -251,10 +250,41 @@ fn check_message(block: &Block, bytes: &[u8], fields: &Fields, rows: u64) -> Res
     Ok(())
 }
 
+/// The lengths and null counts of a column's arrays: as many rows as the segment, and of a list's values no more than
+/// the body has bits for.
+fn check_nodes<'a>(
+    field: &Field,
+    rows: u64,
+    body_bytes: u64,
+    nodes: &mut impl Iterator<Item = &'a FieldNode>,
+) -> Result<(), ColumnError> {
+    let count = nodes_of(field.data_type()).map_or(0, <[_]>::len);
+    for (depth, node) in nodes.take(count).enumerate() {
+        let length = u64::try_from(node.length()).ok();
+        let fits = match depth {
+            0 => length == Some(rows),
+            _ => length.is_some_and(|length| length.div_ceil(8) <= body_bytes),
+        };
+        if !fits || !(0..=node.length()).contains(&node.null_count()) {
+            let got = format!("{} values and {} nulls", node.length(), node.null_count());
+            let expected = match depth {
+                0 => format!("{rows} values and at most as many nulls"),
+                _ => format!("as many values as {body_bytes} bytes hold and at most as many nulls"),
+            };
+            return Err(content(&format!("column `{}`", field.name()), expected, got));
+        }
+        if depth == 0 && node.null_count() > 0 && !field.is_nullable() {
+            return Err(content(&format!("nulls of column `{}`", field.name()), 0, node.null_count()));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
+    use arrow_array::builder::{ListBuilder, StringBuilder};
     use arrow_array::types::TimestampMicrosecondType;
     use arrow_array::{BooleanArray, Float64Array, Int32Array, ListArray, PrimitiveArray, StringArray};
 
@@ -271,12 +301,17 @@ mod tests {
 
     fn attributes() -> RecordBatch {
         let stamps: PrimitiveArray<TimestampMicrosecondType> = vec![Some(1), None, Some(-1)].into();
+        let mut tags = ListBuilder::new(StringBuilder::new());
+        tags.append_value([Some("a"), None, Some("déjà")]);
+        tags.append_null();
+        tags.append_value::<[Option<&str>; 0], _>([]);
         RecordBatch::try_from_iter_with_nullable([
             ("language", Arc::new(StringArray::from(vec![Some("de"), None, Some("")])) as ArrayRef, true),
             ("year", Arc::new(Int32Array::from(vec![Some(1999), Some(2026), None])), true),
             ("score", Arc::new(Float64Array::from(vec![0.5, -0.0, f64::NAN])), false),
             ("public", Arc::new(BooleanArray::from(vec![Some(true), None, Some(false)])), true),
             ("seen", Arc::new(stamps), true),
+            ("tags", Arc::new(tags.finish()), true),
         ])
         .unwrap()
     }

@@ -1,6 +1,7 @@
 //! Attribute columns by row: a value as JSON, and the row that has a value. Reads what a person typed as the column
 //! would print it: `4711`, `true`, `2024-05-01`.
 
+use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch, make_array};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use arrow_schema::{ArrowError, DataType};
@@ -71,10 +72,14 @@ pub(super) fn find(
     }
 }
 
-/// The value as JSON has it: numbers are numbers; dates and times, and numbers that JSON cannot write, are text.
+/// The value as JSON has it: numbers are numbers; lists are arrays; dates and times, and numbers that JSON cannot write, are text.
 pub(super) fn json_value(column: &dyn Array, row: usize) -> Result<Value, ArrowError> {
     if column.is_null(row) {
         return Ok(Value::Null);
+    }
+    if let Some(lists) = column.as_list_opt::<i32>() {
+        let items = lists.value(row);
+        return (0..items.len()).map(|item| json_value(&items, item)).collect();
     }
     let column = in_utc(column)?;
     let text = ArrayFormatter::try_new(&column, &FormatOptions::default())?.value(row).try_to_string()?;

@@ -4,6 +4,8 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use arrow_array::{ArrayRef, RecordBatch};
+use arrow_schema::{ArrowError, FieldRef};
 use clap::{ArgGroup, Args};
 use serde::Serialize;
 use serde_json::Value;
@@ -14,10 +16,10 @@ use super::{QueryFile, QueryFileError, answer, json_line};
 use crate::artifact::Manifest;
 use crate::error::Error;
 use crate::job::quantity::{count, duration};
-use crate::loader::{Effort, Hit, Index, SearchOptions};
+use crate::loader::{Answers, Effort, Filter, Hit, Index, Prepared, Query, SearchOptions, Way};
 use crate::source::{QuerySpec, read_queries};
 use crate::store::runtime;
-use crate::vectors::{Metric, RowId, VectorBuf};
+use crate::vectors::{Metric, RowId, RowIdError, VectorBuf};
 
 /// Most rows that one search may return.
 const MAX_K: u32 = 10_000;
@@ -31,6 +33,7 @@ const MAX_K: u32 = 10_000;
 Examples:
   annvil search out/glove10k-hnsw --like river -k 5
   annvil search out/glove10k-hnsw --like 590 --column rank --recall 0.99
+  annvil search out/glove10k-hnsw --like river --where \"rank < 2000 AND word_len > 4\"
   annvil search out/glove10k-hnsw --vector query.json --json
   python embed.py | annvil search out/glove10k-hnsw --vector -"
 )]
@@ -65,6 +68,27 @@ pub struct SearchArgs {
     /// Candidates to rank again by their kept vectors [default: the index's certified setting]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     refine: Option<u32>,
+    /// Only rows for which an SQL condition over attributes and `row_id` is true
+    #[arg(long = "where", value_name = "SQL", value_parser = Filter::parse)]
+    condition: Option<Filter>,
+    /// Only rows whose ids, strings or UUIDs, begin so
+    #[arg(long, value_name = "TEXT", value_parser = Filter::id_prefix)]
+    id_prefix: Option<Filter>,
+    /// Leave out the row with this id; may be given several times
+    #[arg(long, value_name = "ID")]
+    exclude: Vec<String>,
+    /// Leave out the nearest N rows
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    offset: u32,
+    /// Only rows at most this far
+    #[arg(long, value_name = "D", conflicts_with = "min_similarity")]
+    max_distance: Option<f32>,
+    /// Only rows at least this similar, where the metric has similarities
+    #[arg(long, value_name = "S")]
+    min_similarity: Option<f32>,
+    /// Attributes to show, separated by commas [default: all]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    attributes: Option<Vec<String>>,
     /// Version to search [default: the latest]
     #[arg(long, value_name = "V", value_parser = clap::value_parser!(u64).range(1..))]
     version: Option<u64>,
@@ -88,6 +112,8 @@ enum SearchError {
         "--like takes a row's vector, and the index keeps none (refine = \"none\"): use --vector instead"
     )]
     NoVectors,
+    #[error("--exclude: {0}")]
+    Exclude(#[from] RowIdError),
     #[error(
         "`{file}` is Parquet, and the index does not say which column holds vectors: name it with --vector-column"
     )]
@@ -119,11 +145,20 @@ struct SearchAnswer {
     /// Candidates ranked again; none where it is the family's default.
     #[serde(skip_serializing_if = "Option::is_none")]
     refine: Option<usize>,
+    /// Rows that a condition let through, and whether they were compared one by one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allowed: Option<Allowed>,
     /// Of the search alone, without opening the index.
     #[serde(rename = "seconds", serialize_with = "seconds")]
     elapsed: Duration,
     /// One for each query, in order.
     results: Vec<QueryResult>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+struct Allowed {
+    rows: usize,
+    compared_one_by_one: bool,
 }
 
 fn seconds<S: serde::Serializer>(elapsed: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
@@ -202,31 +237,50 @@ impl SearchArgs {
         Ok(Question { queries: VectorBuf::new(vector, index.dim()), like: Some(row) })
     }
 
+    fn query(&self, index: &Index, like: Option<&Found>) -> Result<Query, Error> {
+        let kind = index.ids().kind();
+        let excluded = self.exclude.iter().map(|id| kind.parse(id)).collect::<Result<Vec<_>, _>>();
+        let mut query = Query::from(self.options())
+            .offset(self.offset as usize)
+            .exclude(excluded.map_err(SearchError::from)?)
+            .exclude(like.map(|row| index.ids().get(row.ordinal)));
+        query = match (&self.condition, &self.id_prefix) {
+            (Some(condition), Some(prefix)) => query.filter(condition.and(prefix)?),
+            (Some(filter), None) | (None, Some(filter)) => query.filter(filter.clone()),
+            (None, None) => query,
+        };
+        query = match (self.max_distance, self.min_similarity) {
+            (Some(distance), _) => query.max_distance(distance),
+            (None, Some(similarity)) => query.min_similarity(similarity),
+            (None, None) => query,
+        };
+        Ok(match &self.attributes {
+            Some(columns) => query.attributes(columns),
+            None => query.all_attributes(),
+        })
+    }
+
     fn search(&self, index: &Index, question: &Question) -> Result<SearchAnswer, Error> {
-        let mut options = self.options();
-        let setting = index.setting(&options)?;
-        // One more where the row itself is found, and is left out: at the setting of what was asked for, not at the one
-        // that the certificate has for more rows.
-        if question.like.is_some() {
-            options = SearchOptions {
-                k: options.k + 1,
-                effort: setting.map_or(Effort::Exact, |setting| Effort::Given(setting.effort)),
-                refine: setting.map(|setting| setting.refine),
-            };
-        }
+        let query = self.query(index, question.like.as_ref())?;
         let start = Instant::now();
-        let found = index.search(question.queries.view(), &options)?;
+        let prepared = index.prepare(&query)?;
+        let mut answers = Answers::new();
+        prepared.search(question.queries.view(), &mut answers)?;
         let elapsed = start.elapsed();
         let name = |query: usize| match (&question.like, &self.like) {
             (Some(row), Some(value)) => format!("like {} = {value}", row.column),
             _ => format!("vector {query}"),
         };
-        let itself = question.like.as_ref().map(|row| row.ordinal);
-        let results = found.into_iter().enumerate().map(|(query, hits)| {
-            let others = hits.into_iter().filter(|hit| Some(hit.ordinal) != itself).take(self.k as usize);
-            let hits = others.map(|hit| SearchHit::of(hit, index)).collect::<Result<_, _>>()?;
-            Ok(QueryResult { query: name(query), hits })
+        let attributes = prepared.attributes(&answers);
+        let mut row = 0..;
+        let results = answers.iter().enumerate().map(|(query, found)| {
+            let hits = found.iter().zip(row.by_ref());
+            let hits = hits.map(|(&found, row)| SearchHit::of(index.hit(found), &attributes, row));
+            Ok(QueryResult { query: name(query), hits: hits.collect::<Result<_, _>>()? })
         });
+        let results = results.collect::<Result<_, Error>>()?;
+        let setting =
+            index.setting(&self.options())?.filter(|_| !matches!(prepared.way(), Way::Exact { .. }));
         let effort_name = index.effort_name().filter(|_| setting.is_some());
         Ok(SearchAnswer {
             index: self.index.clone(),
@@ -236,9 +290,16 @@ impl SearchArgs {
             effort_name: effort_name.map(Into::into),
             effort: setting.filter(|_| effort_name.is_some()).map(|setting| setting.effort),
             refine: setting.map(|setting| setting.refine).filter(|&refine| refine > 0),
+            allowed: self.allowed(&prepared),
             elapsed,
-            results: results.collect::<Result<_, Error>>()?,
+            results,
         })
+    }
+
+    fn allowed(&self, prepared: &Prepared<'_>) -> Option<Allowed> {
+        let is_filtered = self.condition.is_some() || self.id_prefix.is_some();
+        let compared_one_by_one = matches!(prepared.way(), Way::Exact { .. });
+        is_filtered.then(|| Allowed { rows: prepared.allowed_rows(), compared_one_by_one })
     }
 }
 
@@ -250,15 +311,13 @@ fn vector_column_of_job(manifest: &Manifest) -> Option<String> {
 }
 
 impl SearchHit {
-    fn of(hit: Hit, index: &Index) -> Result<Self, Error> {
-        let mut attributes = Vec::new();
-        if let Some(batch) = index.attributes() {
-            for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
-                let value = json_value(column, hit.ordinal as usize);
-                let value = value.map_err(|error| Error::Internal(Box::new(error)))?;
-                attributes.push((field.name().clone(), value));
-            }
-        }
+    /// `row` is the hit's among the attributes.
+    fn of(hit: Hit, attributes: &RecordBatch, row: usize) -> Result<Self, Error> {
+        let columns = attributes.schema_ref().fields().iter().zip(attributes.columns());
+        let value =
+            |(field, column): (&FieldRef, &ArrayRef)| Ok((field.name().clone(), json_value(column, row)?));
+        let attributes = columns.map(value).collect::<Result<_, ArrowError>>();
+        let attributes = attributes.map_err(|error| Error::Internal(Box::new(error)))?;
         Ok(Self { id: hit.id, distance: hit.distance, similarity: hit.similarity, attributes })
     }
 }
@@ -283,8 +342,15 @@ impl SearchAnswer {
             [only] => cell(&only.query),
             many => format!("{} queries", count(many.len() as u64)),
         };
+        let allowed = match self.allowed {
+            Some(allowed) => format!(", {} rows allowed", count(allowed.rows as u64)),
+            None => String::new(),
+        };
         let (index, version, elapsed) = (&self.index, self.version, duration(self.elapsed));
-        text + &format!("{queries} in {index} (version {version}, {}, {effort}): {elapsed}\n", self.metric)
+        text + &format!(
+            "{queries} in {index} (version {version}, {}, {effort}{allowed}): {elapsed}\n",
+            self.metric
+        )
     }
 }
 
@@ -345,6 +411,7 @@ mod tests {
             effort_name: Some("ef_search".into()),
             effort: Some(64),
             refine: None,
+            allowed: None,
             elapsed: Duration::from_micros(180),
             results: vec![QueryResult { query: "like word = king".into(), hits }],
         }
@@ -367,13 +434,17 @@ like word = king in out/words (version 3, cosine, ef_search 64): 180 µs
         answer.results[0].hits[0].similarity = None;
         answer.results.push(QueryResult { query: "vector 1".into(), hits: vec![] });
         (answer.effort_name, answer.effort) = (None, None);
+        answer.allowed = Some(Allowed { rows: 1200, compared_one_by_one: true });
         let text = answer.render();
         assert!(
             text.contains("distance") && text.contains("0.2492") && !text.contains("similarity"),
             "{text}"
         );
         assert!(text.contains("vector 1\nno rows\n"), "{text}");
-        assert!(text.ends_with("2 queries in out/words (version 3, cosine, exact): 180 µs\n"), "{text}");
+        assert!(
+            text.ends_with("2 queries in out/words (version 3, cosine, exact, 1,200 rows allowed): 180 µs\n"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -396,6 +467,11 @@ like word = king in out/words (version 3, cosine, ef_search 64): 180 µs
         assert_eq!(options(&["-k", "3", "--effort", "40", "--refine", "80"]), expected);
         assert_eq!(options(&["--recall", "0.9"]).effort, Effort::Recall(0.9));
         assert_eq!(options(&["--exact"]).effort, Effort::Exact);
+        let both = parse(&["--like", "a", "--where", "rank < 5", "--id-prefix", "it's"]).unwrap();
+        assert_eq!(both.condition.unwrap().text(), "rank < 5");
+        assert_eq!(both.id_prefix.unwrap(), Filter::id_prefix("it's").unwrap());
+        let columns = parse(&["--like", "a", "--attributes", "word,rank"]).unwrap().attributes;
+        assert_eq!(columns, Some(vec!["word".into(), "rank".into()]));
     }
 
     #[test]
@@ -415,6 +491,9 @@ like word = king in out/words (version 3, cosine, ef_search 64): 180 µs
             &["--like", "a", "--recall", "95"],
             &["--like", "a", "--recall", "nan"],
             &["--like", "a", "--version", "0"],
+            &["--like", "a", "--where", "rank <"],
+            &["--like", "a", "--offset", "-1"],
+            &["--like", "a", "--max-distance", "1", "--min-similarity", "0.5"],
         ] {
             assert_eq!(parse(words).unwrap_err().exit_code(), 2, "{words:?}");
         }

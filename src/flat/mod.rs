@@ -7,6 +7,6 @@ mod search;
 mod sections;
 mod truth;
 
-pub use search::FlatIndex;
+pub use search::{FlatIndex, FlatSearcher};
 pub use sections::SECTION;
 pub use truth::ground_truth;

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use crate::artifact::Section;
-use crate::index::{KeepError, KeptVectors, Precision, SearchIndex, SearchParams, Searcher};
+use crate::index::{
+    Allowed, KeepError, KeptVectors, Precision, RowMask, SearchIndex, SearchParams, Searcher,
+};
 use crate::vectors::{Metric, Neighbor, TopK, VectorView};
 
 /// All rows, compared one by one.
@@ -53,7 +55,11 @@ impl SearchIndex for FlatIndex {
     }
 
     fn searcher(self: Arc<Self>) -> Box<dyn Searcher> {
-        Box::new(FlatSearcher { index: self, distances: vec![0.0; BLOCK_ROWS], tops: Vec::new(), k: 0 })
+        Box::new(FlatSearcher::new(self))
+    }
+
+    fn rows_compared(&self, _: &SearchParams) -> usize {
+        self.rows()
     }
 
     fn sections(&self) -> Vec<Section> {
@@ -68,8 +74,11 @@ const BLOCK_ROWS: usize = 128;
 /// Queries that share a pass over the rows.
 const GROUP_QUERIES: usize = 32;
 
-struct FlatSearcher {
+/// A search session over all rows, or over the rows of a mask; one per thread.
+pub struct FlatSearcher {
     index: Arc<FlatIndex>,
+    /// Allowed rows that wait to be compared.
+    ordinals: Vec<u32>,
     distances: Vec<f32>,
     /// One per query of a group, for `k` rows each.
     tops: Vec<TopK>,
@@ -77,8 +86,42 @@ struct FlatSearcher {
 }
 
 impl FlatSearcher {
+    pub fn new(index: Arc<FlatIndex>) -> Self {
+        Self {
+            index,
+            ordinals: Vec::with_capacity(BLOCK_ROWS),
+            distances: vec![0.0; BLOCK_ROWS],
+            tops: Vec::new(),
+            k: 0,
+        }
+    }
+
+    /// The `k` nearest of a mask's rows for each query, or of all rows; `found` is called once per query, in order.
+    ///
+    /// # Panics
+    /// If the mask is of another number of rows.
+    pub fn search_among(
+        &mut self,
+        queries: VectorView<'_>,
+        k: usize,
+        mask: Option<&RowMask>,
+        found: &mut dyn FnMut(usize, &[Neighbor]),
+    ) {
+        for start in (0..queries.rows()).step_by(GROUP_QUERIES) {
+            let end = (start + GROUP_QUERIES).min(queries.rows());
+            if k == 0 || self.index.rows() == 0 {
+                (start..end).for_each(|query| found(query, &[]));
+                continue;
+            }
+            self.scan(queries.slice(start, end), k, mask);
+            for (query, top) in (start..end).zip(&mut self.tops) {
+                found(query, top.sorted());
+            }
+        }
+    }
+
     /// Fills `tops[i]` for each query.
-    fn scan(&mut self, queries: VectorView<'_>, k: usize) {
+    fn scan(&mut self, queries: VectorView<'_>, k: usize, mask: Option<&RowMask>) {
         let k = k.min(self.index.rows());
         if self.k != k {
             self.tops.clear();
@@ -88,16 +131,48 @@ impl FlatSearcher {
             self.tops.push(TopK::new(k));
         }
         self.tops.iter_mut().for_each(TopK::clear);
+        match mask {
+            Some(mask) => self.scan_mask(queries, mask),
+            None => self.scan_all(queries),
+        }
+    }
+
+    fn scan_all(&mut self, queries: VectorView<'_>) {
         for start in (0..self.index.rows()).step_by(BLOCK_ROWS) {
             let distances = &mut self.distances[..BLOCK_ROWS.min(self.index.rows() - start)];
             for (query, top) in queries.iter().zip(&mut self.tops) {
                 self.index.vectors.distances_from(self.index.metric, query, start, distances);
-                for (ordinal, &distance) in (start as u32..).zip(&*distances) {
-                    if distance <= top.bound() {
-                        top.push(Neighbor::new(ordinal, distance));
-                    }
-                }
+                collect(start as u32.., distances, top);
             }
+        }
+    }
+
+    fn scan_mask(&mut self, queries: VectorView<'_>, mask: &RowMask) {
+        assert_eq!(mask.rows(), self.index.rows(), "a mask of the index's rows");
+        self.ordinals.clear();
+        for ordinal in mask.iter() {
+            self.ordinals.push(ordinal);
+            if self.ordinals.len() == BLOCK_ROWS {
+                self.compare_waiting(queries);
+            }
+        }
+        self.compare_waiting(queries);
+    }
+
+    fn compare_waiting(&mut self, queries: VectorView<'_>) {
+        let distances = &mut self.distances[..self.ordinals.len()];
+        for (query, top) in queries.iter().zip(&mut self.tops) {
+            self.index.vectors.distances(self.index.metric, query, &self.ordinals, distances);
+            collect(self.ordinals.iter().copied(), distances, top);
+        }
+        self.ordinals.clear();
+    }
+}
+
+fn collect(ordinals: impl Iterator<Item = u32>, distances: &[f32], top: &mut TopK) {
+    for (ordinal, &distance) in ordinals.zip(distances) {
+        if distance <= top.bound() {
+            top.push(Neighbor::new(ordinal, distance));
         }
     }
 }
@@ -105,10 +180,23 @@ impl FlatSearcher {
 impl Searcher for FlatSearcher {
     fn search(&mut self, query: &[f32], params: &SearchParams, found: &mut Vec<Neighbor>) {
         found.clear();
-        if params.k > 0 && self.index.rows() > 0 {
-            self.scan(VectorView::new(query, self.index.dim()), params.k);
-            found.extend_from_slice(self.tops[0].sorted());
-        }
+        let query = VectorView::new(query, self.index.dim());
+        self.search_among(query, params.k, None, &mut |_, nearest| found.extend_from_slice(nearest));
+    }
+
+    /// Compares with the allowed rows, whatever the patience.
+    fn search_masked(
+        &mut self,
+        query: &[f32],
+        params: &SearchParams,
+        allowed: &Allowed<'_>,
+        found: &mut Vec<Neighbor>,
+    ) -> bool {
+        found.clear();
+        let query = VectorView::new(query, self.index.dim());
+        let mask = Some(allowed.mask);
+        self.search_among(query, params.k, mask, &mut |_, nearest| found.extend_from_slice(nearest));
+        true
     }
 
     fn search_batch(
@@ -117,17 +205,7 @@ impl Searcher for FlatSearcher {
         params: &SearchParams,
         found: &mut dyn FnMut(usize, &[Neighbor]),
     ) {
-        for start in (0..queries.rows()).step_by(GROUP_QUERIES) {
-            let end = (start + GROUP_QUERIES).min(queries.rows());
-            if params.k == 0 || self.index.rows() == 0 {
-                (start..end).for_each(|query| found(query, &[]));
-                continue;
-            }
-            self.scan(queries.slice(start, end), params.k);
-            for (query, top) in (start..end).zip(&mut self.tops) {
-                found(query, top.sorted());
-            }
-        }
+        self.search_among(queries, params.k, None, found);
     }
 }
 

@@ -2,10 +2,14 @@
 //! family they hold. The families are `flat`, `ivf` and `hnsw`.
 
 mod kept;
+mod mask;
+mod masked;
 
 use std::sync::Arc;
 
 pub use kept::{KeepError, KeptVectors, Precision};
+pub use mask::RowMask;
+pub use masked::Allowed;
 
 use crate::artifact::Section;
 use crate::vectors::{Metric, Neighbor, VectorView};
@@ -27,7 +31,22 @@ impl SearchParams {
     pub fn for_k(&self, k: usize) -> Self {
         Self { k, effort: self.effort, refine: self.refine * k.div_ceil(self.k.max(1)) }
     }
+
+    /// `factor` times the effort, and the candidates to rank again, for the same `k`.
+    #[must_use]
+    pub fn times(&self, factor: usize) -> Self {
+        let (effort, refine) = (self.effort.saturating_mul(factor), self.refine.saturating_mul(factor));
+        Self { k: self.k, effort, refine }
+    }
+
+    /// About how many rows a search compares with the query: in a graph each step of the walk shows some 32 that are
+    /// new, and a list's codes cost about as much as 32 rows.
+    pub fn rows_compared(&self) -> usize {
+        self.effort.max(self.k).saturating_mul(ROWS_PER_EFFORT).saturating_add(self.refine)
+    }
 }
+
+const ROWS_PER_EFFORT: usize = 32;
 
 /// An index over `rows` vectors, immutable and shareable.
 pub trait SearchIndex: Send + Sync {
@@ -41,6 +60,12 @@ pub trait SearchIndex: Send + Sync {
     /// Settings worth measuring for a certificate, at least one: efforts ascending, none below what finding `k` rows
     /// needs.
     fn ladder(&self, k: usize) -> Vec<SearchParams>;
+
+    /// About how many rows a search compares with the query, in units of one whole vector: what a search under a mask
+    /// is weighed by against comparing the allowed rows one by one.
+    fn rows_compared(&self, params: &SearchParams) -> usize {
+        params.rows_compared().min(self.rows())
+    }
 
     /// The vectors of all rows by ordinal (for cosine normalised), where the index kept them.
     fn kept(&self) -> Option<&KeptVectors>;
@@ -57,6 +82,24 @@ pub trait Searcher: Send {
     /// The nearest rows of one query, ascending by (distance, ordinal), at most `params.k`, into `found`.
     /// `query` has the index's dimension, is finite and, for cosine, normalised.
     fn search(&mut self, query: &[f32], params: &SearchParams, found: &mut Vec<Neighbor>);
+
+    /// As [`search`](Self::search), among the rows of a mask (of as many rows as the index): with the recall there that
+    /// a search without one has at the same setting, at least; never with a row outside the mask; and, at the highest
+    /// effort, with the nearest allowed rows themselves. With all rows allowed it finds what `search` finds.
+    ///
+    /// Whether it has found; if not, it gave up as [`Allowed::patience`] has it, and `found` is empty.
+    ///
+    /// The default asks `search` for more and more rows. It is right and slow: families that can look past rows that
+    /// are not allowed while they walk override it.
+    fn search_masked(
+        &mut self,
+        query: &[f32],
+        params: &SearchParams,
+        allowed: &Allowed<'_>,
+        found: &mut Vec<Neighbor>,
+    ) -> bool {
+        masked::widen(&mut |params, found| self.search(query, params, found), params, allowed, found)
+    }
 
     /// Many queries; `found` is called once per query, in order. Families that share work between queries
     /// override this; the results are the same.

@@ -2,40 +2,62 @@
 //! and never writes.
 //!
 //! ```no_run
-//! use annvil::loader::{Index, SearchOptions};
+//! use annvil::loader::{Answers, Filter, Index, Query};
 //! use annvil::vectors::VectorView;
 //!
-//! let index = Index::open("out/glove10k-hnsw")?;
-//! let query = vec![0.1; index.dim()];
-//! for hit in &index.search(VectorView::new(&query, index.dim()), &SearchOptions::default())?[0] {
+//! let index = Index::open("out/news")?;
+//! let query = Query::new(10).filter(Filter::parse("lang = 'en' AND year >= 2020")?).attributes(["title"]);
+//! // Once for many searches: the filter is evaluated here.
+//! let prepared = index.prepare(&query)?;
+//! let mut answers = Answers::new();
+//! let vector = vec![0.1; index.dim()];
+//! prepared.search(VectorView::new(&vector, index.dim()), &mut answers)?;
+//! for &found in answers.of(0) {
+//!     let hit = index.hit(found);
 //!     println!("{} {}", hit.id, hit.distance);
 //! }
 //! # Ok::<(), annvil::Error>(())
 //! ```
+//!
+//! [`Shards`] asks several indexes as one; [`Watched`] follows an index's versions; [`OpenOptions`] says where the
+//! bytes live.
 
+mod answers;
+mod attributes;
 mod families;
+mod filter;
+mod open;
 mod query;
+mod search;
+mod shards;
+mod watch;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use arrow_array::RecordBatch;
-use rayon::prelude::*;
 
+pub use answers::{Answers, Match};
 pub use families::{assemble, effort_name};
-pub use query::QueryError;
+pub use filter::{Filter, FilterError, Position, ROW_ID};
+pub use open::{Check, OpenOptions, Residence};
+pub use query::{Effort, Query, QueryError, SearchOptions};
+pub use search::{Prepared, Way};
+pub use shards::{PreparedShards, Shards};
+pub use watch::{Refresh, Refused, Watch, Watched};
 
+use self::filter::{Columns, FilterCache};
+use self::open::Checking;
+use self::search::Sessions;
 use crate::artifact::{Manifest, TensorError};
 use crate::flat::FlatIndex;
-use crate::index::{SearchIndex, SearchParams, Searcher};
-use crate::store::{Artifact, IndexStore, StoreError};
+use crate::index::{RowMask, SearchIndex, SearchParams, Searcher};
+use crate::store::{Artifact, StoreError};
 use crate::vectors::{Metric, RowId, RowIds, VectorView};
 
 /// Up to this many rows every search is exact: comparing a query with all of them takes less than a tenth of a
 /// millisecond for most dimensions, and nothing can be missed.
 pub const EXACT_ROWS: usize = 1000;
-
-/// Queries searched by one task.
-const QUERIES_PER_TASK: usize = 16;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -47,46 +69,29 @@ pub enum LoadError {
     Tensor(#[from] TensorError),
     #[error("the manifest and the sections disagree: {what}: expected {expected}, got {got}")]
     Mismatch { what: &'static str, expected: String, got: String },
+    /// An index that cannot be asked beside another, or in its place.
+    #[error("{what}: expected {expected}, got {got}")]
+    Unlike { what: &'static str, expected: String, got: String },
+    #[error("the index takes {needed} bytes of memory, {over} more than the limit of {limit}")]
+    Memory { needed: u64, limit: u64, over: u64 },
+    #[error("`{uri}` cannot be mapped: only indexes in local files can")]
+    NotLocal { uri: String },
+    #[error("shards: expected 1 index or more, got none")]
+    NoShards,
 }
 
-/// An open version of an index, all of it in memory and checked. Shareable between threads; never changes.
+/// An open version of an index. Shareable between threads; never changes.
 pub struct Index {
-    artifact: Artifact,
+    artifact: Arc<Artifact>,
     family: Arc<dyn SearchIndex>,
     /// The same rows searched exactly, where there are few or the search asks for it.
     exact: Option<Arc<FlatIndex>>,
     ids: RowIds,
     attributes: Option<RecordBatch>,
-}
-
-/// How to search. The default: ten rows, at the setting that the certificate chose.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SearchOptions {
-    /// Rows to return, 1 or more.
-    pub k: usize,
-    pub effort: Effort,
-    /// Candidates ranked again by kept vectors; default: the certificate's choice.
-    pub refine: Option<usize>,
-}
-
-/// How hard to look.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub enum Effort {
-    /// The certificate's default.
-    #[default]
-    Default,
-    /// `nprobe` or `ef_search`, 1 or more.
-    Given(usize),
-    /// The cheapest setting that the certificate measured at this recall, in 0..=1.
-    Recall(f64),
-    /// Compare with every row.
-    Exact,
-}
-
-impl Default for SearchOptions {
-    fn default() -> Self {
-        Self { k: 10, effort: Effort::Default, refine: None }
-    }
+    sessions: Sessions,
+    filters: FilterCache,
+    /// Where the files were not checked before.
+    checking: Option<Checking>,
 }
 
 /// A found row.
@@ -102,34 +107,49 @@ pub struct Hit {
 }
 
 impl Index {
-    /// Opens the latest version of the index at `<root>/<index>`.
+    /// Opens the latest version of the index at `<root>/<index>`. Reads all of it, and checks all that it reads; for
+    /// other ways see [`OpenOptions`].
     ///
     /// # Errors
     /// Whatever is missing, damaged or not understood, with its place.
     pub fn open(uri: &str) -> Result<Self, LoadError> {
-        Self::open_version(uri, None)
+        OpenOptions::new().open(uri)
     }
 
-    /// Opens a version, the latest if none is named. Reads all of it, and checks all that it reads.
+    /// Opens a version, the latest if none is named.
     pub fn open_version(uri: &str, version: Option<u64>) -> Result<Self, LoadError> {
-        Self::of(IndexStore::open(uri)?.artifact(version)?)
+        let options = OpenOptions::new();
+        version.map_or(options.clone(), |version| options.version(version)).open(uri)
     }
 
     /// Opens what an artifact holds.
     pub fn of(artifact: Artifact) -> Result<Self, LoadError> {
+        OpenOptions::new().open_artifact(artifact)
+    }
+
+    fn assembled(artifact: Artifact, filter_cache_bytes: usize) -> Result<Self, LoadError> {
         let manifest = artifact.manifest();
         let segment = artifact.only_segment()?;
         let sections =
             segment.section_names().map(|name| segment.section(name)).collect::<Result<Vec<_>, _>>()?;
         let family = assemble(&manifest.build.kind, &sections)?;
         let ids = artifact.ids()?;
-        agree("dim", u64::from(manifest.build.dim), family.dim() as u64)?;
-        agree("rows", manifest.build.rows, family.rows() as u64)?;
-        agree("ids", manifest.build.rows, ids.len() as u64)?;
-        agree("metric", manifest.build.metric, family.metric())?;
+        agrees("dim", u64::from(manifest.build.dim), family.dim() as u64)?;
+        agrees("rows", manifest.build.rows, family.rows() as u64)?;
+        agrees("ids", manifest.build.rows, ids.len() as u64)?;
+        agrees("metric", manifest.build.metric, family.metric())?;
         let exact = family.kept().map(|kept| Arc::new(FlatIndex::over(kept.clone(), family.metric())));
         let attributes = artifact.attributes()?;
-        Ok(Self { artifact, family, exact, ids, attributes })
+        Ok(Self {
+            artifact: Arc::new(artifact),
+            family,
+            exact,
+            ids,
+            attributes,
+            sessions: Sessions::default(),
+            filters: FilterCache::new(filter_cache_bytes),
+            checking: None,
+        })
     }
 
     pub fn manifest(&self) -> &Manifest {
@@ -176,6 +196,17 @@ impl Index {
         self.family.ladder(k)
     }
 
+    /// What a check in the background has found: `None` while it goes on. Of files that were checked when they were
+    /// opened there is nothing to find.
+    pub fn damage(&self) -> Option<&[StoreError]> {
+        self.checking.as_ref().map_or(Some(&[]), Checking::damage)
+    }
+
+    /// As [`damage`](Self::damage), once the check is done.
+    pub fn wait_for_check(&self) -> &[StoreError] {
+        self.checking.as_ref().map_or(&[], Checking::wait)
+    }
+
     /// One thread's session, below ids and checks: for callers that prepare their queries themselves (of the index's
     /// dimension, finite and, for cosine, normalised) and read ordinals. Allocates nothing per query after warm-up.
     pub fn searcher(&self) -> Box<dyn Searcher> {
@@ -187,50 +218,75 @@ impl Index {
         query::setting(self, options)
     }
 
-    /// The nearest rows of each query, nearest first; on all threads of the caller's pool. What is found does not
-    /// depend on their number.
+    /// The rows that pass a filter. Evaluated once for each filter that is in use, see
+    /// [`OpenOptions::filter_cache_bytes`].
+    pub fn mask(&self, filter: &Filter) -> Result<Arc<RowMask>, FilterError> {
+        let columns = Columns::new(&self.ids, self.attributes.as_ref());
+        self.filters.get(filter.text(), self.rows(), || filter.evaluate(&columns))
+    }
+
+    /// Makes a query ready: resolves its setting and names, and evaluates its filter.
     ///
     /// # Errors
-    /// A query of another dimension, with a value that is not finite, (cosine) of length 0 or (L2, inner product) longer
-    /// than rows may be; `k` or effort 0; a recall that the certificate does not have; exact search where no vectors are kept.
+    /// `k` or effort 0; a recall that the certificate does not have; exact search where no vectors are kept; a filter or
+    /// attributes that do not fit the index's columns; a similarity asked of a metric that has none.
+    pub fn prepare(&self, query: &Query) -> Result<Prepared<'_>, QueryError> {
+        Prepared::new(self, query)
+    }
+
+    /// That no check in the background has found damage so far.
+    fn check_intact(&self) -> Result<(), QueryError> {
+        match self.damage() {
+            Some([error, ..]) => Err(QueryError::Damaged(error.to_string())),
+            _ => Ok(()),
+        }
+    }
+
+    /// The nearest rows of each query: [`prepare`](Self::prepare) and [`Prepared::search`] in one.
+    ///
+    /// # Errors
+    /// As `prepare`; a query of another dimension, with a value that is not finite, (cosine) of length 0 or (L2, inner
+    /// product) longer than rows may be; a time-out.
+    pub fn ask(&self, queries: VectorView<'_>, query: &Query) -> Result<Answers, QueryError> {
+        let start = Instant::now();
+        let mut answers = Answers::new();
+        self.prepare(query)?.search_since(start, queries, &mut answers)?;
+        Ok(answers)
+    }
+
+    /// As [`ask`](Self::ask), for no more than options say, with the ids.
     pub fn search(
         &self,
         queries: VectorView<'_>,
         options: &SearchOptions,
     ) -> Result<Vec<Vec<Hit>>, QueryError> {
-        let setting = self.setting(options)?;
-        let queries = query::prepare(queries, self.dim(), self.metric())?;
-        let queries = queries.view();
-        let params = setting.unwrap_or(SearchParams { k: options.k.min(self.rows()), effort: 1, refine: 0 });
-        let chunks: Vec<usize> = (0..queries.rows()).step_by(QUERIES_PER_TASK).collect();
-        let found: Vec<Vec<Vec<Hit>>> = chunks
-            .into_par_iter()
-            .map(|start| {
-                let end = (start + QUERIES_PER_TASK).min(queries.rows());
-                let mut searcher = match (&self.exact, setting) {
-                    (Some(exact), None) => exact.clone().searcher(),
-                    _ => self.family.clone().searcher(),
-                };
-                let mut hits = Vec::with_capacity(end - start);
-                searcher.search_batch(queries.slice(start, end), &params, &mut |_, found| {
-                    hits.push(found.iter().map(|found| self.hit(found.ordinal, found.distance)).collect());
-                });
-                hits
-            })
-            .collect();
-        Ok(found.into_iter().flatten().collect())
+        let answers = self.ask(queries, &options.clone().into())?;
+        let hits = |found: &[Match]| found.iter().map(|&found| self.hit(found)).collect();
+        Ok(answers.iter().map(hits).collect())
     }
 
-    fn hit(&self, ordinal: u32, distance: f32) -> Hit {
-        let similarity = self.metric().similarity(distance);
-        Hit { id: self.ids.get(ordinal), ordinal, distance, similarity }
+    /// The id, distance and similarity of a match.
+    ///
+    /// # Panics
+    /// If it is no row of this index.
+    pub fn hit(&self, found: Match) -> Hit {
+        let Match { distance, ordinal, .. } = found;
+        Hit { id: self.ids.get(ordinal), ordinal, distance, similarity: self.metric().similarity(distance) }
     }
 }
 
 /// What the manifest says against what the sections are.
-fn agree<T: PartialEq + ToString>(what: &'static str, expected: T, got: T) -> Result<(), LoadError> {
+fn agrees<T: PartialEq + ToString>(what: &'static str, expected: T, got: T) -> Result<(), LoadError> {
     if expected == got {
         return Ok(());
     }
     Err(LoadError::Mismatch { what, expected: expected.to_string(), got: got.to_string() })
+}
+
+/// One index against another that is asked beside it, or in its place.
+fn same<T: PartialEq + ToString>(what: &'static str, expected: T, got: T) -> Result<(), LoadError> {
+    if expected == got {
+        return Ok(());
+    }
+    Err(LoadError::Unlike { what, expected: expected.to_string(), got: got.to_string() })
 }

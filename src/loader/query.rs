@@ -1,12 +1,14 @@
-//! From what a caller asks to what a family searches.
+//! What a caller can ask, and from that what a family searches.
 
-use super::{EXACT_ROWS, Effort, Index, SearchOptions};
+use std::time::Duration;
+
+use super::{EXACT_ROWS, Filter, FilterError, Index};
 use crate::artifact::CertificatePoint;
 use crate::index::SearchParams;
 use crate::train::MAX_SQUARED_NORM;
-use crate::vectors::{Metric, VectorBuf, VectorView, normalize, squared_norm};
+use crate::vectors::{Metric, RowId, VectorView, squared_norm};
 
-#[derive(Debug, thiserror::Error, PartialEq)]
+#[derive(Debug, Clone, thiserror::Error, PartialEq)]
 pub enum QueryError {
     #[error("queries have {got} dimensions, the index {expected}")]
     Dim { expected: usize, got: usize },
@@ -26,10 +28,211 @@ pub enum QueryError {
     Recall { k: u32, asked: f64, best: f64 },
     #[error("the index has no certificate, so it cannot be searched by recall: give the effort instead")]
     NoCertificate,
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    #[error("no attribute is called `{column}`; there are: {known}")]
+    Attribute { column: String, known: String },
+    #[error("attribute `{column}` is {got} in shard {shard}, expected {expected} as in the first")]
+    ShardAttribute { column: String, shard: usize, expected: String, got: String },
+    #[error("the index was found to be damaged: {0}")]
+    Damaged(String),
+    #[error("time-out of {timeout:?}: {answered} of {queries} queries were answered")]
+    TimeOut { timeout: Duration, answered: usize, queries: usize },
 }
 
-/// Checked queries, for cosine normalised.
-pub(super) fn prepare(queries: VectorView<'_>, dim: usize, metric: Metric) -> Result<VectorBuf, QueryError> {
+/// How to search. The default: ten rows, at the setting that the certificate chose.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SearchOptions {
+    /// Rows to return, 1 or more.
+    pub k: usize,
+    pub effort: Effort,
+    /// Candidates ranked again by kept vectors; default: the certificate's choice.
+    pub refine: Option<usize>,
+}
+
+/// How hard to look.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum Effort {
+    /// The certificate's default.
+    #[default]
+    Default,
+    /// `nprobe` or `ef_search`, 1 or more.
+    Given(usize),
+    /// The cheapest setting that the certificate measured at this recall, in 0..=1.
+    Recall(f64),
+    /// Compare with every row.
+    Exact,
+}
+
+impl Default for SearchOptions {
+    fn default() -> Self {
+        Self { k: 10, effort: Effort::Default, refine: None }
+    }
+}
+
+/// Everything that can be asked of an index, or of several as one. Not bound to an index: prepare it with
+/// [`Index::prepare`] or [`Shards::prepare`](super::Shards::prepare).
+///
+/// ```
+/// use annvil::loader::{Filter, Query};
+///
+/// let query = Query::new(10)
+///     .recall(0.95)
+///     .filter(Filter::parse("lang = 'en' AND year BETWEEN 2020 AND 2024")?)
+///     .attributes(["title", "year"]);
+/// # Ok::<(), annvil::loader::FilterError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Query {
+    pub(super) options: SearchOptions,
+    pub(super) filter: Option<Filter>,
+    pub(super) threshold: Option<Threshold>,
+    pub(super) exclude: Vec<RowId>,
+    pub(super) offset: usize,
+    pub(super) attributes: Attributes,
+    pub(super) timeout: Option<Duration>,
+}
+
+/// The farthest that a row may be.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Threshold {
+    Distance(f32),
+    Similarity(f32),
+}
+
+/// Which attributes come with the rows found.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) enum Attributes {
+    #[default]
+    None,
+    All,
+    Named(Vec<String>),
+}
+
+impl From<SearchOptions> for Query {
+    fn from(options: SearchOptions) -> Self {
+        Self { options, ..Self::default() }
+    }
+}
+
+impl Query {
+    /// For the `k` nearest rows, 1 or more, at the setting that the certificate chose.
+    pub fn new(k: usize) -> Self {
+        SearchOptions { k, ..SearchOptions::default() }.into()
+    }
+
+    /// `nprobe` or `ef_search`, 1 or more.
+    #[must_use]
+    pub fn effort(mut self, effort: usize) -> Self {
+        self.options.effort = Effort::Given(effort);
+        self
+    }
+
+    /// The cheapest setting certified for this recall, above 0 and at most 1.
+    #[must_use]
+    pub fn recall(mut self, recall: f64) -> Self {
+        self.options.effort = Effort::Recall(recall);
+        self
+    }
+
+    /// Compares with every row, or with every row that the filter lets through.
+    #[must_use]
+    pub fn exact(mut self) -> Self {
+        self.options.effort = Effort::Exact;
+        self
+    }
+
+    /// Candidates ranked again by kept vectors.
+    #[must_use]
+    pub fn refine(mut self, candidates: usize) -> Self {
+        self.options.refine = Some(candidates);
+        self
+    }
+
+    /// Only rows that pass.
+    #[must_use]
+    pub fn filter(mut self, filter: Filter) -> Self {
+        self.filter = Some(filter);
+        self
+    }
+
+    /// Only rows at most this far.
+    #[must_use]
+    pub fn max_distance(mut self, distance: f32) -> Self {
+        self.threshold = Some(Threshold::Distance(distance));
+        self
+    }
+
+    /// Only rows at least this similar, for a metric that has similarities.
+    #[must_use]
+    pub fn min_similarity(mut self, similarity: f32) -> Self {
+        self.threshold = Some(Threshold::Similarity(similarity));
+        self
+    }
+
+    /// None of these rows; an id that the index does not have excludes nothing.
+    #[must_use]
+    pub fn exclude(mut self, ids: impl IntoIterator<Item = RowId>) -> Self {
+        self.exclude.extend(ids);
+        self
+    }
+
+    /// Leaves out the nearest rows: the next page of `k`.
+    #[must_use]
+    pub fn offset(mut self, rows: usize) -> Self {
+        self.offset = rows;
+        self
+    }
+
+    /// Attributes to return with the rows.
+    #[must_use]
+    pub fn attributes<S: Into<String>>(mut self, columns: impl IntoIterator<Item = S>) -> Self {
+        self.attributes = Attributes::Named(columns.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// All attributes with the rows.
+    #[must_use]
+    pub fn all_attributes(mut self) -> Self {
+        self.attributes = Attributes::All;
+        self
+    }
+
+    /// How long a call may take. Looked at between tasks of a few queries, not within a search: a call ends soon
+    /// after, not at that moment.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+}
+
+impl Threshold {
+    pub fn check(self, metric: Metric) -> Result<(), QueryError> {
+        let (name, value) = match self {
+            Threshold::Distance(distance) => ("maximum distance", distance),
+            Threshold::Similarity(similarity) => ("minimum similarity", similarity),
+        };
+        if value.is_nan() {
+            return Err(QueryError::Option { name, expected: "a number".into(), got: "NaN".into() });
+        }
+        if matches!(self, Threshold::Similarity(_)) && metric.similarity(0.0).is_none() {
+            let expected = format!("a maximum distance: {metric} has no similarities");
+            return Err(QueryError::Option { name, expected, got: value.to_string() });
+        }
+        Ok(())
+    }
+
+    pub fn admits(self, metric: Metric, distance: f32) -> bool {
+        match self {
+            Threshold::Distance(farthest) => distance <= farthest,
+            Threshold::Similarity(least) => metric.similarity(distance).is_some_and(|got| got >= least),
+        }
+    }
+}
+
+/// That an index of `dim` dimensions can be asked these.
+pub(super) fn check(queries: VectorView<'_>, dim: usize, metric: Metric) -> Result<(), QueryError> {
     if queries.dim() != dim {
         return Err(QueryError::Dim { expected: dim, got: queries.dim() });
     }
@@ -37,20 +240,17 @@ pub(super) fn prepare(queries: VectorView<'_>, dim: usize, metric: Metric) -> Re
         let value = queries.as_slice()[place];
         return Err(QueryError::NotFinite { query: place / dim, dimension: place % dim, value });
     }
-    let mut prepared = VectorBuf::new(queries.as_slice().to_vec(), dim);
-    for query in 0..prepared.rows() {
+    for (query, values) in queries.iter().enumerate() {
+        let got = squared_norm(values);
         match metric {
-            Metric::Cosine if !normalize(prepared.row_mut(query)) => return Err(QueryError::Zero { query }),
-            Metric::Cosine => {}
-            Metric::L2 | Metric::InnerProduct => {
-                let got = squared_norm(prepared.row(query));
-                if got > MAX_SQUARED_NORM {
-                    return Err(QueryError::Magnitude { query, got });
-                }
+            Metric::Cosine if got == 0.0 => return Err(QueryError::Zero { query }),
+            Metric::L2 | Metric::InnerProduct if got > MAX_SQUARED_NORM => {
+                return Err(QueryError::Magnitude { query, got });
             }
+            _ => {}
         }
     }
-    Ok(prepared)
+    Ok(())
 }
 
 /// `None` for an exact search.

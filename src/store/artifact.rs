@@ -5,6 +5,7 @@ use arrow_array::RecordBatch;
 use bytes::Bytes;
 
 use super::index::segment_object;
+use super::mapped::Maps;
 use super::objects::ReadError;
 use super::{IndexStore, Place, StoreError};
 use crate::artifact::checksums::{BLOCK_BYTES, BlockChecksums, CHECKSUMS_SECTION};
@@ -21,6 +22,8 @@ pub struct Artifact {
     manifest: Manifest,
     /// One for each segment, read by the first range that is asked for.
     checksums: Vec<OnceLock<BlockChecksums>>,
+    /// Where whole files are mapped and not read.
+    pub(super) maps: Option<Maps>,
 }
 
 /// One segment of an artifact.
@@ -33,7 +36,7 @@ pub struct Segment<'a> {
 impl Artifact {
     pub(super) fn new(store: IndexStore, manifest: Manifest) -> Self {
         let checksums = manifest.segments.iter().map(|_| OnceLock::new()).collect();
-        Self { store, manifest, checksums }
+        Self { store, manifest, checksums, maps: None }
     }
 
     pub fn manifest(&self) -> &Manifest {
@@ -132,7 +135,11 @@ impl<'a> Segment<'a> {
     pub fn read(&self, file: &str) -> Result<Bytes, StoreError> {
         let reference = self.file(file)?;
         let object = segment_object(&self.reference().id, file);
-        self.artifact.store.objects.read_file(&object, reference, self.artifact.place(&object))
+        let place = self.artifact.place(&object);
+        match &self.artifact.maps {
+            Some(maps) => maps.read(&object, reference, place),
+            None => self.artifact.store.objects.read_file(&object, reference, place),
+        }
     }
 
     /// Ranges of a file, read at once and checked by the blocks that they lie in. Costs the read of the segment's

@@ -1,0 +1,127 @@
+//! Filters: an SQL condition over an index's attributes and ids becomes a mask of its rows.
+//!
+//! The text is parsed by `sqlparser`; what is understood of it is evaluated column by column over Arrow arrays, with
+//! SQL's three truth values: a row passes where the condition is true, not where it is unknown.
+//!
+//! | | |
+//! |---|---|
+//! | `AND`, `OR`, `NOT`, `( )` | conditions, boolean columns, `TRUE`, `FALSE`, `NULL` |
+//! | `=` `<>` `!=` `<` `<=` `>` `>=`, `BETWEEN` | a column and a constant, or two columns |
+//! | `IN (…)`, `NOT IN (…)` | constants |
+//! | `IS [NOT] NULL`, `IS [NOT] TRUE`, `FALSE`, `UNKNOWN` | |
+//! | `LIKE`, `ILIKE`, `starts_with(x, 'a')`, `ends_with`, `contains` | strings |
+//! | `'a' = ANY(tags)`, `'a' <> ALL(tags)`, `array_has(tags, 'a')`, `array_has_any(tags, ['a', 'b'])`, `array_has_all` | lists of strings |
+//! | `cardinality(tags)` | the length of a list, as a number |
+//!
+//! `row_id` is the row's id, unless an attribute is called so. A name is first looked for as it is written; one
+//! without quotes also in another case. Integers are compared exactly, also with fractions; a constant beside an f32
+//! column is taken as f32; NaN equals itself and is above every number. A string beside a date or a timestamp is read
+//! as one, in the column's zone (an offset or UTC) where it names none. Nulls within a list equal nothing, and a list that is null makes
+//! its condition unknown.
+//!
+//! Refuses what would have to be guessed: arithmetic, subqueries, other functions, other types beside each other.
+
+mod cache;
+mod columns;
+mod compare;
+mod evaluate;
+mod literal;
+mod parse;
+mod truth;
+
+use std::sync::Arc;
+
+use sqlparser::ast::Expr;
+
+pub(super) use cache::FilterCache;
+pub(super) use columns::Columns;
+
+use crate::index::RowMask;
+
+/// The name by which a filter knows the ids.
+pub const ROW_ID: &str = "row_id";
+
+/// A condition on rows, parsed. Cheap to clone; not bound to an index.
+#[derive(Debug, Clone)]
+pub struct Filter {
+    text: Arc<str>,
+    expr: Arc<Expr>,
+}
+
+/// Where in a filter's text. Line 0: in a part that the parser gives no place for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// From 1, as `character`.
+    pub line: u64,
+    pub character: u64,
+}
+
+impl std::fmt::Display for Position {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.line {
+            0 => f.write_str("in a part"),
+            1 => write!(f, "at character {}", self.character),
+            line => write!(f, "at line {line}, character {}", self.character),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum FilterError {
+    #[error("filter: {0}")]
+    Syntax(String),
+    #[error("filter of {got} bytes: expected at most {expected}")]
+    Long { expected: usize, got: usize },
+    #[error("filter {at}: more than {limit} operators and parentheses")]
+    Complex { at: Position, limit: usize },
+    #[error("filter {at}: nested more than {limit} deep")]
+    Deep { at: Position, limit: usize },
+    #[error("filter {at}: no column is called `{column}`; there are: {known}")]
+    Column { at: Position, column: String, known: String },
+    #[error("filter {at}: expected {expected}, got {got}")]
+    Type { at: Position, expected: String, got: String },
+    #[error("filter {at}: {what} is not supported")]
+    Unsupported { at: Position, what: String },
+}
+
+impl Filter {
+    /// Parses an SQL condition, as `lang = 'en' AND year BETWEEN 2020 AND 2024`.
+    ///
+    /// # Errors
+    /// What is no SQL, with its place. Columns and their types are looked at when the filter meets an index.
+    pub fn parse(text: &str) -> Result<Self, FilterError> {
+        Ok(Self { text: text.trim().into(), expr: Arc::new(parse::parse(text)?) })
+    }
+
+    /// Rows whose ids, strings or UUIDs, begin so.
+    pub fn id_prefix(prefix: &str) -> Result<Self, FilterError> {
+        Self::parse(&format!("starts_with({ROW_ID}, '{}')", prefix.replace('\'', "''")))
+    }
+
+    /// Rows that pass both.
+    pub fn and(&self, other: &Self) -> Result<Self, FilterError> {
+        Self::parse(&format!("({}) AND ({})", self.text, other.text))
+    }
+
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    pub(super) fn evaluate(&self, columns: &Columns<'_>) -> Result<RowMask, FilterError> {
+        evaluate::evaluate(&self.expr, columns)
+    }
+}
+
+impl PartialEq for Filter {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl std::str::FromStr for Filter {
+    type Err = FilterError;
+
+    fn from_str(text: &str) -> Result<Self, FilterError> {
+        Self::parse(text)
+    }
+}

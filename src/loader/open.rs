@@ -1,0 +1,166 @@
+//! How an index is opened: where its bytes live, how they are checked, how much memory they may take.
+
+use std::sync::{Arc, OnceLock};
+
+use super::{Index, LoadError};
+use crate::artifact::Manifest;
+use crate::store::{Artifact, IndexStore, StoreError, local_folder};
+
+/// Memory for the masks of filters, where no other size is asked for: those of 50 filters over ten million rows.
+const FILTER_CACHE_BYTES: usize = 64 << 20;
+
+/// How to open an index. The default: the latest version, all of it in memory and checked, without a limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenOptions {
+    pub(super) version: Option<u64>,
+    pub(super) residence: Residence,
+    pub(super) memory_limit_bytes: Option<u64>,
+    pub(super) filter_cache_bytes: usize,
+}
+
+/// Where an open index's bytes live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Residence {
+    /// In memory, read and checked when the index is opened.
+    #[default]
+    Resident,
+    /// In files on this machine, mapped into memory: the system loads what is touched and lets go what is not.
+    /// [`Artifact::mapped`] says what that asks of whoever else can write to the files.
+    Mapped(Check),
+}
+
+/// When the hashes of mapped files are compared. Shapes, bounds and values that searching relies on are checked when
+/// the index is opened, whichever is chosen: damage may give wrong answers before it is found, and nothing worse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Check {
+    /// When the index is opened, before it answers.
+    #[default]
+    AtOpen,
+    /// On a thread of its own while the index answers already. Once damage is found every query is answered with
+    /// [`QueryError::Damaged`](super::QueryError::Damaged).
+    InBackground,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self {
+            version: None,
+            residence: Residence::default(),
+            memory_limit_bytes: None,
+            filter_cache_bytes: FILTER_CACHE_BYTES,
+        }
+    }
+}
+
+impl OpenOptions {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// This version, not the latest.
+    #[must_use]
+    pub fn version(mut self, version: u64) -> Self {
+        self.version = Some(version);
+        self
+    }
+
+    #[must_use]
+    pub fn residence(mut self, residence: Residence) -> Self {
+        self.residence = residence;
+        self
+    }
+
+    /// An index that takes more is not opened, see [`OpenOptions::needed_bytes`].
+    #[must_use]
+    pub fn memory_limit_bytes(mut self, bytes: u64) -> Self {
+        self.memory_limit_bytes = Some(bytes);
+        self
+    }
+
+    /// Most bytes of masks kept for filters that come again.
+    #[must_use]
+    pub fn filter_cache_bytes(mut self, bytes: usize) -> Self {
+        self.filter_cache_bytes = bytes;
+        self
+    }
+
+    /// What an index takes while it is open, known before any of it is read: its files where they are resident, those
+    /// of a graph twice over but for the vectors (they are copied to begin on a cache line), the order of the ids (4
+    /// bytes a row, made when the first id is looked up) and the masks of filters. Not counted: what each searching thread uses, 2 bytes a row of a graph and some kilobytes. Mapped
+    /// files take what the system gives them and can take back.
+    pub fn needed_bytes(&self, manifest: &Manifest) -> u64 {
+        let files = manifest
+            .segments
+            .iter()
+            .flat_map(|segment| segment.files.iter().filter(|file| file.name != segment.checksums));
+        let is_copied = |name: &str| manifest.build.kind == "hnsw" && !name.starts_with("vectors");
+        let resident = match self.residence {
+            Residence::Resident => {
+                files.map(|file| file.size_bytes.saturating_mul(1 + u64::from(is_copied(&file.name)))).sum()
+            }
+            Residence::Mapped(_) => 0u64,
+        };
+        resident
+            .saturating_add(manifest.build.rows.saturating_mul(4))
+            .saturating_add(self.filter_cache_bytes as u64)
+    }
+
+    fn check_memory(&self, manifest: &Manifest) -> Result<(), LoadError> {
+        let needed = self.needed_bytes(manifest);
+        match self.memory_limit_bytes {
+            Some(limit) if needed > limit => Err(LoadError::Memory { needed, limit, over: needed - limit }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Opens the index at `<root>/<index>`.
+    ///
+    /// # Errors
+    /// Whatever is missing, damaged or not understood, with its place; an index that does not fit the memory limit; one
+    /// to map that is not made of local files.
+    pub fn open(&self, uri: &str) -> Result<Index, LoadError> {
+        let store = IndexStore::open(uri)?;
+        let Residence::Mapped(check) = self.residence else {
+            return self.open_artifact(store.artifact(self.version)?);
+        };
+        let folder = local_folder(uri)?.ok_or_else(|| LoadError::NotLocal { uri: uri.into() })?;
+        let artifact = store.artifact(self.version)?.mapped(folder, check == Check::AtOpen);
+        self.open_artifact(artifact)
+    }
+
+    /// Opens what an artifact holds, which is mapped if the artifact is.
+    pub fn open_artifact(&self, artifact: Artifact) -> Result<Index, LoadError> {
+        self.check_memory(artifact.manifest())?;
+        let mut index = Index::assembled(artifact, self.filter_cache_bytes)?;
+        if self.residence == Residence::Mapped(Check::InBackground) {
+            index.checking = Some(Checking::start(index.artifact.clone())?);
+        }
+        Ok(index)
+    }
+}
+
+/// A check that goes on while the index is searched.
+pub(super) struct Checking(Arc<OnceLock<Vec<StoreError>>>);
+
+impl Checking {
+    /// The thread reads all files once and ends, also if the index is closed before.
+    fn start(artifact: Arc<Artifact>) -> Result<Self, LoadError> {
+        let damage = Arc::new(OnceLock::new());
+        let found = damage.clone();
+        let check = move || {
+            let _ = found.set(artifact.verify(&mut |_| {}).damage);
+        };
+        let thread = std::thread::Builder::new().name("annvil-check".into()).spawn(check);
+        thread.map_err(|error| StoreError::Runtime(error.to_string()))?;
+        Ok(Self(damage))
+    }
+
+    /// What was found, once all has been read.
+    pub fn damage(&self) -> Option<&[StoreError]> {
+        self.0.get().map(Vec::as_slice)
+    }
+
+    pub fn wait(&self) -> &[StoreError] {
+        self.0.wait()
+    }
+}

@@ -1,0 +1,191 @@
+//! An index that follows its versions while it is being searched.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::{Check, Index, LoadError, OpenOptions, Residence, same};
+use crate::store::{IndexStore, StoreError};
+
+/// The version of an index to search now. A new one is opened beside the old, checked, and then handed out in its
+/// place; whoever searches the old one goes on doing so, and it is let go when the last of them is done. Both are open
+/// for that long: a memory limit is each one's own.
+///
+/// A version that cannot be opened, or whose dimension or metric is another (queries on their way are made for the
+/// old), is not taken: the old one stays, and [`refused`](Self::refused) says why.
+pub struct Watched {
+    uri: String,
+    store: IndexStore,
+    options: OpenOptions,
+    current: RwLock<Arc<Index>>,
+    refused: Mutex<Option<Refused>>,
+    /// Held while a version is opened: one at a time.
+    refreshing: Mutex<()>,
+}
+
+/// A version that was not taken.
+#[derive(Debug, Clone)]
+pub struct Refused {
+    pub version: u64,
+    pub reason: Arc<LoadError>,
+}
+
+impl Refused {
+    /// A published version never changes: only what lay at the store or at this machine is worth another attempt.
+    fn may_pass(&self) -> bool {
+        matches!(
+            *self.reason,
+            LoadError::Store(StoreError::Io { .. } | StoreError::Runtime(_) | StoreError::Location(_))
+        )
+    }
+}
+
+/// What a look at the versions led to.
+#[derive(Debug, Clone)]
+pub enum Refresh {
+    /// The newest version is the one in use, or was refused before.
+    Unchanged,
+    Taken {
+        from: u64,
+        to: u64,
+    },
+    Refused(Refused),
+}
+
+impl Watched {
+    /// Opens the latest version of the index at `<root>/<index>`. Nothing is looked at again before
+    /// [`refresh`](Self::refresh) or [`every`](Self::every).
+    ///
+    /// # Errors
+    /// As [`OpenOptions::open`].
+    pub fn open(uri: &str, options: OpenOptions) -> Result<Self, LoadError> {
+        let current = options.open(uri)?;
+        Ok(Self::new(uri, IndexStore::open(uri)?, options, current))
+    }
+
+    /// As [`open`](Self::open), of an index in a store of the caller's; its files are not mapped.
+    pub fn of(store: IndexStore, options: OpenOptions) -> Result<Self, LoadError> {
+        if options.residence != Residence::Resident {
+            return Err(LoadError::NotLocal { uri: store.name().into() });
+        }
+        let current = options.open_artifact(store.artifact(options.version)?)?;
+        Ok(Self::new("", store, options, current))
+    }
+
+    fn new(uri: &str, store: IndexStore, options: OpenOptions, current: Index) -> Self {
+        Self {
+            uri: uri.into(),
+            store,
+            options,
+            current: RwLock::new(Arc::new(current)),
+            refused: Mutex::default(),
+            refreshing: Mutex::default(),
+        }
+    }
+
+    /// The version to search now. Keep it for as long as answers must agree with each other, and no longer.
+    pub fn current(&self) -> Arc<Index> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The newest version, if it was not taken.
+    pub fn refused(&self) -> Option<Refused> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Looks for a version above the current one and moves over to the highest. One that was refused is not opened
+    /// again, unless the store or the network was at fault.
+    ///
+    /// # Errors
+    /// The versions could not be listed.
+    pub fn refresh(&self) -> Result<Refresh, LoadError> {
+        let _one = self.refreshing.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.current();
+        let from = current.version();
+        let latest = match self.store.latest()? {
+            Some(latest) if latest > from => latest,
+            _ => return Ok(Refresh::Unchanged),
+        };
+        if self.refused().is_some_and(|refused| refused.version == latest && !refused.may_pass()) {
+            return Ok(Refresh::Unchanged);
+        }
+        match self.open_beside(&current, latest) {
+            Ok(index) => {
+                *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(index);
+                *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                Ok(Refresh::Taken { from, to: latest })
+            }
+            Err(reason) => {
+                let refused = Refused { version: latest, reason: Arc::new(reason) };
+                *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(refused.clone());
+                Ok(Refresh::Refused(refused))
+            }
+        }
+    }
+
+    fn open_beside(&self, current: &Index, version: u64) -> Result<Index, LoadError> {
+        let options = self.options.clone().version(version);
+        let index = match options.residence {
+            Residence::Resident => options.open_artifact(self.store.artifact(Some(version))?)?,
+            // The old version answers meanwhile: there is time to check all of the new one first.
+            Residence::Mapped(_) => options.residence(Residence::Mapped(Check::AtOpen)).open(&self.uri)?,
+        };
+        same("dim of a new version", current.dim(), index.dim())?;
+        same("metric of a new version", current.metric(), index.metric())?;
+        Ok(index)
+    }
+
+    /// Refreshes at this interval, on a thread of its own, until what is returned is dropped. `on_refresh` is told
+    /// each result; a listing that failed is tried again at the next turn.
+    ///
+    /// # Errors
+    /// No thread could be started.
+    pub fn every(
+        self: &Arc<Self>,
+        interval: Duration,
+        mut on_refresh: impl FnMut(Result<Refresh, LoadError>) + Send + 'static,
+    ) -> Result<Watch, LoadError> {
+        let stop = Arc::new(Stop::default());
+        let (watched, stopped) = (self.clone(), stop.clone());
+        let watch = move || {
+            while !stopped.within(interval) {
+                on_refresh(watched.refresh());
+            }
+        };
+        let thread = std::thread::Builder::new().name("annvil-watch".into()).spawn(watch);
+        let thread = thread.map_err(|error| StoreError::Runtime(error.to_string()))?;
+        Ok(Watch { stop, thread: Some(thread) })
+    }
+}
+
+/// A thread that refreshes. Dropping it ends the thread, and waits for a refresh under way.
+pub struct Watch {
+    stop: Arc<Stop>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        *self.stop.asked.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.stop.change.notify_all();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the caller's `on_refresh` is that thread's own, and has been printed.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[derive(Default)]
+struct Stop {
+    asked: Mutex<bool>,
+    change: Condvar,
+}
+
+impl Stop {
+    /// Waits for this long, or until someone asks: whether someone did.
+    fn within(&self, time: Duration) -> bool {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.change.wait_timeout_while(asked, time, |asked| !*asked);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+}
