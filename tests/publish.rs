@@ -245,8 +245,10 @@ fn a_store_that_overwrites_where_asked_not_to_is_refused() {
     let place = Place::memory();
     let index = place.index_over(Faulty::new(place.store.clone(), Fault::AlwaysOverwrites));
     let error = index.publish(segment_files(1), draft(1)).unwrap_err();
-    assert!(matches!(error, StoreError::Unsupported { .. }), "{error}");
+    assert!(matches!(error, StoreError::Overwrites { .. }), "{error}");
+    assert!(matches!(index.probe(), Err(StoreError::Overwrites { .. })));
     assert_eq!(index.versions().unwrap(), [0; 0]);
+    place.index_over(Faulty::new(place.store.clone(), Fault::Killed(usize::MAX))).probe().unwrap();
 }
 
 #[test]
