@@ -204,7 +204,10 @@ fn a_kept_version_that_cannot_be_read_stops_the_collection() {
         place.put("v/00000000000000000003.json", "damage");
         let error = place.index().collect_garbage(&policy(2, ALL_AGES)).unwrap_err();
         assert!(matches!(error, StoreError::Malformed { .. }), "{error}");
-        assert_eq!(place.all_objects(), before);
+        let mut after = place.all_objects();
+        // By which it asked the store for the time.
+        after.retain(|object| object != "probe");
+        assert_eq!(after, before);
         // One that goes may be as damaged as it likes.
         place.delete("v/00000000000000000003.json");
         place.put("v/00000000000000000001.json", "damage");

@@ -395,6 +395,8 @@ fn store(reader: &mut Reader, mut table: Table<'_>) -> StoreOptions {
     options.virtual_hosted = reader.boolean(virtual_hosted);
     let single_writer = reader.take(&mut table, "single_writer");
     options.single_writer = reader.boolean(single_writer).unwrap_or_default();
+    let timeout = reader.take(&mut table, "timeout_s");
+    options.timeout_s = reader.integer(timeout, 1..=MAX_DEADLINE_S);
     let deadline = reader.take(&mut table, "deadline_s");
     options.deadline_s = reader.integer(deadline, 0..=MAX_DEADLINE_S);
     let encryption = reader.take(&mut table, "encryption");

@@ -34,6 +34,7 @@ pub(super) static STORE: Schema = Schema {
         "account",
         "account_key",
         "service_account",
+        "timeout_s",
         "deadline_s",
         "single_writer",
     ],
@@ -116,7 +117,7 @@ const ALIASES: &[(&str, &str)] = &[
     ("recall", "min_recall"),
     ("space", "metric"),
     ("sse", "encryption"),
-    ("timeout", "deadline_s"),
+    ("timeout", "timeout_s"),
     ("type", "kind"),
     ("url", "uri"),
     // Values.

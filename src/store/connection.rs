@@ -136,7 +136,7 @@ mod cloud {
         set_secret(&mut settings, "aws_sse_customer_key_base64", &options.sse_c_key)?;
         check_endpoint(&settings, &[S3Key::Endpoint, S3Key::S3Endpoint])?;
         shared(&STORES, identity(bucket, &settings, options), || {
-            let builder = AmazonS3Builder::new().with_client_options(client()).with_retry(retry(options));
+            let builder = AmazonS3Builder::new().with_client_options(client(options)).with_retry(retry(options));
             let builder = settings.into_iter().fold(builder, |b, (key, value)| b.with_config(key, value));
             built(builder.with_bucket_name(bucket).build())
         })
@@ -154,7 +154,7 @@ mod cloud {
         check_endpoint(&settings, &[GoogleKey::BaseUrl])?;
         shared(&STORES, identity(bucket, &settings, options), || {
             let builder =
-                GoogleCloudStorageBuilder::new().with_client_options(client()).with_retry(retry(options));
+                GoogleCloudStorageBuilder::new().with_client_options(client(options)).with_retry(retry(options));
             let builder = settings.into_iter().fold(builder, |b, (key, value)| b.with_config(key, value));
             built(builder.with_bucket_name(bucket).build())
         })
@@ -174,7 +174,7 @@ mod cloud {
         check_endpoint(&settings, &[AzureKey::Endpoint])?;
         shared(&STORES, identity(container, &settings, options), || {
             let builder =
-                MicrosoftAzureBuilder::new().with_client_options(client()).with_retry(retry(options));
+                MicrosoftAzureBuilder::new().with_client_options(client(options)).with_retry(retry(options));
             let builder = settings.into_iter().fold(builder, |b, (key, value)| b.with_config(key, value));
             built(builder.with_container_name(container).build())
         })
@@ -185,7 +185,7 @@ mod cloud {
         let url = format!("{scheme}://{host}");
         shared(&STORES, identity::<ClientConfigKey>(&url, &[], options), || {
             // Who writes `http://` has said so.
-            let client = client().with_allow_http(true);
+            let client = client(options).with_allow_http(true);
             built(HttpBuilder::new().with_url(url).with_client_options(client).with_retry(retry(options)).build())
         })
     }
@@ -253,7 +253,7 @@ mod cloud {
             hasher.update(text.as_bytes());
         };
         field(authority);
-        field(&options.deadline().as_secs().to_string());
+        field(&format!("{:?} {:?}", options.deadline(), options.timeout_s));
         for (key, value) in settings {
             field(key.as_ref());
             field(value);
@@ -261,8 +261,9 @@ mod cloud {
         hasher.finalize()
     }
 
-    fn client() -> ClientOptions {
-        ClientOptions::new().with_timeout(REQUEST).with_read_timeout(STALL)
+    fn client(options: &StoreOptions) -> ClientOptions {
+        let stall = options.timeout_s.map_or(STALL, Duration::from_secs);
+        ClientOptions::new().with_timeout(REQUEST).with_read_timeout(stall)
     }
 
     fn retry(options: &StoreOptions) -> RetryConfig {
@@ -302,6 +303,7 @@ mod cloud {
                 account: Some("a".into()),
                 account_key: secret(),
                 service_account: None,
+                timeout_s: Some(1),
                 deadline_s: Some(1),
                 single_writer: true,
             };

@@ -53,6 +53,9 @@ pub struct StoreOptions {
     /// Google's service account: the key file's contents.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service_account: Option<Secret>,
+    /// How long a connection may stand still before the request is sent again. Default 20.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_s: Option<u64>,
     /// How long an operation is tried before its failure is an error. Default: `ANNVIL_STORE_DEADLINE_S`, else 120.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline_s: Option<u64>,
