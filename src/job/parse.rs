@@ -400,12 +400,15 @@ fn store(reader: &mut Reader, mut table: Table<'_>) -> StoreOptions {
     let deadline = reader.take(&mut table, "deadline_s");
     options.deadline_s = reader.integer(deadline, 0..=MAX_DEADLINE_S);
     let encryption = reader.take(&mut table, "encryption");
+    let is_said = encryption.is_some() || table.has_misspelt("encryption");
     options.encryption = reader.choice(encryption, Encryption::NAMES).and_then(Encryption::from_name);
+    // One that is not understood has been complained of.
+    let is_understood = options.encryption.is_some() || !is_said;
     for (key, given, encryption) in [
         ("kms_key_id", options.kms_key_id.is_some(), Encryption::SseKms),
         ("sse_c_key", options.sse_c_key.is_some(), Encryption::SseC),
     ] {
-        if given && options.encryption != Some(encryption) && !table.has_misspelt("encryption") {
+        if given && options.encryption != Some(encryption) && is_understood {
             let key = format!("store.{key}");
             let message = format!("is of no use without `encryption = \"{}\"`", encryption.name());
             reader.problems.push(Diagnostic::error(&key, reader.origin.place(&key), message));

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use bytes::Bytes;
 use object_store::ObjectStore;
 use object_store::path::Path;
 
@@ -83,7 +84,7 @@ impl IndexStore {
     pub fn read_manifest(&self, version: u64) -> Result<Manifest, StoreError> {
         let object = manifest_object(version);
         let place = self.place(Some(version), &object);
-        let file = match self.objects.read_at_most(&object, MAX_MANIFEST_BYTES) {
+        let file = match self.read_manifest_file(version) {
             Ok(file) => file,
             Err(ReadError::Missing) => {
                 return Err(StoreError::NotFound {
@@ -97,6 +98,13 @@ impl IndexStore {
             Err(error) => return Err(error.of(place, 0)),
         };
         Manifest::decode(&file, &self.name, version).map_err(|error| StoreError::malformed(place, error))
+    }
+
+    /// The bytes of a version's manifest, a manifest or not.
+    pub(super) fn read_manifest_file(&self, version: u64) -> Result<Bytes, ReadError> {
+        let name = self.name.clone();
+        let is_manifest = move |bytes: &[u8]| Manifest::decode(bytes, &name, version).is_ok();
+        self.objects.read_at_most(&manifest_object(version), MAX_MANIFEST_BYTES, is_manifest)
     }
 
     /// Opens a version, the latest if none is named. A damaged latest version is an error: the one before it is

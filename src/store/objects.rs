@@ -54,6 +54,8 @@ pub(super) enum ReadError {
     Missing,
     /// The object has another size.
     Size { got: u64 },
+    /// The object does not look as it should.
+    NotWhole(Bytes),
     /// The answer has another length than it says.
     Short { expected: u64, got: u64 },
     Io(object_store::Error),
@@ -74,6 +76,10 @@ impl ReadError {
                 let source = object_store::Error::Generic { store: "the store", source };
                 StoreError::Io { object: place.to_string(), source }
             }
+            ReadError::NotWhole(bytes) => {
+                let (expected, got) = ("a whole file".into(), format!("{} bytes of one", bytes.len()));
+                StoreError::Damaged { place, expected, got }
+            }
             ReadError::Io(source) => StoreError::Io { object: place.to_string(), source },
             ReadError::Store(error) => error,
         }
@@ -82,7 +88,7 @@ impl ReadError {
     fn verdict(&self) -> Verdict {
         match self {
             ReadError::Missing | ReadError::Store(_) => Verdict::Final,
-            ReadError::Size { .. } => Verdict::Doubtful,
+            ReadError::Size { .. } | ReadError::NotWhole(_) => Verdict::Doubtful,
             ReadError::Short { .. } => Verdict::Transient,
             ReadError::Io(error) => verdict(error),
         }
@@ -154,11 +160,17 @@ impl Objects {
         Ok(metas.into_iter().filter_map(below).collect())
     }
 
-    /// A whole object of at most `max` bytes, whose size nobody knows beforehand.
-    pub(super) fn read_at_most(&self, object: &str, max: u64) -> Result<Bytes, ReadError> {
+    /// A whole object of at most `max` bytes, whose size nobody knows beforehand. Asks again a few times where it does not
+    /// look whole: an answer that was cut short and says so little is told by nothing else.
+    pub(super) fn read_at_most(
+        &self,
+        object: &str,
+        max: u64,
+        looks_whole: impl Fn(&[u8]) -> bool + Clone + Send + Sync + 'static,
+    ) -> Result<Bytes, ReadError> {
         let (store, retry, path) = self.request(object);
         let attempt = move || {
-            let (store, path) = (store.clone(), path.clone());
+            let (store, path, looks_whole) = (store.clone(), path.clone(), looks_whole.clone());
             async move {
                 let answer = store.get(&path).await?;
                 let size = answer.meta.size;
@@ -169,10 +181,13 @@ impl Objects {
                 if bytes.len() as u64 != size {
                     return Err(ReadError::Short { expected: size, got: bytes.len() as u64 });
                 }
-                Ok(bytes)
+                if looks_whole(&bytes) { Ok(bytes) } else { Err(ReadError::NotWhole(bytes)) }
             }
         };
-        wait_for(async move { retry.run(attempt, ReadError::verdict).await }).map_err(ReadError::Store)?
+        match wait_for(async move { retry.run(attempt, ReadError::verdict).await }).map_err(ReadError::Store)? {
+            Err(ReadError::NotWhole(bytes)) => Ok(bytes),
+            read => read,
+        }
     }
 
     /// The object's bytes in order, in chunks of [`CHUNK_BYTES`], a few of which are read ahead. It must have exactly

@@ -278,7 +278,7 @@ impl IndexStore {
             };
             // Whatever the store answered, what it holds now decides: an answer may have been lost on its way after
             // the deed, and the object that "exists already" may then be this very one.
-            match (self.objects.read_at_most(&object, MAX_MANIFEST_BYTES), created) {
+            match (self.read_manifest_file(version), created) {
                 (Ok(found), _) if found == *bytes => return Ok(true),
                 (Ok(_), Err(_)) => return Ok(false),
                 (Ok(_), Ok(())) => {
