@@ -346,10 +346,8 @@ fn two_indexes_without_names_of_one_kind_are_told_apart_by_the_user() {
 /// A job stands in the manifest of what it published, and a message on a screen.
 #[test]
 fn a_secret_written_into_the_job_is_refused_and_not_repeated() {
-    let diagnostics = refused(&with(
-        "secret_access_key = \"env:BACKUP_SECRET\"",
-        "secret_access_key = \"wJalrXUtnFEMI\"",
-    ));
+    let diagnostics =
+        refused(&with("secret_access_key = \"env:BACKUP_SECRET\"", "secret_access_key = \"wJalrXUtnFEMI\""));
     assert_eq!(diagnostics[0].key, "store.secret_access_key");
     assert!(!diagnostics[0].message.contains("wJalrXUtnFEMI"), "{}", diagnostics[0].message);
 }

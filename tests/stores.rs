@@ -359,7 +359,9 @@ fn http_is_read_and_not_written() {
     assert_eq!(segment(&IndexStore::named(output.to_str().unwrap(), "graph").unwrap(), None), expected(1)[0]);
     let text = format!("{source}/out");
     let refused = JobSpec::parse(
-        &format!("source = {{ uri = 'x', vector = 'v' }}\nqueries = {{ sample = 1 }}\noutput = {{ uri = '{text}' }}\n[[index]]\nkind = 'flat'\nmetric = 'l2'"),
+        &format!(
+            "source = {{ uri = 'x', vector = 'v' }}\nqueries = {{ sample = 1 }}\noutput = {{ uri = '{text}' }}\n[[index]]\nkind = 'flat'\nmetric = 'l2'"
+        ),
         "x.toml",
     );
     assert!(refused.unwrap_err().to_string().contains("http"), "an output must be writable");

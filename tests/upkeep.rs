@@ -177,7 +177,10 @@ fn a_collection_killed_at_any_removal_leaves_whole_versions_and_the_next_one_fin
             let index = place.index();
             for version in index.versions().unwrap() {
                 let artifact = index.artifact(Some(version)).unwrap();
-                assert!(artifact.verify(&mut |_| ()).is_sound(), "killed at {n}: version {version} is not whole");
+                assert!(
+                    artifact.verify(&mut |_| ()).is_sound(),
+                    "killed at {n}: version {version} is not whole"
+                );
             }
             index.collect_garbage(&policy(1, ALL_AGES)).unwrap();
             assert_eq!(place.all_objects(), expected, "killed at {n}");
@@ -321,7 +324,10 @@ fn a_rollback_to_a_version_that_is_collected_meanwhile_is_told_so() {
         collecting.collect_garbage(&policy(1, ALL_AGES)).unwrap();
     });
     let error = place.index_over(interrupted).rollback(1).unwrap_err();
-    assert!(matches!(&error, StoreError::Refused { what, .. } if what.contains("version 1 was removed")), "{error}");
+    assert!(
+        matches!(&error, StoreError::Refused { what, .. } if what.contains("version 1 was removed")),
+        "{error}"
+    );
     expect_contents(&place.index(), 3, 3);
 }
 
@@ -378,7 +384,10 @@ fn another_version_of_the_number_is_not_replaced_by_a_copy() {
     place.index().publish(segment_files(1), draft(1)).unwrap();
     other.index().publish(segment_files(2), draft(2)).unwrap();
     let error = place.index().copy_to(&other.index(), None, &mut |_| ()).unwrap_err();
-    assert!(matches!(&error, StoreError::Refused { what, .. } if what.contains("another version 1")), "{error}");
+    assert!(
+        matches!(&error, StoreError::Refused { what, .. } if what.contains("another version 1")),
+        "{error}"
+    );
     expect_contents(&other.index(), 1, 2);
 }
 
@@ -426,7 +435,10 @@ fn nothing_wrong_is_taken_from_a_copy() {
     backup.put(&objects[1], "other damage");
     let error = place.index().repair_from(&backup.index(), None).unwrap_err();
     assert!(matches!(&error, StoreError::Damaged { place, .. } if place.file == objects[1]), "{error}");
-    assert_eq!((&place.get(&objects[1])[..], &place.get(&objects[2])), (&b"damage"[..], &backup.get(&objects[2])));
+    assert_eq!(
+        (&place.get(&objects[1])[..], &place.get(&objects[2])),
+        (&b"damage"[..], &backup.get(&objects[2]))
+    );
 
     // A manifest of another index of the same name.
     let other = Place::memory();

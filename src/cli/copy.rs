@@ -102,7 +102,8 @@ mod tests {
 
     #[test]
     fn a_copy_says_what_is_where() {
-        let version = |version, bytes_written| CopiedVersion { version, files: 5, size_bytes: 4096, bytes_written };
+        let version =
+            |version, bytes_written| CopiedVersion { version, files: 5, size_bytes: 4096, bytes_written };
         let copy = Copy {
             source: "out/words".into(),
             destination: "s3://b/words".into(),

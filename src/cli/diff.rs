@@ -78,7 +78,8 @@ fn version_before(store: &IndexStore, version: u64, uri: &str) -> Result<Option<
     match store.versions()?.into_iter().rfind(|other| *other < version) {
         Some(before) => Ok(Some(before)),
         None => {
-            Err(StoreError::NotFound { what: format!("a version of `{uri}` before version {version}") }.into())
+            Err(StoreError::NotFound { what: format!("a version of `{uri}` before version {version}") }
+                .into())
         }
     }
 }
@@ -106,7 +107,9 @@ impl Compared {
             or_dash(value.and_then(|ms| Duration::try_from_secs_f64(ms * 1e-3).ok()).map(duration))
         };
         text += &section("time", &diff.stages_ms, milliseconds);
-        text + &section("memory", std::slice::from_ref(&diff.peak_memory_bytes), |peak| or_dash(peak.map(bytes)))
+        text + &section("memory", std::slice::from_ref(&diff.peak_memory_bytes), |peak| {
+            or_dash(peak.map(bytes))
+        })
     }
 }
 
@@ -119,7 +122,11 @@ fn render_rows(rows: &RowsDiff) -> String {
     let told = |sign: &str, number: u64, some: &[RowId]| {
         let ids: Vec<String> = some.iter().map(|id| cell(&id.to_string())).collect();
         let more = if number > some.len() as u64 { ", …" } else { "" };
-        if number == 0 { String::new() } else { format!("  {sign}{}: {}{more}\n", count(number), ids.join(", ")) }
+        if number == 0 {
+            String::new()
+        } else {
+            format!("  {sign}{}: {}{more}\n", count(number), ids.join(", "))
+        }
     };
     format!("\nrows: {} in a, {} in b\n", count(*a), count(*b))
         + &told("+", *added, some_added)

@@ -137,7 +137,9 @@ mod tests {
         for (text, seconds) in [("0s", 0), ("90s", 90), ("30min", 1800), ("36h", 129_600), ("7d", 604_800)] {
             assert_eq!(age(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
-        for text in ["", "7", "d", "-1d", "1.5h", "7 d", "7days", "99999999999999999999d", "184467440737095516d"] {
+        for text in
+            ["", "7", "d", "-1d", "1.5h", "7 d", "7days", "99999999999999999999d", "184467440737095516d"]
+        {
             assert!(age(text).is_err(), "{text}");
         }
     }

@@ -194,7 +194,8 @@ impl<'a> Job<'a> {
             let bytes = source::write_rejects(rejects)?;
             let digest = blake3::hash(&bytes).to_hex();
             let name = format!("rejects/{}-{}.parquet", self.spec.name, &digest[..16]);
-            let place = Location::parse_with(self.spec.output.uri.resolved(), &self.spec.store)?.join(&name)?;
+            let place =
+                Location::parse_with(self.spec.output.uri.resolved(), &self.spec.store)?.join(&name)?;
             moved.written = bytes.len() as u64;
             place.write(bytes.into())?;
             Ok(place.uri().to_string())

@@ -271,9 +271,6 @@ mod tests {
         let one = |name: &str, value| (name.to_string(), Some(value));
         let rows = merged(vec![one("read", 1), one("total", 3)], vec![one("build", 2), one("total", 4)]);
         let rows: Vec<_> = rows.iter().map(|row| (row.what.as_str(), row.a, row.b)).collect();
-        assert_eq!(
-            rows,
-            [("read", Some(1), None), ("build", None, Some(2)), ("total", Some(3), Some(4))]
-        );
+        assert_eq!(rows, [("read", Some(1), None), ("build", None, Some(2)), ("total", Some(3), Some(4))]);
     }
 }

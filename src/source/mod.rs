@@ -136,7 +136,8 @@ impl Source {
     /// called from asynchronous code.
     pub fn open(spec: SourceSpec, runtime: &Handle) -> Result<Source> {
         let mut predicate = spec.predicate.as_deref().map(Predicate::parse).transpose()?;
-        let files = runtime.block_on(async { scan::open(files::resolve(&spec.uris, &spec.store).await?).await })?;
+        let files =
+            runtime.block_on(async { scan::open(files::resolve(&spec.uris, &spec.store).await?).await })?;
         let first = files.first().expect("resolve names at least one file");
         let named = predicate.as_ref().map_or(&[][..], Predicate::columns);
         let mut columns = Columns::resolve(&spec, named, first.uri(), first.metadata.schema())?;

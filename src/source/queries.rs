@@ -61,7 +61,8 @@ const DISTANCES: &str = "distances";
 /// `distances` (lists of `k` numbers).
 pub fn read_ground_truth(uri: &str, runtime: &Handle) -> Result<GroundTruth> {
     let uris = [uri.to_string()];
-    let files = runtime.block_on(async { scan::open(files::resolve(&uris, &StoreOptions::default()).await?).await })?;
+    let files = runtime
+        .block_on(async { scan::open(files::resolve(&uris, &StoreOptions::default()).await?).await })?;
     let schemas = files.iter().map(|file| TruthColumns::of(file.uri(), file.metadata.schema()));
     let columns = schemas.collect::<Result<Vec<TruthColumns>>>()?;
     if columns.windows(2).any(|pair| pair[0].types() != pair[1].types()) {

@@ -136,7 +136,8 @@ mod cloud {
         set_secret(&mut settings, "aws_sse_customer_key_base64", &options.sse_c_key)?;
         check_endpoint(&settings, &[S3Key::Endpoint, S3Key::S3Endpoint])?;
         shared(&STORES, identity(bucket, &settings, options), || {
-            let builder = AmazonS3Builder::new().with_client_options(client(options)).with_retry(retry(options));
+            let builder =
+                AmazonS3Builder::new().with_client_options(client(options)).with_retry(retry(options));
             let builder = settings.into_iter().fold(builder, |b, (key, value)| b.with_config(key, value));
             built(builder.with_bucket_name(bucket).build())
         })
@@ -153,8 +154,9 @@ mod cloud {
         set_secret(&mut settings, "service_account_key", &options.service_account)?;
         check_endpoint(&settings, &[GoogleKey::BaseUrl])?;
         shared(&STORES, identity(bucket, &settings, options), || {
-            let builder =
-                GoogleCloudStorageBuilder::new().with_client_options(client(options)).with_retry(retry(options));
+            let builder = GoogleCloudStorageBuilder::new()
+                .with_client_options(client(options))
+                .with_retry(retry(options));
             let builder = settings.into_iter().fold(builder, |b, (key, value)| b.with_config(key, value));
             built(builder.with_bucket_name(bucket).build())
         })
@@ -186,7 +188,13 @@ mod cloud {
         shared(&STORES, identity::<ClientConfigKey>(&url, &[], options), || {
             // Who writes `http://` has said so.
             let client = client(options).with_allow_http(true);
-            built(HttpBuilder::new().with_url(url).with_client_options(client).with_retry(retry(options)).build())
+            built(
+                HttpBuilder::new()
+                    .with_url(url)
+                    .with_client_options(client)
+                    .with_retry(retry(options))
+                    .build(),
+            )
         })
     }
 
@@ -232,7 +240,8 @@ mod cloud {
         };
         let endpoint = last(&|key| endpoints.contains(key)).unwrap_or_default();
         let allowed = last(&|key| key.as_ref().ends_with("allow_http"));
-        if endpoint.starts_with("http://") && !allowed.is_some_and(|value| value.eq_ignore_ascii_case("true")) {
+        if endpoint.starts_with("http://") && !allowed.is_some_and(|value| value.eq_ignore_ascii_case("true"))
+        {
             return Err(format!(
                 "the endpoint `{endpoint}` has no TLS; to use it, set `allow_http = true` in `[store]`, or the \
                  environment's `AWS_ALLOW_HTTP`, `AZURE_ALLOW_HTTP` or `GOOGLE_ALLOW_HTTP` to `true`"

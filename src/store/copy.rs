@@ -40,7 +40,12 @@ impl IndexStore {
         for segment in &manifest.segments {
             for file in &segment.files {
                 if !destination.has_file(&segment.id, file) {
-                    destination.write_file_of(self, &segment.id, file, artifact.place(&segment_object(&segment.id, &file.name)))?;
+                    destination.write_file_of(
+                        self,
+                        &segment.id,
+                        file,
+                        artifact.place(&segment_object(&segment.id, &file.name)),
+                    )?;
                     copied.bytes_written += file.size_bytes;
                 }
                 copied.files += 1;

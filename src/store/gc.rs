@@ -110,7 +110,8 @@ impl IndexStore {
             }
             let size_bytes = files.iter().map(|file| file.size_bytes).sum();
             if !policy.dry_run {
-                let objects: Vec<String> = files.iter().map(|file| format!("{folder}/{}", file.name)).collect();
+                let objects: Vec<String> =
+                    files.iter().map(|file| format!("{folder}/{}", file.name)).collect();
                 self.objects.remove(&objects)?;
             }
             report.removed_bytes += size_bytes;

@@ -53,11 +53,16 @@ pub(super) struct Listed {
 pub(super) enum ReadError {
     Missing,
     /// The object has another size.
-    Size { got: u64 },
+    Size {
+        got: u64,
+    },
     /// The object does not look as it should.
     NotWhole(Bytes),
     /// The answer has another length than it says.
-    Short { expected: u64, got: u64 },
+    Short {
+        expected: u64,
+        got: u64,
+    },
     Io(object_store::Error),
     Store(StoreError),
 }
@@ -126,9 +131,8 @@ impl Objects {
     /// The names of the objects directly below a folder.
     pub(super) fn list(&self, folder: &str) -> Result<Vec<String>, StoreError> {
         let (store, retry, path) = self.request(folder);
-        let listed = wait_for(async move {
-            retry.run(|| store.list_with_delimiter(Some(&path)), verdict).await
-        })?;
+        let listed =
+            wait_for(async move { retry.run(|| store.list_with_delimiter(Some(&path)), verdict).await })?;
         match listed {
             Ok(listed) => Ok(listed
                 .objects
@@ -144,9 +148,10 @@ impl Objects {
     pub(super) fn list_below(&self, folder: &str) -> Result<Vec<Listed>, StoreError> {
         let (store, retry, path) = self.request(folder);
         let prefix = path.clone();
-        let listed = wait_for(async move {
-            retry.run(|| store.list(Some(&path)).try_collect::<Vec<_>>(), verdict).await
-        })?;
+        let listed =
+            wait_for(
+                async move { retry.run(|| store.list(Some(&path)).try_collect::<Vec<_>>(), verdict).await },
+            )?;
         let metas = match listed {
             Ok(metas) => metas,
             Err(object_store::Error::NotFound { .. }) => Vec::new(),
@@ -184,7 +189,9 @@ impl Objects {
                 if looks_whole(&bytes) { Ok(bytes) } else { Err(ReadError::NotWhole(bytes)) }
             }
         };
-        match wait_for(async move { retry.run(attempt, ReadError::verdict).await }).map_err(ReadError::Store)? {
+        match wait_for(async move { retry.run(attempt, ReadError::verdict).await })
+            .map_err(ReadError::Store)?
+        {
             Err(ReadError::NotWhole(bytes)) => Ok(bytes),
             read => read,
         }
@@ -284,7 +291,8 @@ impl Objects {
     ) -> Result<(), StoreError> {
         let (store, _, path) = self.request(object);
         if size <= MULTIPART_ABOVE {
-            let payload: PutPayload = chunks.collect::<Result<Vec<Bytes>, StoreError>>()?.into_iter().collect();
+            let payload: PutPayload =
+                chunks.collect::<Result<Vec<Bytes>, StoreError>>()?.into_iter().collect();
             assert_eq!(payload.content_length() as u64, size, "the size is known beforehand");
             let put = wait_for(async move { store.put(&path, payload).await })?;
             return put.map(|_| ()).map_err(|error| self.io(object, error));

@@ -117,7 +117,8 @@ pub enum Secret {
 }
 
 impl Secret {
-    pub const ALLOWED: &'static str = "\"env:NAME\" or \"file:/absolute/path\": a job is published with its index";
+    pub const ALLOWED: &'static str =
+        "\"env:NAME\" or \"file:/absolute/path\": a job is published with its index";
 
     /// # Errors
     /// Why there is none, without any of it.

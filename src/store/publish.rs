@@ -112,7 +112,9 @@ impl IndexStore {
         if self.objects.size(&manifest_object(to))?.is_none() {
             return Err(StoreError::Refused {
                 index: self.name.clone(),
-                what: format!("version {to} was removed while version {version} restored it: verify {version}"),
+                what: format!(
+                    "version {to} was removed while version {version} restored it: verify {version}"
+                ),
             });
         }
         Ok(version)
@@ -203,7 +205,12 @@ impl IndexStore {
     }
 
     /// Of a file that was used as it was found: garbage collection may have had it in its hand already.
-    fn write_if_missing(&self, segment: &SegmentRef, file: &FileRef, bytes: &Bytes) -> Result<u64, StoreError> {
+    fn write_if_missing(
+        &self,
+        segment: &SegmentRef,
+        file: &FileRef,
+        bytes: &Bytes,
+    ) -> Result<u64, StoreError> {
         let object = segment_object(&segment.id, &file.name);
         if self.objects.size(&object)?.is_some() {
             return Ok(0);
@@ -279,8 +286,17 @@ impl IndexStore {
             // Whatever the store answered, what it holds now decides: an answer may have been lost on its way after
             // the deed, and the object that "exists already" may then be this very one.
             match (self.read_manifest_file(version), created) {
-                (Ok(found), _) if found == *bytes => return Ok(true),
+                // Once more: a store whose check and whose write are two steps may let two publishers through, and the
+                // later one's write falls between. (SeaweedFS does, where its lock runs out under load.)
+                (Ok(found), _) if found == *bytes => {
+                    let again = self.read_manifest_file(version);
+                    let again = again.map_err(|error| error.of(place(), bytes.len() as u64))?;
+                    return Ok(again == *bytes);
+                }
                 (Ok(_), Err(_)) => return Ok(false),
+                (Ok(found), Ok(())) if Manifest::decode(&found, &self.name, version).is_ok() => {
+                    return Ok(false);
+                }
                 (Ok(_), Ok(())) => {
                     let (expected, got) = ("the bytes that were written".into(), "others".into());
                     return Err(StoreError::Damaged { place: place(), expected, got });
@@ -298,7 +314,11 @@ impl IndexStore {
     }
 
     /// Creates an object on a store that cannot refuse: for the only writer there is.
-    fn create_alone(&self, object: &str, bytes: &Bytes) -> Result<Result<(), object_store::Error>, StoreError> {
+    fn create_alone(
+        &self,
+        object: &str,
+        bytes: &Bytes,
+    ) -> Result<Result<(), object_store::Error>, StoreError> {
         if self.objects.size(object)?.is_some() {
             let (path, source) = (object.into(), "it is there".into());
             return Ok(Err(object_store::Error::AlreadyExists { path, source }));

@@ -92,7 +92,8 @@ fn put(store: &mut Bucket, key: &str, request: &Message) -> Message {
     if let Some(wanted) = request.header("x-goog-if-generation-match")
         && wanted.parse() != Ok(now)
     {
-        return Message::answer("412 Precondition Failed").body("<Error><Code>PreconditionFailed</Code></Error>");
+        return Message::answer("412 Precondition Failed")
+            .body("<Error><Code>PreconditionFailed</Code></Error>");
     }
     written(store, key, request.body.clone())
 }
@@ -105,12 +106,7 @@ fn written(store: &mut Bucket, key: &str, bytes: Vec<u8>) -> Message {
     Message::answer("200 OK").with("ETag", e_tag(generation)).with("x-goog-generation", generation)
 }
 
-fn put_part(
-    store: &mut Bucket,
-    _key: &str,
-    query: &BTreeMap<String, String>,
-    request: &Message,
-) -> Message {
+fn put_part(store: &mut Bucket, _key: &str, query: &BTreeMap<String, String>, request: &Message) -> Message {
     let Some(parts) = store.uploads.get_mut(&query["uploadId"]) else { return not_found() };
     parts.insert(query["partNumber"].parse().unwrap(), request.body.clone());
     Message::answer("200 OK").with("ETag", format!("\"part-{}\"", query["partNumber"]))
@@ -151,9 +147,8 @@ fn read(store: &Bucket, key: &str, request: &Message) -> Message {
     match range {
         None if request.method() == "HEAD" => found("200 OK").with("x-length", size),
         None => found("200 OK").body(object.bytes.clone()),
-        Some(range) if range.start >= range.end => {
-            Message::answer("416 Requested Range Not Satisfiable").with("Content-Range", format!("bytes */{size}"))
-        }
+        Some(range) if range.start >= range.end => Message::answer("416 Requested Range Not Satisfiable")
+            .with("Content-Range", format!("bytes */{size}")),
         Some(range) => found("206 Partial Content")
             .with("Content-Range", format!("bytes {}-{}/{size}", range.start, range.end - 1))
             .body(&object.bytes[range]),

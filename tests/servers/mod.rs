@@ -61,7 +61,8 @@ impl Server {
                     return None;
                 };
                 // A port that was free a moment ago may be taken when the server gets to it.
-                (0..3).find_map(|_| started(kind, installed, folder.path()))
+                (0..3)
+                    .find_map(|_| started(kind, installed, folder.path()))
                     .map(|(port, child)| (port, Some(child)))
                     .unwrap_or_else(|| panic!("{kind:?} does not start"))
             }
