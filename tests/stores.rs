@@ -201,6 +201,11 @@ fn everything_works_on_google() {
     everything_works_on(Kind::Gcs);
 }
 
+/// Half of the publishers bring the same contents, and so the same files.
+fn brought_by(publisher: u64) -> u64 {
+    if publisher.is_multiple_of(2) { 0 } else { publisher }
+}
+
 /// Publishers that start together, round by round: each has a version of its own, and none is lost or mixed.
 fn race_on(kind: Kind, publishers: u64, rounds: u64) {
     let Some(server) = Server::start(kind) else { return };
@@ -213,8 +218,7 @@ fn race_on(kind: Kind, publishers: u64, rounds: u64) {
                     let index = server.index("race", "contended");
                     let publish = |round| {
                         barrier.wait();
-                        // Half of them bring the same contents, and so the same files.
-                        let brought = if publisher % 2 == 0 { 0 } else { publisher };
+                        let brought = brought_by(publisher);
                         let seed = round * publishers + publisher;
                         let published = index.publish(segment_files(brought), draft(seed)).unwrap();
                         (published.version, seed)
@@ -231,8 +235,7 @@ fn race_on(kind: Kind, publishers: u64, rounds: u64) {
     let index = server.index("race", "contended");
     assert_eq!(index.versions().unwrap(), versions);
     for (version, seed) in published {
-        let publisher = seed % publishers;
-        let brought = if publisher % 2 == 0 { 0 } else { publisher };
+        let brought = brought_by(seed % publishers);
         let artifact = index.artifact(Some(version)).unwrap();
         assert_eq!(artifact.manifest().build.seed, seed, "{kind:?}: an update was lost");
         let found = read_contents(&artifact).unwrap();
@@ -330,6 +333,36 @@ fn a_store_that_is_away_is_named_with_what_it_answered() {
 }
 
 #[test]
+fn what_is_written_is_encrypted_as_the_job_says() {
+    use annvil::store::{Encryption, Secret};
+    let Some(server) = Server::start(Kind::Moto) else { return };
+    let options = StoreOptions { encryption: Some(Encryption::SseS3), ..server.options() };
+    let index = IndexStore::named_with(&server.root("sse"), "words", &options).unwrap();
+    index.publish(segment_files(1), draft(1)).unwrap();
+    let object = format!("/annviltest/sse/words/v/{:020}.json", 1);
+    // moto wants a signature, and does not look at it.
+    let signed =
+        "AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=x";
+    let head = servers::http::request("HEAD", &object).with("Authorization", signed);
+    let head = servers::http::ask(server.port, &head).unwrap();
+    assert_eq!(head.header("x-amz-server-side-encryption"), Some("AES256"));
+
+    let Some(server) = Server::start(Kind::SeaweedFs) else { return };
+    let key = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(key.path(), "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n").unwrap();
+    let options = StoreOptions {
+        encryption: Some(Encryption::SseC),
+        sse_c_key: Some(Secret::File(key.path().into())),
+        ..server.options()
+    };
+    let index = IndexStore::named_with(&server.root("sse"), "words", &options).unwrap();
+    index.publish(segment_files(1), draft(1)).unwrap();
+    assert_eq!(read_contents(&index.artifact(None).unwrap()).unwrap(), contents(1));
+    let without = server.index("sse", "words").artifact(Some(1)).unwrap_err();
+    assert_eq!(Error::from(without).exit_code(), 5, "the store does not give it without the key");
+}
+
+#[test]
 fn http_is_read_and_not_written() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().to_path_buf();
@@ -342,8 +375,8 @@ fn http_is_read_and_not_written() {
     // A plain server cannot list: the version has to be named.
     assert_eq!(read_contents(&remote.artifact(Some(1)).unwrap()).unwrap(), contents(1));
     let part = remote.artifact(Some(1)).unwrap();
-    let part = part.only_segment().unwrap().read_ranges("ids.arrow", &[5..9]).unwrap();
-    assert_eq!(part[0].len(), 4);
+    let part = part.only_segment().unwrap().read_ranges("ids.arrow", &[5..9, 20..21]).unwrap();
+    assert_eq!((part[0].len(), part[1].len()), (4, 1));
     let written = [
         remote.publish(segment_files(1), draft(1)).unwrap_err(),
         remote.rollback(1).unwrap_err(),

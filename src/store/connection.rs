@@ -23,6 +23,7 @@ pub(super) enum Kind {
     Memory,
     /// Put-if-absent is a promise that one had better try.
     Other,
+    #[cfg_attr(not(feature = "cloud"), expect(dead_code, reason = "only what is reached by HTTP is"))]
     ReadOnly,
 }
 

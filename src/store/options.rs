@@ -122,6 +122,7 @@ impl Secret {
 
     /// # Errors
     /// Why there is none, without any of it.
+    #[cfg(any(feature = "cloud", test))]
     pub(super) fn resolve(&self) -> Result<String, String> {
         match self {
             Secret::Variable(name) => {

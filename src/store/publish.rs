@@ -301,14 +301,15 @@ impl IndexStore {
                     let (expected, got) = ("the bytes that were written".into(), "others".into());
                     return Err(StoreError::Damaged { place: place(), expected, got });
                 }
-                (Err(error), Err(source)) => {
+                (Err(ReadError::Missing), Err(source)) => {
                     // "Taken" and yet nothing there: somebody else's write is under way.
                     let verdict = if is_taken(&source) { Verdict::Transient } else { verdict(&source) };
-                    let wait = patience.wait_after(verdict).filter(|_| matches!(error, ReadError::Missing));
-                    let Some(wait) = wait else { return Err(self.objects.io(&object, source)) };
+                    let Some(wait) = patience.wait_after(verdict) else {
+                        return Err(self.objects.io(&object, source));
+                    };
                     std::thread::sleep(wait);
                 }
-                (Err(error), Ok(())) => return Err(error.of(place(), bytes.len() as u64)),
+                (Err(error), _) => return Err(error.of(place(), bytes.len() as u64)),
             }
         }
     }

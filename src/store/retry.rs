@@ -39,6 +39,7 @@ impl Retry {
     /// For stores that do not fail by chance: files, memory.
     pub(super) const NEVER: Retry = Retry { deadline: Duration::ZERO };
 
+    #[cfg(any(feature = "cloud", test))]
     pub(super) fn until(deadline: Duration) -> Self {
         Self { deadline }
     }
@@ -93,6 +94,8 @@ impl Patience {
 /// What a store's error says about the next attempt.
 pub(super) fn verdict(error: &Error) -> Verdict {
     match error {
+        // What is asked for after an answer that said a wrong length and was resumed: the object itself is fine.
+        Error::Generic { .. } if has_status(error, "416") => Verdict::Doubtful,
         Error::Generic { .. } if is_refusal(error) => Verdict::Final,
         Error::Generic { .. } | Error::JoinError { .. } => Verdict::Transient,
         _ => Verdict::Final,
@@ -113,11 +116,13 @@ pub(super) fn verdict_of_upload(error: &Error) -> Verdict {
 /// that says it otherwise costs attempts, no more.
 fn is_refusal(error: &Error) -> bool {
     let text = error.to_string();
-    if METADATA_SERVICES.iter().any(|host| text.contains(host)) {
-        return true;
-    }
-    let Some((_, status)) = text.split_once("non-2xx status code: ") else { return false };
-    status.starts_with('4') && !status.starts_with("408") && !status.starts_with("429")
+    METADATA_SERVICES.iter().any(|host| text.contains(host))
+        || has_status(error, "4") && !has_status(error, "408") && !has_status(error, "429")
+}
+
+fn has_status(error: &Error, digits: &str) -> bool {
+    let text = error.to_string();
+    text.split_once("non-2xx status code: ").is_some_and(|(_, status)| status.starts_with(digits))
 }
 
 #[cfg(test)]
@@ -136,6 +141,7 @@ mod tests {
             (status("503 Service Unavailable"), Verdict::Transient),
             (status("429 Too Many Requests"), Verdict::Transient),
             (status("400 Bad Request"), Verdict::Final),
+            (status("416 Range Not Satisfiable"), Verdict::Doubtful),
             (
                 Error::Generic { store: "S3", source: "PUT http://169.254.169.254/latest/api/token".into() },
                 Verdict::Final,

@@ -196,9 +196,10 @@ fn started(kind: Kind, installed: &Path, folder: &Path) -> Option<(u16, Child)> 
             let mut command = Command::new(python("weed"));
             command.args(["server", "-s3", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=20"]);
             command.args(["-master.volumeSizeLimitMB=256", &format!("-s3.port={port}")]);
-            for service in ["master", "volume", "filer"] {
-                command.arg(format!("-{service}.port={}", free_port()));
+            for service in ["master.port", "volume.port", "filer.port", "s3.port.iceberg", "s3.port.lance"] {
+                command.arg(format!("-{service}={}", free_port()));
             }
+            command.arg("-master.telemetry=false");
             command.arg(format!("-dir={}", data.display())).arg(format!("-s3.config={}", config.display()));
             command
         }
