@@ -320,7 +320,7 @@ mod cloud {
             connect("s3", "bucket", &all).unwrap();
             // A key that is none is refused by the provider's own check.
             let error = connect("az", "container", &all).unwrap_err();
-            assert!(error.contains("key"), "{error}");
+            assert!(error.contains("Key"), "{error}");
             let error = connect("gs", "bucket", &StoreOptions { service_account: secret(), ..all });
             assert!(error.is_err());
         }

@@ -7,10 +7,11 @@ mod gcs;
 pub mod http;
 mod proxy;
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use annvil::store::{IndexStore, Secret, StoreOptions};
@@ -196,10 +197,11 @@ fn started(kind: Kind, installed: &Path, folder: &Path) -> Option<(u16, Child)> 
             let mut command = Command::new(python("weed"));
             command.args(["server", "-s3", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=20"]);
             command.args(["-master.volumeSizeLimitMB=256", &format!("-s3.port={port}")]);
-            for service in ["master.port", "volume.port", "filer.port", "s3.port.iceberg", "s3.port.lance"] {
-                command.arg(format!("-{service}={}", free_port()));
+            for service in ["master", "volume", "filer"] {
+                command.arg(format!("-{service}.port={}", free_port()));
             }
-            command.arg("-master.telemetry=false");
+            // What listens on ports of its own beside, and what calls home.
+            command.args(["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]);
             command.arg(format!("-dir={}", data.display())).arg(format!("-s3.config={}", config.display()));
             command
         }
@@ -247,13 +249,14 @@ fn make_bucket(kind: Kind, port: u16) -> bool {
     made.is_ok_and(|answer| answer.first.contains(" 200 "))
 }
 
-/// One of which the port 10,000 above is free as well: SeaweedFS takes that too.
+/// From 20,000 to 30,000, never the same twice, and the port 10,000 above is free as well: SeaweedFS takes that too.
 fn free_port() -> u16 {
+    static TAKEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     loop {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let port = 20_000 + port % 20_000;
-        if [port, port + 10_000].iter().all(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+        let port = 20_000 + listener.local_addr().unwrap().port() % 10_000;
+        let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if is_free(port) && is_free(port + 10_000) && TAKEN.lock().unwrap().insert(port) {
             return port;
         }
     }
