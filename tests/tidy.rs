@@ -34,6 +34,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("polars_arrow", &["source"]),
     ("parquet", &["source", "dataset"]),
     ("object_store", &["store"]),
+    ("reqwest", &["store"]),
+    ("rustls", &["store"]),
     ("tar", &["dataset"]),
     ("clap", &["cli", "main.rs"]),
 ];

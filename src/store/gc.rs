@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::connection::Kind;
-use super::index::manifest_object;
+use super::index::{manifest_object, segment_object};
 use super::objects::Listed;
 use super::{IndexStore, StoreError};
 use crate::artifact::{Digest, version_of_file_name};
@@ -78,6 +78,9 @@ impl IndexStore {
             named.extend(self.named_by(&now_there)?);
         }
         self.collect_segments(&named, &is_young, policy, &mut report)?;
+        if !policy.dry_run {
+            self.check_removed(&report)?;
+        }
         if let Some(folder) = self.objects.local_folder() {
             collect_leftovers(&folder, now, policy, &mut report);
         }
@@ -116,6 +119,30 @@ impl IndexStore {
             }
             report.removed_bytes += size_bytes;
             report.removed_segments.push(RemovedSegment { id, files: files.len() as u64, size_bytes });
+        }
+        Ok(())
+    }
+
+    /// A segment is listed and then removed, and a publisher may begin and end in between, if this process stood still. It
+    /// looks for its files when it has published; this is the other side's look.
+    fn check_removed(&self, report: &GcReport) -> Result<(), StoreError> {
+        let removed: HashSet<Digest> = report.removed_segments.iter().map(|segment| segment.id).collect();
+        if removed.is_empty() {
+            return Ok(());
+        }
+        for (version, _) in self.manifests()? {
+            for segment in self.read_manifest(version)?.segments {
+                let files = segment.files.iter().filter(|_| removed.contains(&segment.id));
+                for file in files {
+                    if self.objects.size(&segment_object(&segment.id, &file.name))?.is_none() {
+                        let what = format!(
+                            "version {version} was published while segment {} was being removed: publish it again",
+                            segment.id
+                        );
+                        return Err(StoreError::Refused { index: self.name.clone(), what });
+                    }
+                }
+            }
         }
         Ok(())
     }

@@ -200,7 +200,14 @@ impl IndexStore {
         }
         // In place of what a killed publisher may have left: under this id there is only one right content.
         self.objects.write(&object, bytes)?;
-        self.read_back(&object, file)?;
+        match self.read_back(&object, file) {
+            // A collection that had listed the old one has removed the new one.
+            Err(StoreError::Missing { .. }) => {
+                self.objects.write(&object, bytes)?;
+                self.read_back(&object, file)?;
+            }
+            read => read?,
+        }
         Ok(file.size_bytes)
     }
 
@@ -233,11 +240,15 @@ impl IndexStore {
         if self.single_writer {
             return Ok(());
         }
-        match self.objects.create_surely(object, bytes.clone())? {
-            Ok(()) => Err(StoreError::Overwrites { index: self.name.clone() }),
-            Err(error) if is_taken(&error) => Ok(()),
-            Err(error) => Err(self.not_put_if_absent(object, error)),
+        // Twice: the first time it may have been missing after all, removed by a collection.
+        for _ in 0..2 {
+            match self.objects.create_surely(object, bytes.clone())? {
+                Ok(()) => (),
+                Err(error) if is_taken(&error) => return Ok(()),
+                Err(error) => return Err(self.not_put_if_absent(object, error)),
+            }
         }
+        Err(StoreError::Overwrites { index: self.name.clone() })
     }
 
     /// A store that has no put-if-absent at all, or fails.
