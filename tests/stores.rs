@@ -332,6 +332,50 @@ fn a_store_that_is_away_is_named_with_what_it_answered() {
     assert!(error.to_string().contains("away/words/v"), "{error}");
 }
 
+/// As Garage and rclone do: what is to be put if absent is put. Or, with `refusing`, answers that it knows no conditions.
+fn without_conditions(upstream: u16, refusing: bool) -> u16 {
+    servers::http::serve(move |stream| {
+        let mut reader = std::io::BufReader::new(stream.try_clone()?);
+        let mut writer = stream;
+        while let Some(mut request) = servers::http::Message::read(&mut reader, false)? {
+            let is_conditional = request.header("x-goog-if-generation-match").is_some();
+            request.headers.retain(|(name, _)| name != "x-goog-if-generation-match");
+            if is_conditional && refusing {
+                servers::http::Message::answer("501 Not Implemented").write(&mut writer)?;
+                continue;
+            }
+            let answer = servers::http::ask(upstream, &request)?;
+            let length = answer.header("content-length").and_then(|length| length.parse().ok());
+            std::io::Write::write_all(&mut writer, &answer.head(length))?;
+            if request.method() != "HEAD" {
+                std::io::Write::write_all(&mut writer, &answer.body)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_store_that_overwrites_is_refused_before_the_job_begins_unless_there_is_one_writer() {
+    let Some(server) = Server::start(Kind::Gcs) else { return };
+    for refusing in [false, true] {
+        let options = server.options_at(without_conditions(server.port, refusing));
+        let name = format!("overwriting/{refusing}");
+        // The rows are not there: had the job begun, it would say so.
+        let error = build(&job("nowhere.parquet", &server.root(&name), &options, 1)).unwrap_err();
+        assert_eq!(error.exit_code(), 5);
+        assert!(error.to_string().contains("single_writer = true"), "{error}");
+        let source = write_source(&server, &name);
+        let options = StoreOptions { single_writer: true, ..options };
+        for _ in 0..2 {
+            build(&job(&source, &server.root(&name), &options, 1)).unwrap();
+        }
+        let index = server.index(&name, "graph");
+        assert_eq!(index.versions().unwrap(), [1, 2]);
+        assert_eq!(segment(&index, Some(2)), expected(1)[0]);
+    }
+}
+
 #[test]
 fn what_is_written_is_encrypted_as_the_job_says() {
     use annvil::store::{Encryption, Secret};

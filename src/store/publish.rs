@@ -6,7 +6,7 @@ use bytes::Bytes;
 use super::connection::Kind;
 use super::index::{manifest_object, segment_object};
 use super::objects::{ReadError, check_digest};
-use super::retry::{Verdict, verdict};
+use super::retry::{Verdict, is_unimplemented, verdict};
 use super::{IndexStore, StoreError};
 use crate::artifact::checksums::{BlockChecksums, CHECKSUMS_FILE};
 use crate::artifact::{
@@ -257,6 +257,7 @@ impl IndexStore {
             object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. } => {
                 StoreError::Overwrites { index: self.name.clone() }
             }
+            error if is_unimplemented(&error) => StoreError::Overwrites { index: self.name.clone() },
             error => self.objects.io(object, error),
         }
     }
@@ -298,7 +299,7 @@ impl IndexStore {
             // the deed, and the object that "exists already" may then be this very one.
             match (self.read_manifest_file(version), created) {
                 // Once more: a store whose check and whose write are two steps may let two publishers through, and the
-                // later one's write falls between. (SeaweedFS does, where its lock runs out under load.)
+                // later one's write falls between. (Seen of SeaweedFS on a loaded machine.)
                 (Ok(found), _) if found == *bytes => {
                     let again = self.read_manifest_file(version);
                     let again = again.map_err(|error| error.of(place(), bytes.len() as u64))?;

@@ -117,7 +117,13 @@ pub(super) fn verdict_of_upload(error: &Error) -> Verdict {
 fn is_refusal(error: &Error) -> bool {
     let text = error.to_string();
     METADATA_SERVICES.iter().any(|host| text.contains(host))
+        || is_unimplemented(error)
         || has_status(error, "4") && !has_status(error, "408") && !has_status(error, "429")
+}
+
+/// 501, as some stores answer to a header of a condition that they do not know.
+pub(super) fn is_unimplemented(error: &Error) -> bool {
+    has_status(error, "501")
 }
 
 fn has_status(error: &Error, digits: &str) -> bool {
@@ -141,6 +147,7 @@ mod tests {
             (status("503 Service Unavailable"), Verdict::Transient),
             (status("429 Too Many Requests"), Verdict::Transient),
             (status("400 Bad Request"), Verdict::Final),
+            (status("501 Not Implemented"), Verdict::Final),
             (status("416 Range Not Satisfiable"), Verdict::Doubtful),
             (
                 Error::Generic { store: "S3", source: "PUT http://169.254.169.254/latest/api/token".into() },
