@@ -123,6 +123,7 @@ impl From<StoreError> for Error {
             | StoreError::Range { .. } => Error::BadArtifact(Box::new(error)),
             StoreError::Conflict { .. }
             | StoreError::Refused { .. }
+            | StoreError::Overwrites { .. }
             | StoreError::Unsupported { .. }
             | StoreError::Io { .. } => Error::Store(Box::new(error)),
             StoreError::Runtime(_) => Error::Internal(Box::new(error)),

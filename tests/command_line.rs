@@ -287,7 +287,7 @@ fn what_cannot_be_searched_says_why() {
     refused(&["search", uri, "--like", "w1", "--version", "9"], 2, &["version 9 of index `words`"]);
     refused(&["search", &format!("{uri}x"), "--like", "w1"], 2, &["index `wordsx` does not exist"]);
     refused(&["search", uri, "--vector", "no/such/file"], 2, &["cannot read `no/such/file`"]);
-    refused(&["search", "s3://bucket/words", "--like", "w1"], 2, &["scheme `s3` is not supported"]);
+    refused(&["search", "ftp://host/words", "--like", "w1"], 2, &["scheme `ftp` is not supported"]);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use annvil::job::{
     Auto, Backend, Diagnostic, IndexParams, JobSpec, OnBadRow, Overrides, Place, QueriesSpec, Refine,
     SourceFacts, SpecError, Target,
 };
+use annvil::store::{Encryption, Secret};
 use proptest::prelude::*;
 
 /// A job that is right; cases replace a line of it.
@@ -53,6 +54,14 @@ target = { k = 20, recall = 0.97 }
 name = "words-flat"
 kind = "flat"
 metric = "cosine"
+
+[store]
+endpoint = "http://127.0.0.1:9000"
+allow_http = true
+secret_access_key = "env:BACKUP_SECRET"
+encryption = "sse_c"
+sse_c_key = "file:/run/secrets/sse"
+single_writer = false
 "#;
 
 fn parse(text: &str) -> Result<JobSpec, SpecError> {
@@ -168,6 +177,15 @@ const REFUSED: &[Case] = &[
     ("uri = \"queries.parquet\"", "sample = 0", (15, 10), "queries.sample", &["found 0", "1 to 1000000"]),
     ("uri = \"queries.parquet\"", "sample = 10\nvector = \"v\"", (16, 10), "queries.vector", &["of no use with `sample`"]),
     ("kind = \"flat\"", "kind = \"flat\"\ntarget = { recall = 0.9 }", (43, 1), "index[2].target", &["unknown key in an index of kind `flat`"]),
+    // How to reach the stores.
+    ("uri = \"out\"", "uri = \"https://host/out\"", (18, 7), "output.uri", &["found the scheme `https://`", "`memory://`"]),
+    ("allow_http = true", "allow_http = 1", (47, 14), "store.allow_http", &["found 1", "true or false"]),
+    ("secret_access_key = \"env:BACKUP_SECRET\"", "secret_access_key = \"file:key\"", (48, 21), "store.secret_access_key", &["reference to a secret", "env:NAME"]),
+    ("encryption = \"sse_c\"", "encryption = \"AES256\"", (49, 14), "store.encryption", &["found the string \"AES256\"", "\"sse_s3\""]),
+    ("encryption = \"sse_c\"", "encryption = \"sse_s3\"", (50, 13), "store.sse_c_key", &["of no use without `encryption = \"sse_c\"`"]),
+    ("sse_c_key = \"file:/run/secrets/sse\"", "", (49, 14), "store.encryption", &["needs `sse_c_key`"]),
+    ("single_writer = false", "deadline_s = -1", (51, 14), "store.deadline_s", &["found -1", "0 to 86400"]),
+    ("single_writer = false", "bucket = \"b\"", (51, 1), "store.bucket", &["unknown key in `[store]`"]),
     // Not TOML at all.
     ("seed = 7", "seed = ", (2, 8), "", &["not TOML"]),
     ("seed = 7", "seed = 7\nseed = 8", (3, 1), "", &["not TOML", "duplicate key"]),
@@ -280,6 +298,9 @@ fn what_the_file_says_is_what_the_job_has() {
         (Path::new(uri[0].resolved()), vector.as_str()),
         (Path::new("jobs/queries.parquet"), "embedding")
     );
+    let secret = job.store.secret_access_key.clone().unwrap();
+    assert_eq!(secret, Secret::Variable("BACKUP_SECRET".into()));
+    assert_eq!((job.store.allow_http, job.store.encryption), (Some(true), Some(Encryption::SseC)));
     let [hnsw, ivf, flat] = &job.indexes[..] else { panic!() };
     let IndexParams::Hnsw(params) = &hnsw.params else { panic!() };
     assert_eq!((params.m, params.ef_construction), (16, 200));
@@ -320,6 +341,15 @@ fn two_indexes_without_names_of_one_kind_are_told_apart_by_the_user() {
     let text = SMALLEST.replace("ivf_pq", "hnsw");
     let error = parse(&text).unwrap_err().to_string();
     assert!(error.contains("\"words-hnsw\" is the name of the index of line 8 too"), "{error}");
+}
+
+/// A job stands in the manifest of what it published, and a message on a screen.
+#[test]
+fn a_secret_written_into_the_job_is_refused_and_not_repeated() {
+    let diagnostics =
+        refused(&with("secret_access_key = \"env:BACKUP_SECRET\"", "secret_access_key = \"wJalrXUtnFEMI\""));
+    assert_eq!(diagnostics[0].key, "store.secret_access_key");
+    assert!(!diagnostics[0].message.contains("wJalrXUtnFEMI"), "{}", diagnostics[0].message);
 }
 
 #[test]
@@ -497,6 +527,7 @@ fn every_allowed_key_is_read() {
                 }
                 "`[queries]`" => (format!("[queries]\n{key} = 2026-01-01\n"), format!("queries.{key}")),
                 "`[output]`" => (format!("[output]\n{key} = 2026-01-01\n"), format!("output.{key}")),
+                "`[store]`" => (format!("[store]\n{key} = 2026-01-01\n"), format!("store.{key}")),
                 "`gate`" | "`target`" | "`expert`" => {
                     let name = table.trim_matches('`');
                     let text = format!("[[index]]\nkind = \"hnsw\"\n{name} = {{ {key} = 2026-01-01 }}\n");

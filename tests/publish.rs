@@ -30,6 +30,8 @@ enum Fault {
     BitFlipped(usize),
     /// Put-if-absent overwrites, as some stores that speak S3 do.
     AlwaysOverwrites,
+    /// Another publisher's manifest falls on the one that was just created, and both are told that they were first.
+    Overtaken,
 }
 
 #[derive(Debug)]
@@ -75,6 +77,15 @@ impl ObjectStore for Faulty {
                 return self.inner.put_opts(path, bytes.into(), options).await;
             }
             Fault::AlwaysOverwrites => options.mode = PutMode::Overwrite,
+            Fault::Overtaken if path.as_ref().ends_with("00000000000000000001.json") => {
+                let other = Place::memory();
+                let index = other.index();
+                let published =
+                    std::thread::spawn(move || index.publish(segment_files(2), draft(2)).unwrap().version);
+                let object = Path::from(format!("indexes/tiny/v/{:020}.json", published.join().unwrap()));
+                let theirs = other.store.get_opts(&object, GetOptions::default()).await?.bytes().await?;
+                return self.inner.put_opts(path, theirs.into(), PutMode::Overwrite.into()).await;
+            }
             _ => (),
         }
         self.inner.put_opts(path, payload, options).await
@@ -229,6 +240,15 @@ fn a_lost_answer_makes_no_second_version_and_no_half_of_one() {
 }
 
 #[test]
+fn a_publisher_that_was_overtaken_unawares_takes_the_next_number() {
+    let place = Place::memory();
+    let index = place.index_over(Faulty::new(place.store.clone(), Fault::Overtaken));
+    assert_eq!(index.publish(segment_files(1), draft(1)).unwrap().version, 2);
+    expect_contents(&place.index(), 2, 1);
+    assert_eq!(place.index().read_manifest(1).unwrap().build.seed, 2);
+}
+
+#[test]
 fn what_the_store_writes_wrongly_is_noticed_when_it_is_read_back() {
     for n in (0..puts_of_a_publish()).filter(|&n| n != puts_of_a_publish() - 2) {
         let place = Place::memory();
@@ -245,8 +265,10 @@ fn a_store_that_overwrites_where_asked_not_to_is_refused() {
     let place = Place::memory();
     let index = place.index_over(Faulty::new(place.store.clone(), Fault::AlwaysOverwrites));
     let error = index.publish(segment_files(1), draft(1)).unwrap_err();
-    assert!(matches!(error, StoreError::Unsupported { .. }), "{error}");
+    assert!(matches!(error, StoreError::Overwrites { .. }), "{error}");
+    assert!(matches!(index.probe(), Err(StoreError::Overwrites { .. })));
     assert_eq!(index.versions().unwrap(), [0; 0]);
+    place.index_over(Faulty::new(place.store.clone(), Fault::Killed(usize::MAX))).probe().unwrap();
 }
 
 #[test]

@@ -34,8 +34,10 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("polars_arrow", &["source"]),
     ("parquet", &["source", "dataset"]),
     ("object_store", &["store"]),
-    ("memmap2", &["store"]),
+    ("memmap2", &["artifact", "store"]),
     ("sqlparser", &["loader/filter"]),
+    ("reqwest", &["store"]),
+    ("rustls", &["store"]),
     ("tar", &["dataset"]),
     ("clap", &["cli", "main.rs"]),
 ];

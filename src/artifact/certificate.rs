@@ -24,6 +24,14 @@ pub struct Certificate {
     pub chosen_refine: u32,
 }
 
+impl Certificate {
+    /// The setting that became the index's default, as it was measured.
+    pub fn chosen_point(&self) -> Option<&CertificatePoint> {
+        let chosen = (self.chosen_effort, self.chosen_refine);
+        self.points.iter().find(|point| (point.effort, point.refine) == chosen)
+    }
+}
+
 /// One search setting, measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CertificatePoint {

@@ -8,8 +8,7 @@ use crate::job::quantity::{count, duration};
 
 /// The setting that became the index's default, as it was measured.
 pub(super) fn default_point(certificate: &Certificate) -> Option<&CertificatePoint> {
-    let chosen = (certificate.chosen_effort, certificate.chosen_refine);
-    certificate.points.iter().find(|point| (point.effort, point.refine) == chosen)
+    certificate.chosen_point()
 }
 
 /// `0.953 ±0.004`: the wider half where the interval is lopsided. Rounded down, so that what is below a gate does not

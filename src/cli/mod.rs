@@ -7,9 +7,12 @@
 mod attributes;
 mod build;
 mod check;
+mod copy;
 mod curve;
 mod dataset;
+mod diff;
 mod doctor;
+mod gc;
 mod headless;
 mod inspect;
 mod interrupt;
@@ -61,6 +64,9 @@ enum Command {
     Verify(verify::VerifyArgs),
     Versions(versions::VersionsArgs),
     Rollback(rollback::RollbackArgs),
+    Diff(diff::DiffArgs),
+    Copy(copy::CopyArgs),
+    Gc(gc::GcArgs),
     Dataset(dataset::DatasetArgs),
     Doctor(doctor::DoctorArgs),
 }
@@ -81,6 +87,9 @@ pub fn main() -> ExitCode {
         Command::Verify(args) => verify::run(args, out),
         Command::Versions(args) => versions::run(args, out),
         Command::Rollback(args) => rollback::run(args, out),
+        Command::Diff(args) => diff::run(args, out),
+        Command::Copy(args) => copy::run(args, out),
+        Command::Gc(args) => gc::run(args, out),
         Command::Dataset(args) => dataset::run(args, out),
         Command::Doctor(args) => doctor::run(args, out),
     };

@@ -19,8 +19,10 @@ use crate::store::{IndexStore, StoreError, VerifyReport};
 Examples:
   annvil verify out/glove10k-hnsw
   annvil verify out/glove10k-hnsw --version 1 --json
+  annvil verify out/glove10k-hnsw --repair-from s3://backup/glove10k-hnsw
 
-Exits with code 4 if a byte is not what was published; `annvil rollback` returns to a version that is whole.")]
+Exits with code 4 if a byte is not what was published; `annvil rollback` returns to a version that is whole, and
+--repair-from takes the damaged files from a copy (`annvil copy`), where their digests are right there.")]
 pub struct VerifyArgs {
     /// The index's folder or URI
     #[arg(value_name = "INDEX")]
@@ -28,6 +30,9 @@ pub struct VerifyArgs {
     /// Version to verify [default: the latest]
     #[arg(long, value_name = "V", value_parser = clap::value_parser!(u64).range(1..))]
     version: Option<u64>,
+    /// A copy of the index to restore damaged files from
+    #[arg(long, value_name = "URI")]
+    repair_from: Option<String>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -40,6 +45,9 @@ struct Verification {
     rows: u64,
     /// The segments' files; the manifest, without which there is nothing to compare them with, was read before.
     files: Vec<VerifiedFile>,
+    /// What was taken from the copy, under the index's folder; the manifest may be among it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    repaired: Vec<String>,
     #[serde(skip)]
     elapsed: Duration,
 }
@@ -72,10 +80,17 @@ enum VerifyError {
 }
 
 /// # Errors
-/// What reading the manifest says; `BadArtifact` if a file is damaged, `Store` if one could not be read.
+/// What reading the manifest says; `BadArtifact` if a file is damaged, `Store` if one could not be read. With a copy to
+/// repair from, what cannot be repaired.
 pub(super) fn run(args: &VerifyArgs, out: &mut dyn Write) -> Result<(), Error> {
     let start = Instant::now();
-    let artifact = IndexStore::open(&args.index)?.artifact(args.version)?;
+    let store = IndexStore::open(&args.index)?;
+    let repaired = match &args.repair_from {
+        Some(copy) => store.repair_from(&IndexStore::open(copy)?, args.version)?,
+        None => Vec::new(),
+    };
+    // Once more after a repair: what is said of a file is what it is now.
+    let artifact = store.artifact(args.version)?;
     let report = artifact.verify(&mut |_| ());
     let manifest = artifact.manifest();
     let found = Verification {
@@ -83,6 +98,7 @@ pub(super) fn run(args: &VerifyArgs, out: &mut dyn Write) -> Result<(), Error> {
         version: manifest.version,
         rows: manifest.build.rows,
         files: verified_files(&manifest.segments, &report),
+        repaired,
         elapsed: start.elapsed(),
     };
     answer(out, &if args.json { json_line(&found)? } else { found.render() })?;
@@ -157,8 +173,10 @@ impl Verification {
         let whole = self.count(|state| *state == FileState::Whole);
         let verdict = if whole == self.files.len() { "whole" } else { "NOT whole" };
         let size = self.files.iter().map(|file| file.size_bytes).fold(0, u64::saturating_add);
+        let repaired = self.repaired.iter().map(|file| format!("repaired  {file}\n")).collect::<String>();
         table.render("")
             + &reasons
+            + &repaired
             + &format!(
                 "{verdict}: {} version {}, {} rows, {whole} of {} files, {} in {}\n",
                 self.uri,
@@ -189,6 +207,7 @@ mod tests {
             version: 2,
             rows: 10_000,
             files: verified_files(&[segment()], &report),
+            repaired: Vec::new(),
             elapsed: Duration::from_millis(12),
         }
     }
@@ -213,6 +232,15 @@ ids.arrow          1.0 MiB  whole
 whole: out/words version 2, 10,000 rows, 2 of 2 files, 2.0 MiB in 12.0 ms
 ";
         assert_eq!(found.render(), expected);
+    }
+
+    #[test]
+    fn what_was_repaired_is_told() {
+        let mut found = verification(vec![]);
+        assert!(!json_line(&found).unwrap().contains("repaired"));
+        found.repaired = vec!["v/00000000000000000002.json".into()];
+        let text = found.render();
+        assert!(text.contains("\nrepaired  v/00000000000000000002.json\nwhole: "), "{text}");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::spec::{
 };
 use super::uri::{self, Uri};
 use crate::hnsw::Code;
+use crate::store::{Encryption, READ_ONLY_SCHEMES, SCHEMES, Secret, StoreOptions};
 use crate::vectors::Metric;
 
 /// A job file is read whole; one longer than this is something else.
@@ -23,6 +24,8 @@ pub const MAX_JOB_FILE_BYTES: u64 = 1 << 20;
 const MAX_SEED: u64 = i64::MAX as u64;
 const MAX_THREADS: u64 = 1024;
 const MAX_INDEXES: usize = 64;
+/// A day: a store that is away for longer is not coming back in this run.
+const MAX_DEADLINE_S: u64 = 24 * 60 * 60;
 const MAX_K: u64 = 1000;
 pub(super) const MAX_PQ_M: usize = 4096;
 const MAX_NAME_CHARS: usize = 128;
@@ -175,6 +178,9 @@ fn job(reader: &mut Reader, document: DeTable<'_>, path: &Path) -> Option<JobSpe
     let entry = reader.require(root, "output", "a table `[output]` with `uri`");
     let table = reader.subtable(entry, &schema::OUTPUT);
     let output = table.and_then(|table| output(reader, table, folder));
+    let entry = reader.take(root, "store");
+    let table = reader.subtable(entry, &schema::STORE);
+    let store = table.map_or_else(StoreOptions::default, |table| store(reader, table));
     let entry = reader.require(root, "index", "one or more tables `[[index]]`");
     let indexes = indexes(reader, entry, name.as_deref().unwrap_or("job"));
     reader.finish(root.take_rest());
@@ -188,6 +194,7 @@ fn job(reader: &mut Reader, document: DeTable<'_>, path: &Path) -> Option<JobSpe
         source: source?,
         queries: queries?,
         output: output?,
+        store,
         indexes: indexes?,
         origin,
     })
@@ -280,16 +287,18 @@ fn uris(reader: &mut Reader, entry: Option<Entry<'_>>, folder: &Path) -> Vec<Uri
         reader.problem(&path, span, message);
     }
     for (text, span) in &written {
-        if let Some(message) = scheme_problem(text) {
+        if let Some(message) = scheme_problem(text, |_| true) {
             reader.problem(&path, span, message);
         }
     }
     written.iter().map(|(text, _)| Uri::new(text, folder)).collect()
 }
 
-fn scheme_problem(text: &str) -> Option<String> {
-    let scheme = uri::scheme(text).filter(|scheme| !uri::SCHEMES.contains(scheme))?;
-    let schemes: Vec<String> = uri::SCHEMES.iter().map(|scheme| format!("`{scheme}://`")).collect();
+fn scheme_problem(text: &str, allowed: impl Fn(&str) -> bool) -> Option<String> {
+    let is_allowed = |scheme: &&str| SCHEMES.contains(scheme) && allowed(scheme);
+    let scheme = uri::scheme(text).filter(|scheme| !is_allowed(scheme))?;
+    let schemes: Vec<String> =
+        SCHEMES.iter().filter(|scheme| is_allowed(scheme)).map(|scheme| format!("`{scheme}://`")).collect();
     Some(format!("found the scheme `{}://`; allowed: a path, {}", printable(scheme), schemes.join(", ")))
 }
 
@@ -300,7 +309,7 @@ fn output_problem(text: &str) -> Option<String> {
     if text.contains(['*', '?']) {
         return Some(format!("found the glob \"{}\"; allowed: {OUTPUT_ALLOWED}", printable(text)));
     }
-    scheme_problem(text)
+    scheme_problem(text, |scheme| !READ_ONLY_SCHEMES.contains(&scheme))
 }
 
 fn queries(
@@ -357,6 +366,75 @@ fn output(reader: &mut Reader, mut table: Table<'_>, folder: &Path) -> Option<Ou
     }
     reader.finish(table);
     Some(OutputSpec { uri: Uri::new(&uri?, folder) })
+}
+
+fn store(reader: &mut Reader, mut table: Table<'_>) -> StoreOptions {
+    let mut options = StoreOptions::default();
+    let mut text = |reader: &mut Reader, key: &str, allowed: &str| {
+        let entry = reader.take(&mut table, key);
+        reader.string(entry, allowed)
+    };
+    options.endpoint = text(reader, "endpoint", "the store's address, as \"https://host:port\"");
+    options.region = text(reader, "region", "a region's name");
+    options.kms_key_id = text(reader, "kms_key_id", "a key's id");
+    options.account = text(reader, "account", "a storage account's name");
+    for (key, secret) in [
+        ("sse_c_key", &mut options.sse_c_key),
+        ("access_key_id", &mut options.access_key_id),
+        ("secret_access_key", &mut options.secret_access_key),
+        ("session_token", &mut options.session_token),
+        ("account_key", &mut options.account_key),
+        ("service_account", &mut options.service_account),
+    ] {
+        let entry = reader.take(&mut table, key);
+        *secret = self::secret(reader, entry);
+    }
+    let allow_http = reader.take(&mut table, "allow_http");
+    options.allow_http = reader.boolean(allow_http);
+    let virtual_hosted = reader.take(&mut table, "virtual_hosted");
+    options.virtual_hosted = reader.boolean(virtual_hosted);
+    let single_writer = reader.take(&mut table, "single_writer");
+    options.single_writer = reader.boolean(single_writer).unwrap_or_default();
+    let timeout = reader.take(&mut table, "timeout_s");
+    options.timeout_s = reader.integer(timeout, 1..=MAX_DEADLINE_S);
+    let deadline = reader.take(&mut table, "deadline_s");
+    options.deadline_s = reader.integer(deadline, 0..=MAX_DEADLINE_S);
+    let encryption = reader.take(&mut table, "encryption");
+    let is_said = encryption.is_some() || table.has_misspelt("encryption");
+    options.encryption = reader.choice(encryption, Encryption::NAMES).and_then(Encryption::from_name);
+    // One that is not understood has been complained of.
+    let is_understood = options.encryption.is_some() || !is_said;
+    for (key, given, encryption) in [
+        ("kms_key_id", options.kms_key_id.is_some(), Encryption::SseKms),
+        ("sse_c_key", options.sse_c_key.is_some(), Encryption::SseC),
+    ] {
+        if given && options.encryption != Some(encryption) && is_understood {
+            let key = format!("store.{key}");
+            let message = format!("is of no use without `encryption = \"{}\"`", encryption.name());
+            reader.problems.push(Diagnostic::error(&key, reader.origin.place(&key), message));
+        }
+    }
+    if options.encryption == Some(Encryption::SseC) && options.sse_c_key.is_none() {
+        let message = format!("\"sse_c\" needs `sse_c_key`; allowed: {}", Secret::ALLOWED);
+        let place = reader.origin.place("store.encryption");
+        reader.problems.push(Diagnostic::error("store.encryption", place, message));
+    }
+    reader.finish(table);
+    options
+}
+
+/// Never what stands there: a message is no place for it either.
+fn secret(reader: &mut Reader, entry: Option<Entry<'_>>) -> Option<Secret> {
+    let entry = entry?;
+    let secret = match &entry.value {
+        DeValue::String(text) => text.parse().ok(),
+        _ => None,
+    };
+    if secret.is_none() {
+        let message = format!("is no reference to a secret; allowed: {}", Secret::ALLOWED);
+        reader.problem(&entry.path, &entry.span, message);
+    }
+    secret
 }
 
 fn indexes(reader: &mut Reader, entry: Option<Entry<'_>>, job_name: &str) -> Option<Vec<IndexSpec>> {

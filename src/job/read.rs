@@ -170,6 +170,15 @@ impl Reader {
         None
     }
 
+    pub fn boolean(&mut self, entry: Option<Entry<'_>>) -> Option<bool> {
+        let entry = entry?;
+        if let DeValue::Boolean(value) = entry.value {
+            return Some(value);
+        }
+        self.wrong_type(&entry, "true or false");
+        None
+    }
+
     pub fn integer(&mut self, entry: Option<Entry<'_>>, range: RangeInclusive<u64>) -> Option<u64> {
         let entry = entry?;
         let value = integer_of(&entry.value).filter(|value| range.contains(value));

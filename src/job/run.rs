@@ -2,8 +2,8 @@
 //! does not compile.
 //!
 //! ```text
-//! open ─► read ─► draw or read queries ─► exact neighbours ─► forge ─► certify ─► (all of them) publish
-//!                                                             └─ once for each index ─┘
+//! (probe the output) open ─► read ─► draw or read queries ─► exact neighbours ─► forge ─► certify ─► (all of them) publish
+//!                                                                                └─ once for each index ─┘
 //! ```
 //!
 //! Nothing is published before every index of the job has been certified and has passed its gate.
@@ -59,6 +59,7 @@ fn on_threads<T: Send>(spec: &JobSpec, work: impl FnOnce() -> Result<T, Error> +
 fn run_stages(compute: &dyn Compute, spec: &JobSpec, progress: &Progress) -> Result<BuildSummary, Error> {
     let mut ledger = Ledger::default();
     let job = Job { spec, progress, compute };
+    job.probe_output()?;
     let read = job.read(job.open()?, &mut ledger)?;
     let measured = job.find_true_neighbours(job.take_queries(read, &mut ledger)?, &mut ledger)?;
     let certified = spec
@@ -113,6 +114,15 @@ struct CertifiedIndex<'a> {
 }
 
 impl<'a> Job<'a> {
+    fn index_store(&self, index: &IndexSpec) -> Result<IndexStore, Error> {
+        Ok(IndexStore::named_with(self.spec.output.uri.resolved(), &index.name, &self.spec.store)?)
+    }
+
+    /// Asks the output's store, before hours of work, whether it will take what they make.
+    fn probe_output(&self) -> Result<(), Error> {
+        self.spec.indexes.iter().try_for_each(|index| Ok(self.index_store(index)?.probe()?))
+    }
+
     /// Reads footers and schemas, and checks the job against them.
     fn open(&self) -> Result<Source, Error> {
         let from = &self.spec.source;
@@ -129,6 +139,7 @@ impl<'a> Job<'a> {
                 },
                 dim: None,
                 metric: self.spec.metric(),
+                store: self.spec.store.clone(),
             },
             runtime()?,
         )?;
@@ -183,7 +194,8 @@ impl<'a> Job<'a> {
             let bytes = source::write_rejects(rejects)?;
             let digest = blake3::hash(&bytes).to_hex();
             let name = format!("rejects/{}-{}.parquet", self.spec.name, &digest[..16]);
-            let place = Location::parse(self.spec.output.uri.resolved())?.join(&name)?;
+            let place =
+                Location::parse_with(self.spec.output.uri.resolved(), &self.spec.store)?.join(&name)?;
             moved.written = bytes.len() as u64;
             place.write(bytes.into())?;
             Ok(place.uri().to_string())
@@ -201,6 +213,7 @@ impl<'a> Job<'a> {
                 let from = source::SourceSpec {
                     uris: resolved(uri),
                     dim: Some(read.rows.vectors.dim()),
+                    store: self.spec.store.clone(),
                     ..source::SourceSpec::new("", vector, self.spec.metric())
                 };
                 let queries = Source::open(from, runtime()?)?.read_all(&|_, _| self.keep_going())?;
@@ -288,7 +301,7 @@ impl<'a> Job<'a> {
                 None if !all_pass => Outcome::Withheld,
                 None => {
                     let draft = self.draft(&index, &source, rows, dim, &ledger);
-                    let store = IndexStore::named(self.spec.output.uri.resolved(), &index.spec.name)?;
+                    let store = self.index_store(index.spec)?;
                     let size_bytes = index.forged.files.iter().map(|(_, bytes)| bytes.len() as u64).sum();
                     let published = own.enter(&format!("publish {}", index.spec.name), |moved| {
                         let published = store.publish(index.forged.files, draft)?;

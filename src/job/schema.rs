@@ -12,12 +12,33 @@ pub(super) struct Schema {
 
 pub(super) static JOB: Schema = Schema {
     table: "the top level",
-    keys: &["name", "seed", "threads", "backend", "source", "queries", "output", "index"],
+    keys: &["name", "seed", "threads", "backend", "source", "queries", "output", "store", "index"],
 };
 pub(super) static SOURCE: Schema =
     Schema { table: "`[source]`", keys: &["uri", "vector", "id", "attributes", "where", "on_bad_row"] };
 pub(super) static QUERIES: Schema = Schema { table: "`[queries]`", keys: &["uri", "vector", "sample"] };
 pub(super) static OUTPUT: Schema = Schema { table: "`[output]`", keys: &["uri"] };
+pub(super) static STORE: Schema = Schema {
+    table: "`[store]`",
+    keys: &[
+        "endpoint",
+        "region",
+        "allow_http",
+        "virtual_hosted",
+        "encryption",
+        "kms_key_id",
+        "sse_c_key",
+        "access_key_id",
+        "secret_access_key",
+        "session_token",
+        "account",
+        "account_key",
+        "service_account",
+        "timeout_s",
+        "deadline_s",
+        "single_writer",
+    ],
+};
 pub(super) static FLAT: Schema =
     Schema { table: "an index of kind `flat`", keys: &["name", "kind", "metric", "gate"] };
 pub(super) static IVF_PQ: Schema = Schema {
@@ -64,8 +85,8 @@ pub(super) static TARGET: Schema = Schema { table: "`target`", keys: &["k", "rec
 pub(super) static EXPERT: Schema =
     Schema { table: "`expert`", keys: &["c_max", "fanout", "leaf_k", "l_max", "alpha"] };
 
-pub(super) static ALL: [&Schema; 10] =
-    [&JOB, &SOURCE, &QUERIES, &OUTPUT, &FLAT, &IVF_PQ, &HNSW, &GATE, &TARGET, &EXPERT];
+pub(super) static ALL: [&Schema; 11] =
+    [&JOB, &SOURCE, &QUERIES, &OUTPUT, &STORE, &FLAT, &IVF_PQ, &HNSW, &GATE, &TARGET, &EXPERT];
 
 /// What other tools call a key or a value of ours.
 const ALIASES: &[(&str, &str)] = &[
@@ -80,9 +101,11 @@ const ALIASES: &[(&str, &str)] = &[
     ("embedding", "vector"),
     ("file", "uri"),
     ("files", "uri"),
+    ("endpointurl", "endpoint"),
     ("filter", "where"),
     ("indexes", "index"),
     ("iterations", "kmeans_iterations"),
+    ("kmskey", "kms_key_id"),
     ("lists", "nlist"),
     ("m", "pq_m"),
     ("maxconnections", "m"),
@@ -93,10 +116,14 @@ const ALIASES: &[(&str, &str)] = &[
     ("predicate", "where"),
     ("recall", "min_recall"),
     ("space", "metric"),
+    ("sse", "encryption"),
+    ("timeout", "timeout_s"),
     ("type", "kind"),
     ("url", "uri"),
     // Values.
+    ("aes256", "sse_s3"),
     ("angular", "cosine"),
+    ("awskms", "sse_kms"),
     ("cos", "cosine"),
     ("cuda", "gpu"),
     ("dot", "inner_product"),

@@ -6,6 +6,7 @@ use serde::{Serialize, Serializer};
 use super::origin::Origin;
 use super::uri::Uri;
 use crate::hnsw::Code;
+use crate::store::StoreOptions;
 use crate::vectors::Metric;
 
 /// A job, checked as far as one can without having seen the data. Made by [`JobSpec::from_path`] or
@@ -25,6 +26,9 @@ pub struct JobSpec {
     pub source: SourceSpec,
     pub queries: QueriesSpec,
     pub output: OutputSpec,
+    /// How to reach the stores of the job's URIs. Default: as the environment says.
+    #[serde(skip_serializing_if = "StoreOptions::is_default")]
+    pub store: StoreOptions,
     /// One to 64; all of one metric, under different names.
     #[serde(rename = "index")]
     pub indexes: Vec<IndexSpec>,

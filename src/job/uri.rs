@@ -4,9 +4,6 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Serialize, Serializer};
 
-/// Schemes that a job may use. A path has none.
-pub(super) const SCHEMES: &[&str] = &["file", "memory"];
-
 /// A path or a URI with a scheme.
 ///
 /// A relative path in a job file starts from the *job file's* folder, so that a job means the same wherever it is

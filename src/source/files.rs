@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use futures_util::future::BoxFuture;
 use glob::{MatchOptions, Pattern};
 
-use crate::store::{Location, LocationError, Object};
+use crate::store::{Location, LocationError, Object, StoreOptions};
 
 use super::error::{Result, SourceError};
 
@@ -21,14 +21,14 @@ const MATCHING: MatchOptions =
 /// A URI is an object, a folder (its `*.parquet` at any depth, but for names that begin with `.` or `_`, which
 /// writers use for unfinished and bookkeeping files), or a pattern with `*`, `?`, `[…]` or `**`. A name that
 /// exists as it stands is taken literally.
-pub(super) async fn resolve(uris: &[String]) -> Result<Vec<Object>> {
+pub(super) async fn resolve(uris: &[String], store: &StoreOptions) -> Result<Vec<Object>> {
     if uris.is_empty() {
         return Err(SourceError::NoInputs);
     }
     let mut objects = Vec::new();
     let mut seen = HashSet::new();
     for uri in uris {
-        for object in resolve_one(uri).await? {
+        for object in resolve_one(uri, store).await? {
             if seen.insert(object.location.clone()) {
                 objects.push(object);
             }
@@ -37,9 +37,9 @@ pub(super) async fn resolve(uris: &[String]) -> Result<Vec<Object>> {
     Ok(objects)
 }
 
-async fn resolve_one(uri: &str) -> Result<Vec<Object>> {
+async fn resolve_one(uri: &str, store: &StoreOptions) -> Result<Vec<Object>> {
     let is_pattern = uri.contains(['*', '?', '[']);
-    match Location::parse(uri) {
+    match Location::parse_with(uri, store) {
         Ok(location) => match location.head().await {
             Ok(object) => return Ok(vec![object]),
             Err(LocationError::NotFound { .. }) => {
@@ -53,7 +53,7 @@ async fn resolve_one(uri: &str) -> Result<Vec<Object>> {
         Err(error) if !is_pattern => return Err(error.into()),
         Err(_) => {}
     }
-    pattern(uri).await
+    pattern(uri, store).await
 }
 
 /// The Parquet files below a folder.
@@ -76,14 +76,14 @@ async fn folder(location: &Location) -> Result<Vec<Object>> {
     Err(SourceError::NoFile { uri: location.uri().into(), found })
 }
 
-async fn pattern(uri: &str) -> Result<Vec<Object>> {
+async fn pattern(uri: &str, store: &StoreOptions) -> Result<Vec<Object>> {
     let first_special = uri.find(['*', '?', '[']).expect("callers hold a pattern");
     let (base, rest) = match uri[..first_special].rfind('/') {
         Some(slash) => (&uri[..=slash], &uri[slash + 1..]),
         None => (".", uri),
     };
     let is_root = base == "/" || base.ends_with("//");
-    let location = Location::parse(if is_root { base } else { base.trim_end_matches('/') })?;
+    let location = Location::parse_with(if is_root { base } else { base.trim_end_matches('/') }, store)?;
     let segments: Vec<&str> = rest.split('/').collect();
     let mut objects = Vec::new();
     expand(&location, &segments, &mut objects).await.map_err(|error| match error {

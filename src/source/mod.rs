@@ -39,6 +39,7 @@ use arrow_array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch};
 use arrow_select::filter::FilterBuilder;
 use tokio::runtime::Handle;
 
+use crate::store::StoreOptions;
 use crate::vectors::{Metric, VectorBuf};
 
 use columns::{Columns, record_batch};
@@ -90,6 +91,8 @@ pub struct SourceSpec {
     /// Default: what the column's type fixes, or else the commonest length in the first batch.
     pub dim: Option<usize>,
     pub metric: Metric,
+    /// How to reach the stores of `uris`.
+    pub store: StoreOptions,
 }
 
 impl SourceSpec {
@@ -104,6 +107,7 @@ impl SourceSpec {
             on_bad_row: OnBadRow::Fail,
             dim: None,
             metric,
+            store: StoreOptions::default(),
         }
     }
 }
@@ -132,7 +136,8 @@ impl Source {
     /// called from asynchronous code.
     pub fn open(spec: SourceSpec, runtime: &Handle) -> Result<Source> {
         let mut predicate = spec.predicate.as_deref().map(Predicate::parse).transpose()?;
-        let files = runtime.block_on(async { scan::open(files::resolve(&spec.uris).await?).await })?;
+        let files =
+            runtime.block_on(async { scan::open(files::resolve(&spec.uris, &spec.store).await?).await })?;
         let first = files.first().expect("resolve names at least one file");
         let named = predicate.as_ref().map_or(&[][..], Predicate::columns);
         let mut columns = Columns::resolve(&spec, named, first.uri(), first.metadata.schema())?;

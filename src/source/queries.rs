@@ -11,6 +11,7 @@ use arrow_array::{Array, ArrayRef, RecordBatch, UInt32Array, UInt64Array};
 use arrow_schema::{DataType, Schema};
 use tokio::runtime::Handle;
 
+use crate::store::StoreOptions;
 use crate::vectors::Metric;
 
 use super::columns::{FileSchema, canonical_id, column_as, describe};
@@ -60,7 +61,8 @@ const DISTANCES: &str = "distances";
 /// `distances` (lists of `k` numbers).
 pub fn read_ground_truth(uri: &str, runtime: &Handle) -> Result<GroundTruth> {
     let uris = [uri.to_string()];
-    let files = runtime.block_on(async { scan::open(files::resolve(&uris).await?).await })?;
+    let files = runtime
+        .block_on(async { scan::open(files::resolve(&uris, &StoreOptions::default()).await?).await })?;
     let schemas = files.iter().map(|file| TruthColumns::of(file.uri(), file.metadata.schema()));
     let columns = schemas.collect::<Result<Vec<TruthColumns>>>()?;
     if columns.windows(2).any(|pair| pair[0].types() != pair[1].types()) {

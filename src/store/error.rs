@@ -61,6 +61,11 @@ pub enum StoreError {
     Conflict { index: String, attempts: u32, version: u64 },
     #[error("index `{index}`: {what}")]
     Refused { index: String, what: String },
+    /// Two publishers at once could lose a version.
+    #[error(
+        "index `{index}`: the store overwrites where it was asked to put if absent, or cannot be asked; if nobody else publishes there, say so with `single_writer = true` in the job's `[store]`"
+    )]
+    Overwrites { index: String },
     #[error("{what} is not supported")]
     Unsupported { what: String },
     #[error("`{object}`: {source}")]

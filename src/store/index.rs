@@ -1,11 +1,13 @@
 use std::sync::Arc;
 
+use bytes::Bytes;
 use object_store::ObjectStore;
 use object_store::path::Path;
 
 use super::artifact::Artifact;
+use super::connection::Connection;
 use super::objects::{Objects, ReadError};
-use super::{Location, Place, StoreError};
+use super::{Location, Place, StoreError, StoreOptions};
 use crate::artifact::{
     Digest, MAX_MANIFEST_BYTES, Manifest, check_index_name, version_file_name, version_of_file_name,
 };
@@ -15,6 +17,8 @@ use crate::artifact::{
 pub struct IndexStore {
     pub(super) name: String,
     pub(super) objects: Objects,
+    /// The user sees to it that nobody else publishes: put-if-absent is not asked for.
+    pub(super) single_writer: bool,
 }
 
 /// The object that a version's manifest is, below the index's folder.
@@ -30,22 +34,34 @@ pub(super) fn segment_object(segment: &Digest, file: &str) -> String {
 impl IndexStore {
     /// The index at `<root>/<index>`: the URI's last part is its name. It need not exist yet.
     pub fn open(uri: &str) -> Result<Self, StoreError> {
-        let location = Location::parse(uri)?;
-        Self::at(location.store().clone(), location.path().clone())
+        Self::open_with(uri, &StoreOptions::default())
+    }
+
+    pub fn open_with(uri: &str, options: &StoreOptions) -> Result<Self, StoreError> {
+        let location = Location::parse_with(uri, options)?;
+        Self::new(location.connection.clone(), location.path().clone(), options.single_writer)
     }
 
     /// The index called `name` below `root`.
     pub fn named(root: &str, name: &str) -> Result<Self, StoreError> {
-        check_index_name(name)?;
-        let location = Location::parse(root)?;
-        Self::at(location.store().clone(), location.path().clone().join(name))
+        Self::named_with(root, name, &StoreOptions::default())
     }
 
-    /// The index at a path of a store of the caller's.
+    pub fn named_with(root: &str, name: &str, options: &StoreOptions) -> Result<Self, StoreError> {
+        check_index_name(name)?;
+        let location = Location::parse_with(root, options)?;
+        Self::new(location.connection.clone(), location.path().clone().join(name), options.single_writer)
+    }
+
+    /// The index at a path of a store of the caller's, whose requests are not tried again.
     pub fn at(store: Arc<dyn ObjectStore>, path: Path) -> Result<Self, StoreError> {
+        Self::new(Connection::of(store), path, false)
+    }
+
+    fn new(connection: Connection, path: Path, single_writer: bool) -> Result<Self, StoreError> {
         let name = path.filename().unwrap_or_default().to_string();
         check_index_name(&name)?;
-        Ok(Self { name, objects: Objects::new(store, path) })
+        Ok(Self { name, objects: Objects::new(connection, path), single_writer })
     }
 
     pub fn name(&self) -> &str {
@@ -68,7 +84,7 @@ impl IndexStore {
     pub fn read_manifest(&self, version: u64) -> Result<Manifest, StoreError> {
         let object = manifest_object(version);
         let place = self.place(Some(version), &object);
-        let file = match self.objects.read_at_most(&object, MAX_MANIFEST_BYTES) {
+        let file = match self.read_manifest_file(version) {
             Ok(file) => file,
             Err(ReadError::Missing) => {
                 return Err(StoreError::NotFound {
@@ -82,6 +98,13 @@ impl IndexStore {
             Err(error) => return Err(error.of(place, 0)),
         };
         Manifest::decode(&file, &self.name, version).map_err(|error| StoreError::malformed(place, error))
+    }
+
+    /// The bytes of a version's manifest, a manifest or not.
+    pub(super) fn read_manifest_file(&self, version: u64) -> Result<Bytes, ReadError> {
+        let name = self.name.clone();
+        let is_manifest = move |bytes: &[u8]| Manifest::decode(bytes, &name, version).is_ok();
+        self.objects.read_at_most(&manifest_object(version), MAX_MANIFEST_BYTES, is_manifest)
     }
 
     /// Opens a version, the latest if none is named. A damaged latest version is an error: the one before it is

@@ -1,29 +1,47 @@
 //! A URI made into a place in an object store: where inputs are read from and artifacts are written to.
 //!
-//! Understands plain paths (relative or absolute), `file://` and `memory://`; refuses every other scheme by name.
-//! Reads whole ranges, tells when an object has changed since it was first seen, and lists. It does not write:
+//! Understands plain paths (relative or absolute) and the schemes of [`SCHEMES`]; refuses every other by name. Reads
+//! whole ranges, tells when an object has changed since it was first seen, and lists. It writes single small objects:
 //! publishing has its own rules.
 
-use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::path::{Component, PathBuf};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use object_store::local::LocalFileSystem;
-use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt};
 
-const SUPPORTED: &str = "a path, `file://` or `memory://`";
+use super::connection::Connection;
+use super::options::StoreOptions;
+use super::retry::{Verdict, verdict};
+
+/// Schemes that this build understands, those that can only be read last.
+#[cfg(feature = "cloud")]
+pub const SCHEMES: &[&str] = &["file", "memory", "s3", "gs", "az", "http", "https"];
+#[cfg(not(feature = "cloud"))]
+pub const SCHEMES: &[&str] = &["file", "memory"];
+
+/// Schemes that can be read and not written.
+pub const READ_ONLY_SCHEMES: &[&str] = &["http", "https"];
+
+/// As a message lists what is allowed.
+fn supported() -> String {
+    let schemes: Vec<String> = SCHEMES.iter().map(|scheme| format!("`{scheme}://`")).collect();
+    let without = if cfg!(feature = "cloud") { "" } else { " (this build has no feature `cloud`)" };
+    format!("a path, {}{without}", schemes.join(", "))
+}
 
 #[derive(Debug, thiserror::Error)]
 pub enum LocationError {
-    #[error("`{uri}`: scheme `{scheme}` is not supported; use {SUPPORTED}")]
+    #[error("`{uri}`: scheme `{scheme}` is not supported; use {}", supported())]
     Scheme { uri: String, scheme: String },
     #[error("`{uri}` is no usable location: {what}")]
     Path { uri: String, what: String },
+    /// Options, the environment or a secret that make no sense together.
+    #[error("`{uri}`: {what}")]
+    Options { uri: String, what: String },
     #[error("`{uri}` does not exist")]
     NotFound { uri: String },
     #[error("`{uri}` was changed while it was being read")]
@@ -38,7 +56,7 @@ pub enum LocationError {
 /// A place in an object store: an object, or the prefix ("folder") of some.
 #[derive(Debug, Clone)]
 pub struct Location {
-    store: Arc<dyn ObjectStore>,
+    pub(super) connection: Connection,
     path: Path,
     uri: String,
 }
@@ -46,7 +64,7 @@ pub struct Location {
 /// Equal where they name the same place of the same store, however their URIs are written.
 impl PartialEq for Location {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.store, &other.store) && self.path == other.path
+        Arc::ptr_eq(self.store(), other.store()) && self.path == other.path
     }
 }
 
@@ -54,7 +72,7 @@ impl Eq for Location {}
 
 impl Hash for Location {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        Arc::as_ptr(&self.store).cast::<()>().hash(state);
+        Arc::as_ptr(self.store()).cast::<()>().hash(state);
         self.path.hash(state);
     }
 }
@@ -77,16 +95,24 @@ pub struct Level {
 
 impl Location {
     /// `uri` is a path (relative to the working folder, or absolute), `file:///absolute/path` (percent-encoded),
-    /// or `memory://name/path`: one store per name, shared by the whole process, gone when it ends.
+    /// or `memory://name/path`: one store per name, shared by the whole process, gone when it ends. With the feature
+    /// `cloud` also `s3://bucket/key`, `gs://bucket/name` and `az://container/name`, whose keys are taken as they
+    /// stand, and `http(s)://host/path` (percent-encoded), which can only be read. How to reach those, the environment
+    /// says.
     ///
-    /// The place need not exist.
+    /// The place need not exist, and nobody is asked for it.
     pub fn parse(uri: &str) -> Result<Self, LocationError> {
+        Self::parse_with(uri, &StoreOptions::default())
+    }
+
+    /// [`Location::parse`] with options that go before the environment's.
+    pub fn parse_with(uri: &str, options: &StoreOptions) -> Result<Self, LocationError> {
         let Some((scheme, rest)) = uri.split_once("://") else { return Self::local_path(uri) };
         let wrong_path = |what: String| LocationError::Path { uri: uri.into(), what };
         match scheme {
             "file" if rest.starts_with('/') => {
                 let path = Path::from_url_path(rest).map_err(|error| wrong_path(error.to_string()))?;
-                Ok(Self { store: local_files(), path, uri: uri.into() })
+                Ok(Self { connection: Connection::to_files(), path, uri: uri.into() })
             }
             "file" => {
                 Err(wrong_path("`file://` is followed by an absolute path, as in `file:///data`".into()))
@@ -94,10 +120,43 @@ impl Location {
             "memory" => {
                 let (name, path) = rest.split_once('/').unwrap_or((rest, ""));
                 let path = Path::parse(path).map_err(|error| wrong_path(error.to_string()))?;
-                Ok(Self { store: shared_memory(name), path, uri: uri.into() })
+                Ok(Self { connection: Connection::to_memory(name), path, uri: uri.into() })
             }
+            _ if SCHEMES.contains(&scheme) => Self::remote(uri, scheme, rest, options),
             _ => Err(LocationError::Scheme { uri: uri.into(), scheme: scheme.into() }),
         }
+    }
+
+    #[cfg(not(feature = "cloud"))]
+    fn remote(uri: &str, scheme: &str, _: &str, _: &StoreOptions) -> Result<Self, LocationError> {
+        Err(LocationError::Scheme { uri: uri.into(), scheme: scheme.into() })
+    }
+
+    #[cfg(feature = "cloud")]
+    fn remote(uri: &str, scheme: &str, rest: &str, options: &StoreOptions) -> Result<Self, LocationError> {
+        let wrong_path = |what: String| LocationError::Path { uri: uri.into(), what };
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        if authority.is_empty() {
+            return Err(wrong_path(format!("`{scheme}://` is followed by a bucket, a container or a host")));
+        }
+        if authority.contains('@') {
+            // URIs stand in messages and in manifests.
+            let uri = format!("{scheme}://…@{}", rest.rsplit('@').next().unwrap_or_default());
+            let what = "names and passwords are not taken from a URI, but from the environment".into();
+            return Err(LocationError::Path { uri, what });
+        }
+        let path = if READ_ONLY_SCHEMES.contains(&scheme) {
+            if path.contains(['?', '#']) {
+                return Err(wrong_path("a query is not supported".into()));
+            }
+            Path::from_url_path(path)
+        } else {
+            Path::parse(path)
+        };
+        let path = path.map_err(|error| wrong_path(error.to_string()))?;
+        let connection = super::connection::connect(scheme, authority, options)
+            .map_err(|what| LocationError::Options { uri: uri.into(), what })?;
+        Ok(Self { connection, path, uri: uri.into() })
     }
 
     fn local_path(uri: &str) -> Result<Self, LocationError> {
@@ -109,11 +168,11 @@ impl Location {
             .and_then(resolve_parents)
             .map_err(|error| wrong_path(error.to_string()))?;
         let path = Path::from_absolute_path(absolute).map_err(|error| wrong_path(error.to_string()))?;
-        Ok(Self { store: local_files(), path, uri: uri.into() })
+        Ok(Self { connection: Connection::to_files(), path, uri: uri.into() })
     }
 
     pub fn store(&self) -> &Arc<dyn ObjectStore> {
-        &self.store
+        &self.connection.store
     }
 
     pub fn path(&self) -> &Path {
@@ -134,27 +193,33 @@ impl Location {
     pub fn join(&self, relative: &str) -> Result<Self, LocationError> {
         let uri = self.uri_below(relative);
         match Path::parse(format!("{}/{relative}", self.path)) {
-            Ok(path) => Ok(Self { store: self.store.clone(), path, uri }),
+            Ok(path) => Ok(Self { connection: self.connection.clone(), path, uri }),
             Err(error) => Err(LocationError::Path { uri, what: error.to_string() }),
         }
     }
 
     /// Writes an object here, in place of what may be there.
     pub fn write(&self, bytes: bytes::Bytes) -> Result<(), super::StoreError> {
-        let (store, path) = (self.store.clone(), self.path.clone());
-        let written = super::runtime::wait_for(async move { store.put(&path, bytes.into()).await })?;
+        let (Connection { store, retry, .. }, path) = (self.connection.clone(), self.path.clone());
+        let written = super::runtime::wait_for(async move {
+            retry.run(|| store.put(&path, bytes.clone().into()), verdict).await
+        })?;
         written.map(|_| ()).map_err(|error| self.error(error).into())
     }
 
     pub async fn head(&self) -> Result<Object, LocationError> {
-        let meta = self.store.head(&self.path).await.map_err(|error| self.error(error))?;
+        let Connection { store, retry, .. } = &self.connection;
+        let meta = retry.run(|| store.head(&self.path), verdict).await;
+        let meta = meta.map_err(|error| self.error(error))?;
         Ok(Object { location: self.clone(), size_bytes: meta.size, e_tag: meta.e_tag })
     }
 
     /// Every object below this place, however deep, ordered by path.
     pub async fn list(&self) -> Result<Vec<Object>, LocationError> {
         use futures_util::TryStreamExt;
-        let metas: Vec<ObjectMeta> = match self.store.list(Some(&self.path)).try_collect().await {
+        let Connection { store, retry, .. } = &self.connection;
+        let listed = retry.run(|| store.list(Some(&self.path)).try_collect(), verdict).await;
+        let metas: Vec<ObjectMeta> = match listed {
             Err(object_store::Error::NotFound { .. }) => Vec::new(),
             metas => metas.map_err(|error| self.error(error))?,
         };
@@ -165,7 +230,8 @@ impl Location {
 
     /// What lies directly below this place, ordered by path. A place that does not exist has nothing below it.
     pub async fn level(&self) -> Result<Level, LocationError> {
-        let listed = match self.store.list_with_delimiter(Some(&self.path)).await {
+        let Connection { store, retry, .. } = &self.connection;
+        let listed = match retry.run(|| store.list_with_delimiter(Some(&self.path)), verdict).await {
             Err(object_store::Error::NotFound { .. }) => return Ok(Level::default()),
             listed => listed.map_err(|error| self.error(error))?,
         };
@@ -188,7 +254,7 @@ impl Location {
             return None;
         }
         let uri = self.uri_below(relative);
-        Some(Self { store: self.store.clone(), path, uri })
+        Some(Self { connection: self.connection.clone(), path, uri })
     }
 
     fn uri_below(&self, relative: &str) -> String {
@@ -213,13 +279,22 @@ impl Object {
     /// Exactly the bytes `range` of the contents that were there when the object was first seen; an object that
     /// has been replaced since is an error, where the store keeps e-tags.
     pub async fn read(&self, range: Range<u64>) -> Result<Bytes, LocationError> {
+        let verdict = |error: &LocationError| match error {
+            LocationError::Store { source, .. } => verdict(source),
+            LocationError::ShortRead { .. } => Verdict::Transient,
+            _ => Verdict::Final,
+        };
+        self.location.connection.retry.run(|| self.try_read(range.clone()), verdict).await
+    }
+
+    async fn try_read(&self, range: Range<u64>) -> Result<Bytes, LocationError> {
         let options = GetOptions {
             range: Some(GetRange::Bounded(range.clone())),
             if_match: self.e_tag.clone(),
             ..Default::default()
         };
         let location = &self.location;
-        let read = async { location.store.get_opts(&location.path, options).await?.bytes().await };
+        let read = async { location.store().get_opts(&location.path, options).await?.bytes().await };
         let bytes = read.await.map_err(|error| location.error(error))?;
         if bytes.len() as u64 != range.end - range.start {
             let (uri, got) = (location.uri.clone(), bytes.len() as u64);
@@ -242,19 +317,6 @@ fn resolve_parents(path: PathBuf) -> std::io::Result<PathBuf> {
     }
 }
 
-fn local_files() -> Arc<dyn ObjectStore> {
-    // What publishing returns from has to be on the disk, not on its way there.
-    static STORE: LazyLock<Arc<LocalFileSystem>> =
-        LazyLock::new(|| Arc::new(LocalFileSystem::new().with_fsync(true)));
-    STORE.clone()
-}
-
-fn shared_memory(name: &str) -> Arc<dyn ObjectStore> {
-    static STORES: LazyLock<Mutex<HashMap<String, Arc<InMemory>>>> = LazyLock::new(Mutex::default);
-    let mut stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
-    stores.entry(name.into()).or_default().clone()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -266,8 +328,35 @@ mod tests {
 
     #[test]
     fn an_unsupported_scheme_is_named_with_those_that_are() {
-        let error = Location::parse("s3://bucket/key").unwrap_err().to_string();
-        assert!(error.contains("`s3`") && error.contains(SUPPORTED), "{error}");
+        let error = Location::parse("ftp://host/key").unwrap_err().to_string();
+        assert!(error.contains("`ftp`") && error.contains(&supported()), "{error}");
+    }
+
+    #[cfg(feature = "cloud")]
+    #[test]
+    fn a_remote_place_is_a_store_and_a_key_and_asks_nobody() {
+        for (uri, path) in [
+            ("s3://bucket/a/b c%20d", "a/b c%20d"),
+            ("s3://bucket", ""),
+            ("s3://bucket/a/", "a"),
+            ("http://host:1234/a%20b/c", "a b/c"),
+            ("https://host/", ""),
+        ] {
+            let location = Location::parse(uri).unwrap();
+            assert_eq!((location.path().as_ref(), location.uri()), (path, uri));
+        }
+        assert_eq!(Location::parse("s3://b/x/").unwrap(), Location::parse("s3://b/x").unwrap());
+        assert_ne!(Location::parse("s3://b/x").unwrap(), Location::parse("s3://c/x").unwrap());
+        for uri in ["s3://", "s3:///key", "s3://bucket/a//b", "s3://b/../c", "http://host/x?y=1"] {
+            assert!(matches!(Location::parse(uri), Err(LocationError::Path { .. })), "{uri}");
+        }
+    }
+
+    #[cfg(feature = "cloud")]
+    #[test]
+    fn a_password_in_a_uri_is_refused_and_not_repeated() {
+        let error = Location::parse("https://user:hunter2@host/x").unwrap_err().to_string();
+        assert!(error.contains("host/x") && !error.contains("hunter2"), "{error}");
     }
 
     #[test]

@@ -9,22 +9,34 @@
 //! Creating a manifest is the only commit: it is put if absent, after everything that it names has been written and
 //! read back. Nothing that a manifest names is ever changed; there is no pointer to the latest version to lose. All of
 //! it blocks; the requests run on one small runtime that the process shares, and may be made from any thread.
+//!
+//! A store that is reached by HTTP (feature `cloud`) may fail for a while: each operation is tried again until a deadline,
+//! and what comes back is compared with what was asked for. Credentials come from the environment.
 
 mod artifact;
+mod connection;
+mod copy;
 mod error;
+mod gc;
 mod index;
 mod location;
 mod mapped;
 mod objects;
+mod options;
 mod publish;
+mod repair;
+mod retry;
 mod runtime;
 mod verify;
 
 pub use artifact::{Artifact, Segment};
+pub use copy::Copied;
 pub use error::{FileError, Place, StoreError};
+pub use gc::{GcPolicy, GcReport, RemovedSegment};
 pub use index::IndexStore;
-pub use location::{Level, Location, LocationError, Object};
+pub use location::{Level, Location, LocationError, Object, READ_ONLY_SCHEMES, SCHEMES};
 pub use mapped::local_folder;
+pub use options::{Encryption, Secret, StoreOptions};
 pub use publish::Published;
 pub use runtime::runtime;
 pub use verify::{VerifyProgress, VerifyReport};

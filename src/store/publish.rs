@@ -1,10 +1,12 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
+use super::connection::Kind;
 use super::index::{manifest_object, segment_object};
 use super::objects::{ReadError, check_digest};
+use super::retry::{Verdict, is_unimplemented, verdict};
 use super::{IndexStore, StoreError};
 use crate::artifact::checksums::{BlockChecksums, CHECKSUMS_FILE};
 use crate::artifact::{
@@ -14,6 +16,14 @@ use crate::artifact::{
 
 /// A publisher that was overtaken this often gives up: no index has a thousand publishers at once.
 const MAX_ATTEMPTS: u32 = 1_000;
+
+/// A file of the right contents that is there already is used if it is younger than this, and else written again: then
+/// garbage collection, which looks at the age, does not take it away before the manifest names it.
+const REUSED_WITHIN: Duration = Duration::from_secs(10 * 60);
+
+/// What is put if absent twice to see whether the store refuses it the second time.
+const PROBE_OBJECT: &str = "probe";
+const PROBE: &[u8] = b"The second put-if-absent of this object must fail.\n";
 
 /// What publishing did.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,6 +72,7 @@ impl IndexStore {
         };
         // Before anything is written: a draft that cannot be a manifest.
         self.encode(&manifest)?;
+        self.check_writable()?;
 
         let segment = &manifest.segments[0];
         let mut bytes_written = 0;
@@ -69,14 +80,22 @@ impl IndexStore {
             let file = segment.file(name).expect("made from these files");
             bytes_written += self.write_and_read_back(segment, file, bytes)?;
         }
-        self.check_put_if_absent(&segment.id, &files)?;
+        let (smallest, bytes) =
+            files.iter().min_by_key(|(_, bytes)| bytes.len()).expect("at least the checksums");
+        self.check_put_if_absent(&segment_object(&segment.id, smallest), bytes)?;
         let manifest = self.commit(manifest)?;
+        let segment = &manifest.segments[0];
+        for (name, bytes) in &files {
+            let file = segment.file(name).expect("made from these files");
+            bytes_written += self.write_if_missing(segment, file, bytes)?;
+        }
         Ok(Published { version: manifest.version, manifest, bytes_written })
     }
 
     /// Publishes what version `to` has as a new version, after reading all of it. Its build and its certificate come
     /// along unchanged. Returns the new version.
     pub fn rollback(&self, to: u64) -> Result<u64, StoreError> {
+        self.check_writable()?;
         let artifact = self.artifact(Some(to))?;
         if let Some(damage) = artifact.verify(&mut |_| ()).damage.into_iter().next() {
             return Err(damage);
@@ -87,7 +106,59 @@ impl IndexStore {
             restores: Some(to),
             ..artifact.manifest().clone()
         };
-        Ok(self.commit(manifest)?.version)
+        let version = self.commit(manifest)?.version;
+        // Garbage collection removes a version's manifest, and then looks once more which segments are named. So where
+        // the old manifest is still there, it will see the new one; where it is not, it may not have.
+        if self.objects.size(&manifest_object(to))?.is_none() {
+            return Err(StoreError::Refused {
+                index: self.name.clone(),
+                what: format!(
+                    "version {to} was removed while version {version} restored it: verify {version}"
+                ),
+            });
+        }
+        Ok(version)
+    }
+
+    /// Whether this place can be published to, found out by trying: on most stores at the price of one small object,
+    /// `probe`, beside the versions. To be called before hours of work.
+    ///
+    /// # Errors
+    /// A store that can only be read; one that overwrites where it was asked to put if absent, unless the index was
+    /// opened for a single writer; one that does not let us write.
+    pub fn probe(&self) -> Result<(), StoreError> {
+        self.check_writable()?;
+        match self.objects.kind() {
+            // Whether one may write there, the first write says; that links and maps refuse a second is known.
+            Kind::Files | Kind::Memory => Ok(()),
+            _ if self.single_writer => self.objects.write(PROBE_OBJECT, &Bytes::from_static(PROBE)),
+            _ => {
+                let created = self.objects.create_surely(PROBE_OBJECT, Bytes::from_static(PROBE))?;
+                match created {
+                    Ok(()) => self.check_put_if_absent(PROBE_OBJECT, &Bytes::from_static(PROBE)),
+                    Err(error) if is_taken(&error) => Ok(()),
+                    Err(error) => Err(self.not_put_if_absent(PROBE_OBJECT, error)),
+                }
+            }
+        }
+    }
+
+    /// Writes the probe's object again; when that was, by the store's clock.
+    pub(super) fn touch_probe(&self) -> Result<SystemTime, StoreError> {
+        self.objects.write(PROBE_OBJECT, &Bytes::from_static(PROBE))?;
+        match self.objects.head(PROBE_OBJECT)? {
+            Some(listed) => Ok(listed.modified),
+            None => Err(StoreError::Missing { place: self.place(None, PROBE_OBJECT) }),
+        }
+    }
+
+    pub(super) fn check_writable(&self) -> Result<(), StoreError> {
+        match self.objects.kind() {
+            Kind::ReadOnly => Err(StoreError::Unsupported {
+                what: format!("writing index `{}` through http, which is for reading,", self.name),
+            }),
+            _ => Ok(()),
+        }
     }
 
     fn with_checksums(&self, mut files: Vec<(String, Bytes)>) -> Result<Vec<(String, Bytes)>, StoreError> {
@@ -120,16 +191,41 @@ impl IndexStore {
         bytes: &Bytes,
     ) -> Result<u64, StoreError> {
         let object = segment_object(&segment.id, &file.name);
-        if self.objects.size(&object)? == Some(file.size_bytes) && self.read_back(&object, file).is_ok() {
-            return Ok(0);
+        if let Some(there) = self.objects.head(&object)? {
+            let age = SystemTime::now().duration_since(there.modified).unwrap_or_default();
+            let is_reusable = there.size_bytes == file.size_bytes && age < REUSED_WITHIN;
+            if is_reusable && self.read_back(&object, file).is_ok() {
+                return Ok(0);
+            }
         }
         // In place of what a killed publisher may have left: under this id there is only one right content.
-        self.objects.write(&object, bytes.clone())?;
-        self.read_back(&object, file)?;
+        self.objects.write(&object, bytes)?;
+        match self.read_back(&object, file) {
+            // A collection that had listed the old one has removed the new one.
+            Err(StoreError::Missing { .. }) => {
+                self.objects.write(&object, bytes)?;
+                self.read_back(&object, file)?;
+            }
+            read => read?,
+        }
         Ok(file.size_bytes)
     }
 
-    fn read_back(&self, object: &str, file: &FileRef) -> Result<(), StoreError> {
+    /// Of a file that was used as it was found: garbage collection may have had it in its hand already.
+    fn write_if_missing(
+        &self,
+        segment: &SegmentRef,
+        file: &FileRef,
+        bytes: &Bytes,
+    ) -> Result<u64, StoreError> {
+        let object = segment_object(&segment.id, &file.name);
+        if self.objects.size(&object)?.is_some() {
+            return Ok(0);
+        }
+        self.write_and_read_back(segment, file, bytes)
+    }
+
+    pub(super) fn read_back(&self, object: &str, file: &FileRef) -> Result<(), StoreError> {
         let place = self.place(None, object);
         let mut hasher = blake3::Hasher::new();
         for chunk in self.objects.chunks(object, file.size_bytes) {
@@ -138,23 +234,31 @@ impl IndexStore {
         check_digest(&hasher, file, place)
     }
 
-    /// The commit rests on put-if-absent, and some stores that speak S3 overwrite in silence. So ask: create the
-    /// smallest file of the segment a second time, with the bytes that it has.
-    fn check_put_if_absent(&self, segment: &Digest, files: &[(String, Bytes)]) -> Result<(), StoreError> {
-        let (name, bytes) =
-            files.iter().min_by_key(|(_, bytes)| bytes.len()).expect("at least the checksums");
-        let object = segment_object(segment, name);
-        match self.objects.create(&object, bytes.clone())? {
-            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                Ok(())
+    /// The commit rests on put-if-absent, and some stores that speak S3 overwrite in silence. So ask: create an
+    /// object that is there, with the bytes that it has.
+    pub(super) fn check_put_if_absent(&self, object: &str, bytes: &Bytes) -> Result<(), StoreError> {
+        if self.single_writer {
+            return Ok(());
+        }
+        // Twice: the first time it may have been missing after all, removed by a collection.
+        for _ in 0..2 {
+            match self.objects.create_surely(object, bytes.clone())? {
+                Ok(()) => (),
+                Err(error) if is_taken(&error) => return Ok(()),
+                Err(error) => return Err(self.not_put_if_absent(object, error)),
             }
-            Err(source) => Err(StoreError::Io { object, source }),
-            Ok(()) => Err(StoreError::Unsupported {
-                what: format!(
-                    "publishing index `{}` to a store that overwrites where it was asked to put if absent",
-                    self.name
-                ),
-            }),
+        }
+        Err(StoreError::Overwrites { index: self.name.clone() })
+    }
+
+    /// A store that has no put-if-absent at all, or fails.
+    fn not_put_if_absent(&self, object: &str, error: object_store::Error) -> StoreError {
+        match error {
+            object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. } => {
+                StoreError::Overwrites { index: self.name.clone() }
+            }
+            error if is_unimplemented(&error) => StoreError::Overwrites { index: self.name.clone() },
+            error => self.objects.io(object, error),
         }
     }
 
@@ -168,24 +272,10 @@ impl IndexStore {
                 index: self.name.clone(),
                 what: format!("there is no version after {highest}"),
             })?;
-            let bytes = self.encode(&manifest)?;
-            let object = manifest_object(manifest.version);
-            let created = self.objects.create(&object, bytes.clone())?;
-            // Whatever the store answered, what it holds now decides: an answer may have been lost on its way after
-            // the deed, and the object that "exists already" may then be this very one.
-            match (self.objects.read_at_most(&object, MAX_MANIFEST_BYTES), created) {
-                (Ok(found), _) if found == bytes => return Ok(manifest),
-                (Ok(_), Err(_)) => highest = self.latest()?.unwrap_or(0).max(manifest.version),
-                (Ok(_), Ok(())) => {
-                    let place = self.place(Some(manifest.version), &object);
-                    let (expected, got) = ("the bytes that were written".into(), "others".into());
-                    return Err(StoreError::Damaged { place, expected, got });
-                }
-                (Err(_), Err(source)) => return Err(StoreError::Io { object, source }),
-                (Err(error), Ok(())) => {
-                    return Err(error.of(self.place(Some(manifest.version), &object), bytes.len() as u64));
-                }
+            if self.create_manifest(manifest.version, &self.encode(&manifest)?)? {
+                return Ok(manifest);
             }
+            highest = self.latest()?.unwrap_or(0).max(manifest.version);
         }
         Err(StoreError::Conflict {
             index: self.name.clone(),
@@ -194,7 +284,65 @@ impl IndexStore {
         })
     }
 
-    fn encode(&self, manifest: &Manifest) -> Result<Bytes, StoreError> {
+    /// Whether the manifest of that version is now this one; `false` where it is another.
+    pub(super) fn create_manifest(&self, version: u64, bytes: &Bytes) -> Result<bool, StoreError> {
+        let object = manifest_object(version);
+        let place = || self.place(Some(version), &object);
+        let mut patience = self.objects.retry().patience();
+        loop {
+            let created = if self.single_writer {
+                self.create_alone(&object, bytes)?
+            } else {
+                self.objects.create(&object, bytes.clone())?
+            };
+            // Whatever the store answered, what it holds now decides: an answer may have been lost on its way after
+            // the deed, and the object that "exists already" may then be this very one.
+            match (self.read_manifest_file(version), created) {
+                // Once more: a store whose check and whose write are two steps may let two publishers through, and the
+                // later one's write falls between. (Seen of SeaweedFS on a loaded machine.)
+                (Ok(found), _) if found == *bytes => {
+                    let again = self.read_manifest_file(version);
+                    let again = again.map_err(|error| error.of(place(), bytes.len() as u64))?;
+                    return Ok(again == *bytes);
+                }
+                (Ok(_), Err(_)) => return Ok(false),
+                (Ok(found), Ok(())) if Manifest::decode(&found, &self.name, version).is_ok() => {
+                    return Ok(false);
+                }
+                (Ok(_), Ok(())) => {
+                    let (expected, got) = ("the bytes that were written".into(), "others".into());
+                    return Err(StoreError::Damaged { place: place(), expected, got });
+                }
+                (Err(ReadError::Missing), Err(source)) => {
+                    // "Taken" and yet nothing there: somebody else's write is under way.
+                    let verdict = if is_taken(&source) { Verdict::Transient } else { verdict(&source) };
+                    let Some(wait) = patience.wait_after(verdict) else {
+                        return Err(self.objects.io(&object, source));
+                    };
+                    std::thread::sleep(wait);
+                }
+                (Err(error), _) => return Err(error.of(place(), bytes.len() as u64)),
+            }
+        }
+    }
+
+    /// Creates an object on a store that cannot refuse: for the only writer there is.
+    fn create_alone(
+        &self,
+        object: &str,
+        bytes: &Bytes,
+    ) -> Result<Result<(), object_store::Error>, StoreError> {
+        if self.objects.size(object)?.is_some() {
+            let (path, source) = (object.into(), "it is there".into());
+            return Ok(Err(object_store::Error::AlreadyExists { path, source }));
+        }
+        match self.objects.write(object, bytes) {
+            Err(StoreError::Io { source, .. }) => Ok(Err(source)),
+            written => written.map(Ok),
+        }
+    }
+
+    pub(super) fn encode(&self, manifest: &Manifest) -> Result<Bytes, StoreError> {
         let place = self.place(Some(manifest.version), &manifest_object(manifest.version));
         let bytes = manifest.encode().map_err(|error| StoreError::malformed(place.clone(), error))?;
         if bytes.len() as u64 > MAX_MANIFEST_BYTES {
@@ -202,6 +350,11 @@ impl IndexStore {
         }
         Ok(bytes.into())
     }
+}
+
+/// The store says that there is such an object already.
+fn is_taken(error: &object_store::Error) -> bool {
+    matches!(error, object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. })
 }
 
 fn unix_ms() -> u64 {
