@@ -44,13 +44,13 @@ impl Beam {
     #[inline]
     pub fn offer(&mut self, kernels: &Kernels, ordinals: &[u32], distances: &[f32]) {
         let incoming = &mut self.incoming[..ordinals.len()];
-        let mut count = 0;
+        let (mut count, bound) = (0, self.bound);
         for (&ordinal, &distance) in ordinals.iter().zip(distances) {
             let key = Neighbor::new(ordinal, distance).key();
             let slot = key & !u64::from(u32::MAX) | u64::from(ordinal) << 1;
             // Written in any case, and overwritten if it was too far: no branch to guess.
             incoming[count] = slot;
-            count += usize::from(slot < self.bound);
+            count += usize::from(slot < bound);
         }
         if count == 0 {
             return;

@@ -23,15 +23,32 @@ impl Visited {
     }
 
     /// Whether `ordinal` is new; it no longer is.
-    #[inline(always)]
     pub fn insert(&mut self, ordinal: u32) -> bool {
-        let (word, bit) = (ordinal / 64, 1 << (ordinal % 64));
-        let seen = self.words[word as usize];
-        self.words[word as usize] = seen | bit;
-        // No branch: which rows are new is anybody's guess.
-        self.touched[self.touched_len] = word;
-        self.touched_len += usize::from(seen == 0);
-        seen & bit == 0
+        let mut new = [0];
+        self.insert_all(&[ordinal], &mut new) == 1
+    }
+
+    /// Writes those of `ordinals` that are new, which they no longer are, to the front of `new`, which is as long, and
+    /// returns how many. Stops at `u32::MAX`, the padding of links.
+    #[inline]
+    pub fn insert_all(&mut self, ordinals: &[u32], new: &mut [u32]) -> usize {
+        let new = &mut new[..ordinals.len()];
+        let (mut count, mut touched_len) = (0, self.touched_len);
+        for &ordinal in ordinals {
+            if ordinal == u32::MAX {
+                break;
+            }
+            let (word, bit) = (ordinal / 64, 1 << (ordinal % 64));
+            let seen = self.words[word as usize];
+            self.words[word as usize] = seen | bit;
+            // No branch: which rows are new is anybody's guess. What does not count is overwritten.
+            self.touched[touched_len] = word;
+            touched_len += usize::from(seen == 0);
+            new[count] = ordinal;
+            count += usize::from(seen & bit == 0);
+        }
+        self.touched_len = touched_len;
+        count
     }
 }
 

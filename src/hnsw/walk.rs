@@ -120,14 +120,7 @@ impl Walk {
             Next::Expand { row } => {
                 let links = index.base_links(row);
                 self.fresh.resize(links.len(), 0);
-                let mut count = 0;
-                for &to in links {
-                    if to == u32::MAX {
-                        break;
-                    }
-                    self.fresh[count] = to;
-                    count += usize::from(self.visited.insert(to));
-                }
+                let count = self.visited.insert_all(links, &mut self.fresh);
                 self.fresh.truncate(count);
                 self.fresh.iter().for_each(|&row| index.prefetch_compared(row));
                 self.next = Next::Measure;

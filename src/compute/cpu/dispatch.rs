@@ -45,6 +45,9 @@ type NibbleTables =
 type Product = fn(base: &[f32], dim: usize, ordinals: &[u32], panels: &[f32], out: &mut [f32], stride: usize);
 
 pub type PackedGather = fn(query: &[i8], base: &[u8], stride: usize, ordinals: &[u32], out: &mut [i32]);
+/// See [`round::round_to_levels`](super::kernels::round::round_to_levels).
+type RoundToLevels = fn(values: &[f32], per_unit: f32, top: f32, levels: &mut [f32]) -> (f32, f32);
+
 /// See [`quads::product`](super::kernels::quads::product).
 pub(super) type QuadProduct = fn(rows: &[i8], starts: &[i32], panels: &[u8], out: &mut [f32], stride: usize);
 
@@ -78,7 +81,7 @@ pub struct Kernels {
     /// fetched ahead: a walk has asked for them before.
     pub packed_gather: PackedGather,
     /// Rounds values to levels 0 to `top` of which there are `per_unit` in a unit (`kernels::round`).
-    pub round_to_levels: fn(values: &[f32], per_unit: f32, top: f32, levels: &mut [f32]) -> (f32, f32),
+    pub round_to_levels: RoundToLevels,
     /// Merges `incoming` into the sorted `slots[..len]` and returns the place of the least of them (`kernels::beam`).
     pub merge: fn(slots: &mut [u64], len: usize, incoming: &mut [u64]) -> usize,
     /// A query's tables for blocks of 4-bit codes; `values` is scratch of `pq_m × 16`.

@@ -46,7 +46,7 @@ mod x86 {
     use std::arch::x86_64::*;
 
     /// [`merge`](super::merge) where looking for the place and moving what lies behind it are one pass, eight keys a
-    /// step, without a branch that depends on more than one comparison.
+    /// step.
     ///
     /// # Safety
     /// The CPU has AVX-512 F.
@@ -62,20 +62,24 @@ mod x86 {
         for (before, &key) in incoming.iter().enumerate().rev() {
             let wanted = _mm512_set1_epi64(key as i64);
             let shift = before + 1;
-            loop {
-                let (start, lanes) = match end.checked_sub(WIDTH) {
-                    Some(start) => (start, u8::MAX),
-                    None => (0, (1 << end) - 1),
-                };
-                let kept = _mm512_maskz_loadu_epi64(lanes, slots.add(start).cast());
-                // Ascending, so these lanes come first.
-                let stay = _mm512_mask_cmple_epu64_mask(lanes, kept, wanted);
-                _mm512_mask_storeu_epi64(slots.add(start + shift).cast(), lanes & !stay, kept);
-                end = start + stay.count_ones() as usize;
-                if stay != 0 || start == 0 {
+            // Whole registers first: masked stores are slow.
+            while end >= WIDTH {
+                let kept = _mm512_loadu_si512(slots.add(end - WIDTH).cast());
+                if _mm512_cmple_epu64_mask(kept, wanted) != 0 {
                     break;
                 }
+                _mm512_storeu_si512(slots.add(end - WIDTH + shift).cast(), kept);
+                end -= WIDTH;
             }
+            let (start, lanes) = match end.checked_sub(WIDTH) {
+                Some(start) => (start, u8::MAX),
+                None => (0, (1 << end) - 1),
+            };
+            let kept = _mm512_maskz_loadu_epi64(lanes, slots.add(start).cast());
+            // Ascending, so these lanes come first.
+            let stay = _mm512_mask_cmple_epu64_mask(lanes, kept, wanted);
+            _mm512_mask_storeu_epi64(slots.add(start + shift).cast(), lanes & !stay, kept);
+            end = start + stay.count_ones() as usize;
             *slots.add(end + before) = key;
         }
         end

@@ -173,27 +173,41 @@ mod x86 {
     pub struct VnniBytes;
 
     impl VnniBytes {
+        const LINE: usize = 64;
+
         #[inline(always)]
         unsafe fn products<const PLANES: usize>(query: *const i8, row: *const u8, stride: usize) -> __m512i {
-            const LINE: usize = 64;
-            let mask = _mm512_set1_epi8(mask(PLANES) as i8);
             // Two chains: one would wait for itself.
             let mut sums = [_mm512_setzero_si512(); 2];
-            for (step, at) in (0..stride).step_by(LINE).enumerate() {
-                let inside = if stride - at < LINE { (1u64 << (stride - at)) - 1 } else { u64::MAX };
-                let bytes = _mm512_maskz_loadu_epi8(inside, row.add(at).cast());
+            let whole = stride / Self::LINE * Self::LINE;
+            for at in (0..whole).step_by(Self::LINE) {
+                let bytes = _mm512_loadu_si512(row.add(at).cast());
                 for plane in 0..PLANES {
-                    let shift = _mm_cvtsi32_si128((plane * 8 / PLANES) as i32);
-                    let x = match PLANES {
-                        1 => bytes,
-                        _ => _mm512_and_si512(_mm512_srl_epi16(bytes, shift), mask),
-                    };
-                    let q = _mm512_maskz_loadu_epi8(inside, query.add(plane * stride + at));
-                    let chain = &mut sums[(step + plane) % 2];
+                    let q = _mm512_loadu_si512(query.add(plane * stride + at).cast());
+                    let x = Self::values::<PLANES>(bytes, plane);
+                    // With one plane the lines take turns, with more the planes.
+                    let chain = &mut sums[if PLANES == 1 { at / Self::LINE % 2 } else { plane % 2 }];
                     *chain = _mm512_dpbusd_epi32(*chain, x, q);
                 }
             }
+            if whole < stride {
+                let inside = (1u64 << (stride - whole)) - 1;
+                let bytes = _mm512_maskz_loadu_epi8(inside, row.add(whole).cast());
+                for plane in 0..PLANES {
+                    let q = _mm512_maskz_loadu_epi8(inside, query.add(plane * stride + whole));
+                    sums[0] = _mm512_dpbusd_epi32(sums[0], Self::values::<PLANES>(bytes, plane), q);
+                }
+            }
             _mm512_add_epi32(sums[0], sums[1])
+        }
+
+        #[inline(always)]
+        unsafe fn values<const PLANES: usize>(bytes: __m512i, plane: usize) -> __m512i {
+            if PLANES == 1 {
+                return bytes;
+            }
+            let shift = _mm_cvtsi32_si128((plane * 8 / PLANES) as i32);
+            _mm512_and_si512(_mm512_srl_epi16(bytes, shift), _mm512_set1_epi8(mask(PLANES) as i8))
         }
     }
 
