@@ -11,19 +11,59 @@ use std::time::Duration;
 
 use adapter::{open, options};
 use annvil::artifact::{CertificatePoint, Manifest};
-use annvil::compute::Compute;
 use annvil::compute::cpu::Cpu;
 use annvil::compute::gpu::{Gpu, adapters};
+use annvil::compute::{BackendInfo, CentroidSums, CodebookView, Compute, Leaves, ResidualOf, Result, Rows};
 use annvil::job::{
     self, BuildSummary, CancelToken, Event, JobSpec, Level, Outcome, Progress, Renderer, or_cpu,
 };
 use annvil::store::IndexStore;
-use annvil::vectors::Metric;
+use annvil::vectors::{Metric, Neighbor, Neighbors, VectorView};
 
-/// Recall@10 of two builds at one setting: 4 of the 2,000 neighbours of 200 queries.
+/// Recall@10 of two builds of the same arithmetic at one setting: 4 of the 2,000 neighbours of 200 queries.
 const RECALL_APART: f64 = 0.002;
+/// Of two graphs as good as each other, one of them found by bytes in part: two standard errors of what differs by chance.
+const GRAPHS_APART: f64 = 0.01;
 /// Inertia of two trainings, of the larger.
 const INERTIA_APART: f64 = 0.001;
+
+/// The CPU without the short cuts that it takes in bytes and with shortlists: the arithmetic of the GPU.
+struct PlainCpu(Cpu);
+
+impl Compute for PlainCpu {
+    fn info(&self) -> BackendInfo {
+        self.0.info()
+    }
+
+    fn upload<'a>(&self, rows: VectorView<'a>) -> Result<Rows<'a>> {
+        self.0.upload(rows)
+    }
+
+    fn assign(&self, rows: &Rows<'_>, centroids: VectorView<'_>, metric: Metric) -> Result<Vec<Neighbor>> {
+        self.0.assign(rows, centroids, metric)
+    }
+
+    fn centroid_sums(&self, rows: &Rows<'_>, labels: &[u32], nlist: usize) -> Result<CentroidSums> {
+        self.0.centroid_sums(rows, labels, nlist)
+    }
+
+    fn pq_encode(
+        &self,
+        rows: &Rows<'_>,
+        residual_of: Option<ResidualOf<'_>>,
+        codebook: CodebookView<'_>,
+    ) -> Result<Vec<u8>> {
+        self.0.pq_encode(rows, residual_of, codebook)
+    }
+
+    fn top_k(&self, queries: VectorView<'_>, rows: &Rows<'_>, metric: Metric, k: usize) -> Result<Neighbors> {
+        self.0.top_k(queries, rows, metric, k)
+    }
+
+    fn leaf_top_k(&self, rows: &Rows<'_>, leaves: &Leaves, metric: Metric, k: usize) -> Result<Neighbors> {
+        self.0.leaf_top_k(rows, leaves, metric, k)
+    }
+}
 
 /// Both families over the words of `datasets/glove10k` below a rank: of 25,000, a quarter of them.
 struct Job {
@@ -105,9 +145,10 @@ impl Finished {
 
     /// Every index finds what `other`'s finds, and is trained as well.
     #[track_caller]
-    fn assert_as_good_as(&self, other: &Finished, case: &str) {
+    fn assert_as_good_as(&self, other: &Finished, graphs_apart: f64, case: &str) {
         for (ours, theirs) in [(&self.hnsw, &other.hnsw), (&self.ivf, &other.ivf)] {
             let name = format!("{case}, {}", ours.index_name);
+            let allowed = if ours.index_name == "hnsw" { graphs_apart } else { RECALL_APART };
             let (ours, theirs) = (ours.build.certificate.as_ref(), theirs.build.certificate.as_ref());
             let (ours, theirs) = (ours.unwrap(), theirs.unwrap());
             let mut compared = 0;
@@ -117,7 +158,7 @@ impl Finished {
                 let Some(other) = theirs.points.iter().find(same) else { continue };
                 let apart = (recall_at_10(point) - recall_at_10(other)).abs();
                 assert!(
-                    apart <= RECALL_APART + 1e-9,
+                    apart <= allowed + 1e-9,
                     "{name}, effort {}: recall@10 {} and {}",
                     point.effort,
                     recall_at_10(point),
@@ -156,14 +197,14 @@ fn words_on_the_gpu() -> Option<&'static Finished> {
 
 fn words_on_the_cpu() -> &'static Finished {
     static FINISHED: LazyLock<Finished> =
-        LazyLock::new(|| Job::new(Metric::Cosine, 25_000).run_on(&Cpu::new(), &Progress::silent()));
+        LazyLock::new(|| Job::new(Metric::Cosine, 25_000).run_on(&PlainCpu(Cpu::new()), &Progress::silent()));
     &FINISHED
 }
 
 #[test]
 fn a_gpu_builds_what_the_cpu_builds() {
     let Some(on_gpu) = words_on_the_gpu() else { return };
-    on_gpu.assert_as_good_as(words_on_the_cpu(), "cosine");
+    on_gpu.assert_as_good_as(words_on_the_cpu(), RECALL_APART, "cosine");
     assert_eq!((on_gpu.hnsw.build.backend.backend.as_str(), on_gpu.hnsw.build.rows), ("gpu", 2465));
 }
 
@@ -173,7 +214,8 @@ fn a_gpu_builds_what_the_cpu_builds_for_the_other_metrics() {
     for metric in [Metric::L2, Metric::InnerProduct] {
         let job = || Job::new(metric, 9_000);
         let on_gpu = job().run_on(&gpu, &Progress::silent());
-        on_gpu.assert_as_good_as(&job().run_on(&Cpu::new(), &Progress::silent()), metric.name());
+        let on_cpu = job().run_on(&PlainCpu(Cpu::new()), &Progress::silent());
+        on_gpu.assert_as_good_as(&on_cpu, RECALL_APART, metric.name());
     }
 }
 
@@ -259,7 +301,7 @@ fn a_gpu_that_dies_between_stages_ends_in_a_finished_build_and_one_warning() {
         assert!(all_published, "{stage}: {:?}", finished.summary.indexes);
         let device = &finished.ivf.build.backend.device;
         assert!(device.contains(", which failed; then cpu ("), "{stage}: {device}");
-        finished.assert_as_good_as(&on_cpu, stage);
+        finished.assert_as_good_as(&on_cpu, GRAPHS_APART, stage);
     }
 }
 

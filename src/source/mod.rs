@@ -132,7 +132,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// Blocks on the runtime, which must be a multi-threaded one; so this, and everything after it, must not be
+    /// Blocks on the runtime, which must be a multi-threaded one with timers and network; so this, and everything after it, must not be
     /// called from asynchronous code.
     pub fn open(spec: SourceSpec, runtime: &Handle) -> Result<Source> {
         let mut predicate = spec.predicate.as_deref().map(Predicate::parse).transpose()?;
