@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use crate::artifact::{Array, Section, TensorError};
 use crate::compute::cpu::{kernels, prefetch};
-use crate::vectors::{Metric, VectorView};
+use crate::vectors::{Metric, VectorBuf, VectorView};
 
 /// How vectors are kept. Distances are exact with respect to what is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -55,6 +55,12 @@ impl KeptVectors {
             Some(at) => Err(KeepError::Overflow { row: at / rows.dim(), got: rows.as_slice()[at] }),
             None => Ok(()),
         }
+    }
+
+    /// Keeps `rows` as they are, in the memory that they are in.
+    pub fn whole(rows: VectorBuf) -> Self {
+        let dim = rows.dim();
+        Self { values: Values::F32(Array::on_lines(rows.into_vec())), dim }
     }
 
     /// Keeps `rows[order[0]], rows[order[1]], …`.
