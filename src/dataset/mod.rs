@@ -20,7 +20,7 @@ mod rows;
 mod word_vectors;
 
 pub use fetch::{Fetched, fetch};
-pub use generate::{Generated, GeneratedFormat, GenerateParams, generate};
+pub use generate::{GenerateParams, Generated, GeneratedFormat, generate};
 pub use recipe::{Conversion, IdxPair, Package, Queries, Recipe, Registry, RowsSpec};
 pub use rows::{Attribute, Column, Rows};
 

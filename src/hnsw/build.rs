@@ -14,7 +14,7 @@ use super::cover::{Cover, CoverBuilder};
 use super::duplicates::Duplicates;
 use super::layers::{Layer, Layers};
 use super::links::Links;
-use super::memory::{Load, Memory, Plan};
+use super::memory::{Load, Memory, Plan, trim};
 use super::numbering::permute;
 use super::params::HnswParams;
 use super::partition::{Carving, Source, carve};
@@ -128,7 +128,9 @@ pub fn build_within(
         }
     };
     let stats = layers.stats();
-    Ok(Built { index: layers.index(rows, metric, params), order, stats })
+    let index = layers.index(rows, metric, params);
+    trim();
+    Ok(Built { index, order, stats })
 }
 
 /// Maximum inner product as nearest neighbours: with a coordinate √(M² − |x|²) added, all rows have length M and
@@ -199,12 +201,14 @@ impl Builder<'_> {
         let (cover, order) = self.cover(rows.view(), bytes.as_ref(), distinct, builder, base)?;
         // From here on a row is called by its place: what is near is near in memory, and links need no translation.
         drop(bytes);
+        trim();
         permute(rows, &order);
         let duplicates = duplicates.renumbered(&order);
         let mut levels: Vec<u8> = order.iter().map(|&row| levels[row as usize]).collect();
         let mut links = self.near(rows.view(), cover, plan, base)?;
         duplicates.hang(&mut links);
         drop((duplicates, scratch));
+        trim();
         let components = Components::new(&links);
         let mut layers = vec![Layer { members: (0..total as u32).collect(), links, components }];
         for level in 1..=MAX_LEVEL {

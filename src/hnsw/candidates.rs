@@ -287,7 +287,8 @@ mod tests {
                     .map(|first| {
                         let range = first..(first + step).min(rows as u32);
                         let mut candidates = Candidates::new(data.view(), None, kernels(), l_max, range);
-                        (0..cover.batches()).for_each(|batch| candidates.absorb(&cover.batch(batch).unwrap()));
+                        (0..cover.batches())
+                            .for_each(|batch| candidates.absorb(&cover.batch(batch).unwrap()));
                         candidates
                     })
                     .collect();

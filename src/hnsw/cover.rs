@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::io;
 
 use bytemuck::Pod;
+use rayon::prelude::*;
 
 use super::duplicates::Duplicates;
 use super::links::NONE;
@@ -79,18 +80,22 @@ impl<'s> Cover<'s> {
     /// Keeps what the rows of a batch found in their leaves.
     pub fn set_nearest(&mut self, batch: usize, leaves: &Leaves, found: &Neighbors) -> io::Result<()> {
         let k = found.k();
-        let mut nearest = Vec::with_capacity(leaves.members.len() * k);
+        let mut nearest = vec![0; leaves.members.len() * k];
+        let mut rest = &mut nearest[..];
+        let mut tasks = Vec::with_capacity(leaves.len());
         for leaf in 0..leaves.len() {
-            let members = leaves.leaf(leaf);
-            let first = leaves.offsets[leaf] as usize;
-            for slot in 0..members.len() {
-                nearest.extend(found.row(first + slot).iter().map(|neighbor| {
-                    let place = members.binary_search(&neighbor.ordinal);
-                    // A leaf has 2¹⁶ rows at most.
-                    place.unwrap_or(slot) as u16
-                }));
-            }
+            let (own, behind) = rest.split_at_mut(leaves.leaf(leaf).len() * k);
+            tasks.push((leaves.leaf(leaf), leaves.offsets[leaf] as usize, own));
+            rest = behind;
         }
+        tasks.into_par_iter().for_each(|(members, first, nearest)| {
+            for (slot, nearest) in nearest.chunks_exact_mut(k).enumerate() {
+                for (to, neighbor) in nearest.iter_mut().zip(found.row(first + slot)) {
+                    // A leaf has 2¹⁶ rows at most.
+                    *to = members.binary_search(&neighbor.ordinal).unwrap_or(slot) as u16;
+                }
+            }
+        });
         let batch = &mut self.batches[batch];
         batch.nearest = Part::keep(nearest, self.scratch)?;
         batch.k = k;
@@ -218,7 +223,8 @@ mod tests {
         let mut random = Random::new(1);
         let rows = VectorBuf::new((0..3000).map(|_| random.normal() as f32).collect(), 3);
         // More than a batch, and leaves of one row.
-        let mut leaves: Vec<Vec<u32>> = (0..BATCH_SLOTS / 400 + 9).map(|_| random.sample(1000, 500)).collect();
+        let mut leaves: Vec<Vec<u32>> =
+            (0..BATCH_SLOTS / 400 + 9).map(|_| random.sample(1000, 500)).collect();
         leaves.push(vec![7]);
         leaves.push((0..1000).collect());
         let none = Duplicates::default();

@@ -89,7 +89,9 @@ pub(super) fn carve<E: From<ComputeError>>(
         let carved: Vec<LeafList> = std::mem::take(part)
             .into_par_iter()
             .enumerate()
-            .map(|(place, cell)| carve_cell(compute, rows, carving, cell, 1, seed_of(carving.seed, first + place)))
+            .map(|(place, cell)| {
+                carve_cell(compute, rows, carving, cell, 1, seed_of(carving.seed, first + place))
+            })
             .collect::<Result<_, ComputeError>>()?;
         carved.iter().try_for_each(|leaves| leaves.iter().try_for_each(&mut *sink))
     };
@@ -180,7 +182,8 @@ impl Cells {
             for nearest in nearest.chunks_exact(k) {
                 // A row that is at no finite distance of any leader must be somewhere.
                 let first = nearest[0] as usize % count;
-                let others = nearest[1..].iter().map(|&leader| leader as usize).take_while(|&leader| leader < count);
+                let others =
+                    nearest[1..].iter().map(|&leader| leader as usize).take_while(|&leader| leader < count);
                 let start = leaders.len();
                 for leader in std::iter::once(first).chain(others) {
                     leaders.push(leader as u16);
@@ -226,10 +229,7 @@ impl Cells {
 
 /// Cells of fewer than an eighth of `c_max` rows join their neighbour in leader order: a leaf costs a call whatever
 /// its size, and in a tiny one rows would find too few candidates.
-fn merge_small(
-    mut cells: impl Iterator<Item = Vec<u32>>,
-    c_max: usize,
-) -> impl Iterator<Item = Vec<u32>> {
+fn merge_small(mut cells: impl Iterator<Item = Vec<u32>>, c_max: usize) -> impl Iterator<Item = Vec<u32>> {
     let mut last = cells.next();
     std::iter::from_fn(move || {
         let mut merged = last.take()?;

@@ -13,6 +13,7 @@ use bytemuck::Pod;
 pub(super) struct ScratchFile {
     /// And the bytes written.
     file: Mutex<(File, u64)>,
+    #[cfg(not(unix))]
     path: PathBuf,
 }
 
@@ -38,17 +39,17 @@ impl ScratchFile {
                     // Without its name the file goes with the process, however that ends.
                     #[cfg(unix)]
                     let _ = std::fs::remove_file(&path);
-                    return Ok(Self { file: Mutex::new((file, 0)), path });
+                    return Ok(Self {
+                        file: Mutex::new((file, 0)),
+                        #[cfg(not(unix))]
+                        path,
+                    });
                 }
                 // Of a process that had this one's number.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err((path, error)),
             }
         }
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     /// Bytes written.

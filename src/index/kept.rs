@@ -92,6 +92,14 @@ impl KeptVectors {
         self.dim
     }
 
+    /// All of them, where they are f32.
+    pub fn view(&self) -> Option<VectorView<'_>> {
+        match &self.values {
+            Values::F32(values) => Some(VectorView::new(values, self.dim)),
+            Values::F16(_) => None,
+        }
+    }
+
     fn len(&self) -> usize {
         match &self.values {
             Values::F32(values) => values.len(),
