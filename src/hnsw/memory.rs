@@ -14,8 +14,8 @@ use crate::compute::cpu::ByteRows;
 pub struct Memory {
     /// Bytes; `None`: as much as it takes.
     pub budget: Option<u64>,
-    /// The folder for a scratch file, where the budget asks for one: a third of the rows at 100 dimensions. The system's
-    /// folder for temporary files where it is not given.
+    /// The folder for a scratch file, where the budget asks for one; the system's folder for temporary files where it is not
+    /// given.
     pub scratch: Option<PathBuf>,
 }
 
