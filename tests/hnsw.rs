@@ -9,7 +9,7 @@ use annvil::artifact::{Array, Dtype, Element, Section, Tensor, TensorError};
 use annvil::compute::cpu::Cpu;
 use annvil::compute::reference::Reference;
 use annvil::flat::ground_truth;
-use annvil::hnsw::{BuildError, Built, Code, Hnsw, HnswParams, build};
+use annvil::hnsw::{BuildError, Built, Code, Hnsw, HnswParams, Memory, build, build_within};
 use annvil::index::{SearchIndex, SearchParams, Searcher};
 use annvil::train::{TrainError, unobserved};
 use annvil::vectors::{Metric, Neighbor, Random, VectorBuf, VectorView};
@@ -131,6 +131,57 @@ fn a_graph_is_well_formed_and_keeps_its_rows() {
             assert_eq!(built.index.kept().unwrap().vector(ordinal as u32), rows.row(row as usize));
         }
         assert_eq!(built.index.code(), Code::Sq8);
+    }
+}
+
+/// The budget is as low as a build of these rows can be given, so that leaves are in a file and ranges are small.
+#[test]
+fn a_budget_changes_no_byte_and_one_too_low_is_an_error_that_says_what_would_do() {
+    let folder = tempfile::tempdir().unwrap();
+    for (rows, dim, metric) in
+        [(20_000, 12, Metric::L2), (3_000, 40, Metric::InnerProduct), (1, 3, Metric::L2)]
+    {
+        let data = clustered(rows, dim, metric, 5);
+        let params = params(8, Code::Q4);
+        let within = |budget| {
+            let memory = Memory { budget, scratch: Some(folder.path().to_path_buf()) };
+            build_within(&memory, &Cpu::new(), data.view(), metric, &params, 42, &unobserved)
+        };
+        let error = within(Some(1)).unwrap_err();
+        let BuildError::Budget { expected, got: 1, .. } = error else { panic!("{error}") };
+        assert!(error.to_string().contains(&format!("at least {expected} bytes")));
+        assert!(matches!(within(Some(expected - 1)), Err(BuildError::Budget { .. })));
+        let free = within(None).unwrap();
+        for budget in [expected, 2 * expected] {
+            let kept = within(Some(budget)).unwrap();
+            assert!(kept.index.sections() == free.index.sections() && kept.order == free.order, "{budget}");
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "no file is left");
+    }
+    // Where no file can be made, that is said. Nobody asks for one without a budget.
+    let data = clustered(20_000, 4, Metric::L2, 5);
+    let missing = folder.path().join("missing");
+    let within = |budget| {
+        let memory = Memory { budget, scratch: Some(missing.clone()) };
+        build_within(&memory, &Cpu::new(), data.view(), Metric::L2, &params(8, Code::F32), 1, &unobserved)
+    };
+    within(None).unwrap();
+    let BuildError::Budget { expected, .. } = within(Some(0)).unwrap_err() else { panic!() };
+    let error = within(Some(expected)).unwrap_err();
+    assert!(matches!(&error, BuildError::Scratch { path, .. } if path.starts_with(&missing)), "{error}");
+}
+
+#[test]
+fn rows_handed_over_and_rows_lent_make_the_same_index() {
+    for metric in [Metric::L2, Metric::Cosine, Metric::InnerProduct] {
+        let data = clustered(3_000, 7, metric, 3);
+        let lent = built(data.view(), metric, &params(8, Code::Q4));
+        let order = lent.order.clone();
+        let handed = build(&Cpu::new(), data.clone(), metric, &params(8, Code::Q4), 42, &unobserved).unwrap();
+        assert!(lent.index.sections() == handed.index.sections() && order == handed.order);
+        for (ordinal, &row) in order.iter().enumerate().step_by(97) {
+            assert_eq!(handed.index.kept().unwrap().vector(ordinal as u32), data.row(row as usize));
+        }
     }
 }
 

@@ -38,14 +38,27 @@ impl Pages {
 }
 
 /// Best effort, as all advice: `memmap2` does not know this one.
-fn collapse(map: &mut MmapMut) {
+fn collapse(map: &mut [u8]) {
     #[cfg(target_os = "linux")]
-    // SAFETY: the range is this mapping's own, and moving its pages changes nothing that a program sees.
+    // SAFETY: the range is the caller's own, and moving its pages changes nothing that a program sees.
     unsafe {
         libc::madvise(map.as_mut_ptr().cast(), map.len(), libc::MADV_COLLAPSE);
     }
     #[cfg(not(target_os = "linux"))]
     let _ = map;
+}
+
+impl Pages {
+    /// Has the system gather what lies in whole huge pages, wherever the bytes were allocated.
+    pub fn make_huge(bytes: &mut [u8]) {
+        let first = bytes.as_ptr().align_offset(Self::HUGE);
+        if let Some(rest) = bytes.get_mut(first..) {
+            let whole = rest.len() / Self::HUGE * Self::HUGE;
+            if whole > 0 {
+                collapse(&mut rest[..whole]);
+            }
+        }
+    }
 }
 
 impl AsRef<[u8]> for Pages {

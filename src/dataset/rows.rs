@@ -21,7 +21,7 @@ use crate::vectors::{VectorBuf, VectorView};
 pub const FIRST_QUERY_ID: i64 = 1_000_000_000;
 
 /// Rows per row group: 26 MB of 100-d vectors, small enough to be read in bounded memory, large enough for few seeks.
-const ROW_GROUP_ROWS: usize = 65_536;
+pub(super) const ROW_GROUP_ROWS: usize = 65_536;
 
 /// `rows × dim` vectors with an id and attributes each.
 #[derive(Debug, Clone, PartialEq)]
@@ -129,15 +129,9 @@ impl Rows {
     }
 
     fn write(&self, file: File) -> std::result::Result<(), ParquetError> {
-        let schema = Arc::new(self.schema());
-        let mut writer = ArrowWriter::try_new(file, schema.clone(), Some(self.properties()))?;
-        for start in (0..self.len()).step_by(ROW_GROUP_ROWS) {
-            let end = (start + ROW_GROUP_ROWS).min(self.len());
-            writer.write(&RecordBatch::try_new(schema.clone(), self.arrays(start, end)?)?)?;
-            writer.flush()?;
-        }
-        writer.close()?;
-        Ok(())
+        let mut writer = ParquetWriter::new(file, self, takes_few_values(self.embeddings.view()))?;
+        writer.append(self)?;
+        writer.close()
     }
 
     fn schema(&self) -> Schema {
@@ -169,22 +163,45 @@ impl Rows {
         }
         Ok(arrays)
     }
+}
 
-    fn properties(&self) -> WriterProperties {
-        let embedding = ColumnPath::new(vec!["embedding".into(), "list".into(), "element".into()]);
-        let zstd = Compression::ZSTD(ZstdLevel::default());
-        // Pixels take few values: a dictionary and zstd make a tenth of them. Words' vectors barely shrink (4 %), and
-        // reading them unpacked is faster.
-        let few_values = takes_few_values(self.embeddings.view());
-        WriterProperties::builder()
-            // The writer's default is its version, which would change the bytes.
-            .set_created_by("annvil dataset".to_string())
-            .set_compression(zstd)
-            .set_dictionary_enabled(false)
-            .set_column_dictionary_enabled(embedding.clone(), few_values)
-            .set_column_compression(embedding, if few_values { zstd } else { Compression::UNCOMPRESSED })
-            .build()
+/// Rows on their way to a Parquet file, a row group at a time.
+pub(super) struct ParquetWriter(ArrowWriter<File>);
+
+impl ParquetWriter {
+    /// For rows that have the columns of `like`, and whole numbers below 256 as values or not.
+    pub fn new(file: File, like: &Rows, few_values: bool) -> std::result::Result<Self, ParquetError> {
+        Ok(Self(ArrowWriter::try_new(file, Arc::new(like.schema()), Some(properties(few_values)))?))
     }
+
+    pub fn append(&mut self, rows: &Rows) -> std::result::Result<(), ParquetError> {
+        let schema = Arc::new(rows.schema());
+        for start in (0..rows.len()).step_by(ROW_GROUP_ROWS) {
+            let end = (start + ROW_GROUP_ROWS).min(rows.len());
+            self.0.write(&RecordBatch::try_new(schema.clone(), rows.arrays(start, end)?)?)?;
+            self.0.flush()?;
+        }
+        Ok(())
+    }
+
+    pub fn close(self) -> std::result::Result<(), ParquetError> {
+        self.0.close().map(|_| ())
+    }
+}
+
+fn properties(few_values: bool) -> WriterProperties {
+    let embedding = ColumnPath::new(vec!["embedding".into(), "list".into(), "element".into()]);
+    let zstd = Compression::ZSTD(ZstdLevel::default());
+    // Pixels take few values: a dictionary and zstd make a tenth of them. Words' vectors barely shrink (4 %), and
+    // reading them unpacked is faster.
+    WriterProperties::builder()
+        // The writer's default is its version, which would change the bytes.
+        .set_created_by("annvil dataset".to_string())
+        .set_compression(zstd)
+        .set_dictionary_enabled(false)
+        .set_column_dictionary_enabled(embedding.clone(), few_values)
+        .set_column_compression(embedding, if few_values { zstd } else { Compression::UNCOMPRESSED })
+        .build()
 }
 
 /// The element field as Arrow's own writers name it.
@@ -217,6 +234,19 @@ pub(crate) mod tests {
                 Attribute { name: "rank", column: Column::Int((0..count as i32).collect()) },
             ],
         )
+    }
+
+    pub(crate) fn read_back_ids_and_embeddings(path: &Path) -> Rows {
+        let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap();
+        let (mut ids, mut values, mut dim) = (vec![], vec![], 0);
+        for batch in builder.build().unwrap() {
+            let batch = batch.unwrap();
+            ids.extend_from_slice(batch["id"].as_primitive::<Int64Type>().values());
+            let embedding = batch["embedding"].as_fixed_size_list();
+            dim = embedding.value_length() as usize;
+            values.extend_from_slice(embedding.values().as_primitive::<Float32Type>().values());
+        }
+        Rows::new(ids, VectorBuf::new(values, dim), Vec::new())
     }
 
     fn read_back(path: &Path) -> Rows {

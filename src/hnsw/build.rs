@@ -1,29 +1,29 @@
 //! Rows → graph, in the order in which the stages run. Deterministic: what is drawn depends on seed and row, and
 //! every merge has a total order.
 
-use std::ops::ControlFlow;
+use std::io;
+use std::ops::{ControlFlow, Range};
+use std::path::PathBuf;
 
 use rayon::prelude::*;
 
 use super::Hnsw;
 use super::candidates::Candidates;
 use super::components::Components;
+use super::cover::{Cover, CoverBuilder};
 use super::duplicates::Duplicates;
 use super::layers::{Layer, Layers};
-use super::links::{Links, NONE};
+use super::links::Links;
+use super::memory::{Load, Memory, Plan, trim};
+use super::numbering::permute;
 use super::params::HnswParams;
 use super::partition::{Carving, Source, carve};
 use super::prune::Prune;
+use super::scratch::ScratchFile;
 use crate::compute::cpu::{ByteRows, kernels};
-use crate::compute::{Compute, ComputeError, Leaves, Rows};
+use crate::compute::{Compute, ComputeError, Rows};
 use crate::train::{Observer, Progress, TrainError, check_magnitude};
 use crate::vectors::{Metric, Random, VectorBuf, VectorView};
-
-/// Leaf slots whose neighbours are looked up in one call: 2¹⁹ slots of 3 neighbours are 12 MiB.
-const LEAF_BATCH_SLOTS: usize = 1 << 19;
-
-/// Rows pruned by one task.
-const PRUNE_BLOCK: usize = 256;
 
 /// Most levels: with m = 2, 2³¹ rows draw fewer.
 const MAX_LEVEL: u8 = 31;
@@ -57,6 +57,13 @@ pub struct BuildStats {
 pub enum BuildError {
     #[error("{rows} rows: expected 1 to {max}", max = Hnsw::MAX_ROWS)]
     Rows { rows: usize },
+    #[error(
+        "memory for the build of {rows} rows of {dim} dimensions, beside these and the index: expected a budget of at least \
+         {expected} bytes, got {got}"
+    )]
+    Budget { rows: usize, dim: usize, expected: u64, got: u64 },
+    #[error("scratch file {}: {source}", path.display())]
+    Scratch { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Train(#[from] TrainError),
 }
@@ -70,45 +77,85 @@ impl From<ComputeError> for BuildError {
 type Result<T, E = BuildError> = std::result::Result<T, E>;
 
 /// Builds a graph over `rows` (for cosine of unit length). The same rows, parameters, seed and backend give the same
-/// bytes at any number of threads.
+/// bytes at any number of threads. Rows that are handed over, as a [`VectorBuf`], become the index's own in the memory that
+/// they are in; of a view, a copy does.
 ///
 /// # Errors
 /// No rows or more than [`Hnsw::MAX_ROWS`], parameters out of their ranges, rows whose distances f32 cannot hold, a
 /// backend's failure, and `observer`'s wish to stop.
 pub fn build(
     compute: &dyn Compute,
-    rows: VectorView<'_>,
+    rows: impl Into<VectorBuf>,
     metric: Metric,
     params: &HnswParams,
     seed: u64,
     observer: Observer<'_>,
 ) -> Result<Built> {
-    if rows.is_empty() || rows.rows() > Hnsw::MAX_ROWS {
+    build_within(&Memory::default(), compute, rows, metric, params, seed, observer)
+}
+
+/// [`build`] with a budget for its memory. The index is the same.
+///
+/// # Errors
+/// As [`build`]; [`BuildError::Budget`] where the budget is less than the build takes at least, and [`BuildError::Scratch`].
+pub fn build_within(
+    memory: &Memory,
+    compute: &dyn Compute,
+    rows: impl Into<VectorBuf>,
+    metric: Metric,
+    params: &HnswParams,
+    seed: u64,
+    observer: Observer<'_>,
+) -> Result<Built> {
+    let rows: VectorBuf = rows.into();
+    if rows.rows() == 0 || rows.rows() > Hnsw::MAX_ROWS {
         return Err(BuildError::Rows { rows: rows.rows() });
     }
     params.check()?;
-    check_magnitude(rows)?;
-    let builder = Builder { compute, params, observer };
-    let (layers, order) = match metric {
-        Metric::InnerProduct => builder.graph(augment(rows).view(), seed)?,
-        Metric::L2 | Metric::Cosine => builder.graph(rows, seed)?,
+    check_magnitude(rows.view())?;
+    let builder = Builder { compute, params, memory, observer };
+    let (layers, order, rows) = match metric {
+        Metric::InnerProduct => {
+            let dim = rows.dim();
+            let mut augmented = augment(rows);
+            let (layers, order) = builder.graph(&mut augmented, seed)?;
+            (layers, order, first_dimensions(augmented, dim))
+        }
+        Metric::L2 | Metric::Cosine => {
+            let mut rows = rows;
+            let (layers, order) = builder.graph(&mut rows, seed)?;
+            (layers, order, rows)
+        }
     };
     let stats = layers.stats();
-    Ok(Built { index: layers.index(rows, &order, metric, params), order, stats })
+    let index = layers.index(rows, metric, params);
+    trim();
+    Ok(Built { index, order, stats })
 }
 
 /// Maximum inner product as nearest neighbours: with a coordinate √(M² − |x|²) added, all rows have length M and
 /// ‖x − y‖² orders as −⟨x, y⟩ does for a query whose added coordinate is 0 (Bachrach et al., RecSys 2014,
 /// doi:10.1145/2645710.2645741). The graph is built in that space; searching it needs only the inner product.
-fn augment(rows: VectorView<'_>) -> VectorBuf {
+fn augment(rows: VectorBuf) -> VectorBuf {
     let norm = |row: &[f32]| row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
-    let longest = rows.iter().map(norm).fold(0.0, f64::max);
+    let longest = rows.view().iter().map(norm).fold(0.0, f64::max);
     let mut data = Vec::with_capacity(rows.rows() * (rows.dim() + 1));
-    for row in rows.iter() {
+    for row in rows.view().iter() {
         data.extend_from_slice(row);
         data.push((longest - norm(row)).max(0.0).sqrt() as f32);
     }
     VectorBuf::new(data, rows.dim() + 1)
+}
+
+/// The rows without what [`augment`] added, in the memory that they are in.
+fn first_dimensions(rows: VectorBuf, dim: usize) -> VectorBuf {
+    let (count, stride) = (rows.rows(), rows.dim());
+    let mut values = rows.into_vec();
+    for row in 1..count {
+        values.copy_within(row * stride..row * stride + dim, row * dim);
+    }
+    values.truncate(count * dim);
+    VectorBuf::new(values, dim)
 }
 
 /// The geometric draw of HNSW: ⌊−ln(u) / ln(m)⌋.
@@ -131,112 +178,139 @@ struct Shape {
 struct Builder<'a> {
     compute: &'a dyn Compute,
     params: &'a HnswParams,
+    memory: &'a Memory,
     observer: Observer<'a>,
 }
 
 impl Builder<'_> {
-    /// All layers, from the base up, over rows as `order` numbers them, and that: the rows in an order in which near ones are
-    /// close together.
-    fn graph(&self, rows: VectorView<'_>, seed: u64) -> Result<(Layers, Vec<u32>)> {
+    /// All layers, from the base up, over rows in an order in which near ones are close together, which `rows` are put in; and
+    /// that order.
+    fn graph(&self, rows: &mut VectorBuf, seed: u64) -> Result<(Layers, Vec<u32>)> {
         let HnswParams { m, leaf_k, .. } = *self.params;
-        self.report(0, "partition", 0, rows.rows())?;
-        let mut levels = draw_levels(rows.rows(), m, seed);
-        let duplicates = Duplicates::of(rows);
+        let total = rows.rows();
+        self.report(0, "partition", 0, total)?;
+        let mut levels = draw_levels(total, m, seed);
+        let duplicates = Duplicates::of(rows.view());
         duplicates.rows().for_each(|row| levels[row as usize] = 0);
         let base = Shape { level: 0, degree: 2 * m, leaf_k, seed };
-        let bytes = ByteRows::encode(rows);
-        let leaves = self.leaves(rows, bytes.as_ref(), duplicates.distinct(rows.rows()), base)?;
-        let order = duplicates.following(order_of_first_appearance(&leaves, rows.rows()));
-        let numbering = Numbering::new(order);
-        let mut links = self.near(rows, bytes.as_ref(), leaves, &numbering, base)?;
+        let plan = self.plan(rows.view())?;
+        let scratch = self.scratch(plan)?;
+        let bytes = ByteRows::encode(rows.view());
+        let builder = CoverBuilder::new(total, &duplicates, scratch.as_ref());
+        let distinct = duplicates.distinct(total);
+        let (cover, order) = self.cover(rows.view(), bytes.as_ref(), distinct, builder, base)?;
+        // From here on a row is called by its place: what is near is near in memory, and links need no translation.
         drop(bytes);
-        duplicates.hang(&numbering, &mut links);
+        trim();
+        permute(rows, &order);
+        let duplicates = duplicates.renumbered(&order);
+        let mut levels: Vec<u8> = order.iter().map(|&row| levels[row as usize]).collect();
+        let mut links = self.near(rows.view(), cover, plan, base)?;
+        duplicates.hang(&mut links);
+        drop((duplicates, scratch));
+        trim();
         let components = Components::new(&links);
-        let mut levels: Vec<u8> = numbering.order.iter().map(|&row| levels[row as usize]).collect();
-        let mut layers = vec![Layer { members: (0..rows.rows() as u32).collect(), links, components }];
+        let mut layers = vec![Layer { members: (0..total as u32).collect(), links, components }];
         for level in 1..=MAX_LEVEL {
             layers[usize::from(level) - 1].represent(&mut levels, level);
-            let members: Vec<u32> =
-                (0..rows.rows() as u32).filter(|&row| levels[row as usize] >= level).collect();
+            let members: Vec<u32> = (0..total as u32).filter(|&row| levels[row as usize] >= level).collect();
             if members.is_empty() {
                 break;
             }
             // A descent keeps one row, so it depends on every link more than a search of the base does: as many
             // candidates as there are links, of rows that are few.
             let shape = Shape { level, degree: m, leaf_k: leaf_k.max(m), seed: seed ^ u64::from(level) };
-            let sources: Vec<u32> = members.iter().map(|&row| numbering.order[row as usize]).collect();
-            let gathered = rows.gather(&sources);
-            let all: Vec<u32> = (0..members.len() as u32).collect();
-            let bytes = ByteRows::encode(gathered.view());
-            let leaves = self.leaves(gathered.view(), bytes.as_ref(), all.clone(), shape)?;
-            let links = self.near(gathered.view(), bytes.as_ref(), leaves, &Numbering::new(all), shape)?;
+            let links = self.upper_links(rows.view().gather(&members).view(), shape)?;
             let components = Components::new(&links);
             layers.push(Layer { members, links, components });
         }
-        Ok((Layers::connected(levels, layers), numbering.order))
+        Ok((Layers::connected(levels, layers), order))
     }
 
-    /// Small sets of those of `rows` that `distinct` names, overlapping, of rows near each other.
-    fn leaves(
+    /// The links of a layer above the base between its rows, which stay in their order.
+    fn upper_links(&self, rows: VectorView<'_>, shape: Shape) -> Result<Links> {
+        let plan = self.plan(rows)?;
+        let scratch = self.scratch(plan)?;
+        // Copies of another row are not on levels above the base.
+        let none = Duplicates::default();
+        let builder = CoverBuilder::in_place(rows.rows(), &none, scratch.as_ref());
+        let all = (0..rows.rows() as u32).collect();
+        let bytes = ByteRows::encode(rows);
+        let (cover, _) = self.cover(rows, bytes.as_ref(), all, builder, shape)?;
+        drop(bytes);
+        self.near(rows, cover, plan, shape)
+    }
+
+    fn plan(&self, rows: VectorView<'_>) -> Result<Plan> {
+        let threads = rayon::current_num_threads();
+        Plan::new(self.memory, Load { rows: rows.rows(), dim: rows.dim(), params: self.params, threads })
+    }
+
+    fn scratch(&self, plan: Plan) -> Result<Option<ScratchFile>> {
+        let create = || {
+            ScratchFile::create(&self.memory.scratch_folder())
+                .map_err(|(path, source)| BuildError::Scratch { path, source })
+        };
+        plan.spill.then(create).transpose()
+    }
+
+    /// Small sets of those of `rows` that `distinct` names, overlapping, of rows near each other; and the rows' order.
+    fn cover<'s>(
         &self,
         rows: VectorView<'_>,
         bytes: Option<&ByteRows>,
         distinct: Vec<u32>,
+        mut builder: CoverBuilder<'_, 's>,
         shape: Shape,
-    ) -> Result<Vec<Vec<u32>>> {
+    ) -> Result<(Cover<'s>, Vec<u32>)> {
         let carving =
             Carving { c_max: self.params.c_max, fanout: self.params.fanout.clone(), seed: shape.seed };
         self.report(shape.level, "partition", 0, distinct.len())?;
-        Ok(carve(self.compute, Source { vectors: &Rows::on_host(rows), bytes }, distinct, &carving)?)
+        let source = Source { vectors: &Rows::on_host(rows), bytes };
+        let mut push = |leaf: &[u32]| builder.push(leaf).map_err(|source| self.spilling(source));
+        carve(self.compute, source, distinct, &carving, &mut push)?;
+        builder.finish().map_err(|source| self.spilling(source))
     }
 
-    /// Links between rows that share a leaf, near ones in different directions; of rows as `numbering` numbers them.
-    fn near(
-        &self,
-        rows: VectorView<'_>,
-        bytes: Option<&ByteRows>,
-        leaves: Vec<Vec<u32>>,
-        numbering: &Numbering,
-        shape: Shape,
-    ) -> Result<Links> {
+    /// Links between rows that share a leaf, near ones in different directions.
+    fn near(&self, rows: VectorView<'_>, mut cover: Cover<'_>, plan: Plan, shape: Shape) -> Result<Links> {
+        let bytes = ByteRows::encode(rows);
+        let bytes = bytes.as_ref();
         let total = rows.rows();
         // In few leaves, a row takes more from each: both ways, as many candidates as there is room for.
-        let slots: usize = leaves.iter().map(Vec::len).sum();
-        let leaf_k = shape.leaf_k.max(self.params.l_max * total / (2 * slots)).min(64);
-        let candidates = self.candidates(rows, bytes, leaves, Shape { leaf_k, ..shape })?;
+        let leaf_k = shape.leaf_k.max(self.params.l_max * total / (2 * cover.slots())).min(64);
+        let uploaded = self.compute.upload(rows)?;
+        let batches = cover.batches();
+        for batch in 0..batches {
+            self.report(shape.level, "leaves", batch, batches)?;
+            let leaves = cover.leaves(batch).map_err(|source| self.spilling(source))?;
+            let found = self.compute.leaf_candidates(&uploaded, bytes, &leaves, leaf_k)?;
+            cover.set_nearest(batch, &leaves, &found).map_err(|source| self.spilling(source))?;
+        }
+        self.report(shape.level, "leaves", batches, batches)?;
         self.report(shape.level, "prune", 0, total)?;
-        let mut links = prune_all(rows, bytes, &candidates, numbering, self.params, shape.degree);
-        drop(candidates);
+        let mut links = Links::new(total, shape.degree);
+        let step = total.div_ceil(plan.ranges);
+        let params = self.params;
+        links
+            .all_slots_mut()
+            .par_chunks_mut(step * shape.degree)
+            .enumerate()
+            .try_for_each(|(range, links)| {
+                let first = range * step;
+                let range = first as u32..(first + links.len() / shape.degree) as u32;
+                prune_range((rows, bytes), &cover, params, range, links)
+            })
+            .map_err(|source| self.spilling(source))?;
+        drop(cover);
         self.report(shape.level, "link", 0, total)?;
         links.reciprocate();
         self.report(shape.level, "link", total, total)?;
         Ok(links)
     }
 
-    fn candidates<'r>(
-        &self,
-        rows: VectorView<'r>,
-        bytes: Option<&'r ByteRows>,
-        leaves: Vec<Vec<u32>>,
-        shape: Shape,
-    ) -> Result<Candidates<'r>> {
-        let uploaded = self.compute.upload(rows)?;
-        let mut candidates = Candidates::new(rows, bytes, kernels(), self.params.l_max);
-        let total = leaves.len();
-        let mut leaves = leaves.into_iter().peekable();
-        while leaves.len() > 0 {
-            self.report(shape.level, "leaves", total - leaves.len(), total)?;
-            let mut batch = Leaves::default();
-            while let Some(leaf) = leaves
-                .next_if(|leaf| batch.is_empty() || batch.members.len() + leaf.len() <= LEAF_BATCH_SLOTS)
-            {
-                batch.push(&leaf);
-            }
-            let found = self.compute.leaf_candidates(&uploaded, bytes, &batch, shape.leaf_k)?;
-            candidates.absorb(&batch, &found);
-        }
-        self.report(shape.level, "leaves", total, total)?;
-        Ok(candidates)
+    fn spilling(&self, source: io::Error) -> BuildError {
+        BuildError::Scratch { path: self.memory.scratch_folder(), source }
     }
 
     /// The levels above the base, a sixteenth of its rows together, are one stage.
@@ -252,56 +326,22 @@ impl Builder<'_> {
     }
 }
 
-fn order_of_first_appearance(leaves: &[Vec<u32>], rows: usize) -> Vec<u32> {
-    let mut seen = vec![false; rows];
-    let new = |&row: &u32| !std::mem::replace(&mut seen[row as usize], true);
-    leaves.iter().flatten().copied().filter(new).collect()
-}
-
-/// Rows in an order, and the places of all in it.
-pub(super) struct Numbering {
-    /// The row at each place.
-    pub order: Vec<u32>,
-    /// The place of each row.
-    pub places: Vec<u32>,
-}
-
-impl Numbering {
-    /// Of `order`, in which each row stands once.
-    pub fn new(order: Vec<u32>) -> Self {
-        let mut places = vec![0; order.len()];
-        for (place, &row) in order.iter().enumerate() {
-            places[row as usize] = place as u32;
-        }
-        Self { order, places }
-    }
-}
-
-/// The links of every row, at its place in the numbering: rows that follow each other there share candidates, which are then
-/// in cache.
-fn prune_all(
-    rows: VectorView<'_>,
-    bytes: Option<&ByteRows>,
-    candidates: &Candidates<'_>,
-    numbering: &Numbering,
+/// The links of the rows of `range`, `degree` slots each, to `links`.
+fn prune_range(
+    (rows, bytes): (VectorView<'_>, Option<&ByteRows>),
+    cover: &Cover<'_>,
     params: &HnswParams,
-    degree: usize,
-) -> Links {
-    let mut links = Links::new(rows.rows(), degree);
-    links
-        .all_slots_mut()
-        .par_chunks_mut(degree * PRUNE_BLOCK)
-        .zip(numbering.order.par_chunks(PRUNE_BLOCK))
-        .for_each_init(
-            || Prune::new(rows, bytes, kernels(), params, degree),
-            |prune, (links, rows)| {
-                for (links, &row) in links.chunks_exact_mut(degree).zip(rows) {
-                    prune.links(row, candidates.of(row), links);
-                    for link in links.iter_mut().take_while(|link| **link != NONE) {
-                        *link = numbering.places[*link as usize];
-                    }
-                }
-            },
-        );
-    links
+    range: Range<u32>,
+    links: &mut [u32],
+) -> io::Result<()> {
+    let mut candidates = Candidates::new(rows, bytes, kernels(), params.l_max, range.clone());
+    for batch in 0..cover.batches() {
+        candidates.absorb(&cover.batch(batch)?);
+    }
+    let degree = links.len() / range.len();
+    let mut prune = Prune::new(rows, bytes, kernels(), params, degree);
+    for (row, links) in range.zip(links.chunks_exact_mut(degree)) {
+        prune.links(row, candidates.of(row), links);
+    }
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! The candidate edges of every row, gathered from leaves in any order and bounded per row.
+//! The candidate edges of a range of rows, gathered from leaves and bounded per row.
 //!
 //! Only ordinals are kept, 4 bytes each: the prune reads the candidates' vectors anyway, and computing a distance
 //! again there costs less than carrying it. Of some hundred arrivals a row, two of five are new (a pair that is near meets
@@ -6,115 +6,136 @@
 //! ever full. A full row is cut back to its `l_max` nearest. What is cut always has `l_max` nearer ones beside it, so the
 //! `l_max` nearest of all candidates ever offered are there at the end, whatever the order of arrival; which others are
 //! there too depends on it, and the prune, which ranks them, takes no more than those first `l_max`.
+//!
+//! A range at a time, because the candidates of all rows are more than all that they are made of (`cover.rs`), and read
+//! again for each range: how many ranges there are changes no row's candidates.
 
-use rayon::prelude::*;
+use std::ops::Range;
 
+use super::cover::LeafBatch;
 use super::links::NONE;
-use crate::compute::Leaves;
 use crate::compute::cpu::{ByteQuery, ByteRows, Kernels, prefetch};
-use crate::vectors::{Neighbor, Neighbors, VectorView};
-
-/// Most shares of the rows, each taken care of by one thread; a power of 2.
-const MAX_SHARES: usize = 64;
+use crate::vectors::{Neighbor, VectorView};
 
 pub(super) struct Candidates<'a> {
-    rows: VectorView<'a>,
-    bytes: Option<&'a ByteRows>,
-    kernels: &'static Kernels,
-    l_max: usize,
+    cut: Cut<'a>,
+    range: Range<u32>,
     capacity: usize,
-    /// Share `s` holds rows `s`, `s + shares`, `s + 2 · shares`, …: rows that are together in a leaf, and often in the source,
-    /// are spread over all. As many as there are threads, up to a power of 2.
-    shares: Vec<Share>,
-}
-
-/// The candidates of some rows, by their place in the share.
-struct Share {
-    /// `places × capacity`, the first `counts[place]` used.
+    /// `rows of the range × capacity`, the first `counts[place]` used.
     ordinals: Vec<u32>,
     counts: Vec<u16>,
+    /// Pairs of slots of a leaf: whose edge it is, and to where.
+    edges: Vec<(u16, u16)>,
+}
+
+/// Candidates that a row has room for: a third beyond `l_max` between two cuts keeps cuts rare and memory small.
+fn capacity(l_max: usize) -> usize {
+    (l_max + l_max.div_ceil(3).max(8)).next_multiple_of(COMPARED)
 }
 
 impl<'a> Candidates<'a> {
-    /// Of `rows`, which are `bytes` too where there are such.
+    /// Of the rows of `range`, out of `rows`, which are `bytes` too where there are such.
     pub fn new(
         rows: VectorView<'a>,
         bytes: Option<&'a ByteRows>,
         kernels: &'static Kernels,
         l_max: usize,
+        range: Range<u32>,
     ) -> Self {
-        // Room for arrivals between two cuts; a third beyond `l_max` keeps cuts rare and memory small.
-        let capacity = (l_max + l_max.div_ceil(3).max(8)).next_multiple_of(COMPARED);
-        let shares = rayon::current_num_threads().clamp(1, MAX_SHARES).next_power_of_two();
-        let places = rows.rows().div_ceil(shares);
-        let share = |_| Share { ordinals: vec![NONE; places * capacity], counts: vec![0; places] };
-        Self { rows, bytes, kernels, l_max, capacity, shares: (0..shares).map(share).collect() }
+        let capacity = capacity(l_max);
+        Self {
+            cut: Cut::new(rows, bytes, kernels, l_max),
+            ordinals: vec![NONE; range.len() * capacity],
+            counts: vec![0; range.len()],
+            range,
+            capacity,
+            edges: Vec::new(),
+        }
     }
 
-    /// Takes the edges of a batch of leaves, both ways.
-    ///
-    /// Each thread reads all of them and takes those of its own rows: cheaper than to sort them by row first. Leaf by leaf the
-    /// rows written to are few, and stay in cache.
-    pub fn absorb(&mut self, leaves: &Leaves, found: &Neighbors) {
-        let Self { rows, bytes, kernels, l_max, capacity, .. } = *self;
-        let (bits, mask) = (self.shares.len().trailing_zeros(), self.shares.len() as u32 - 1);
-        self.shares.par_iter_mut().enumerate().for_each(|(own, share)| {
-            let mut cut = Cut::new(rows, bytes, kernels, l_max);
-            let is_own = |row: u32| row & mask == own as u32;
-            let mut edges: Vec<(u32, u32)> = Vec::new();
-            for leaf in 0..leaves.len() {
-                // The next leaf's rows, which lie scattered, are asked for while this one's are written to.
-                if leaf + 1 < leaves.len() {
-                    for &row in leaves.leaf(leaf + 1).iter().filter(|&&row| is_own(row)) {
-                        share.prefetch(capacity, (row >> bits) as usize);
-                    }
-                }
-                // Whose an edge is no processor can foresee, so all are written, and a place is kept or not.
-                let slots = leaves.offsets[leaf] as usize..leaves.offsets[leaf + 1] as usize;
-                edges.resize(2 * found.k() * slots.len(), (0, 0));
-                let mut count = 0;
-                for slot in slots {
-                    let member = leaves.members[slot];
-                    for &Neighbor { ordinal, .. } in found.row(slot) {
-                        for (from, to) in [(member, ordinal), (ordinal, member)] {
-                            edges[count] = (from, to);
-                            count += usize::from(is_own(from) & (ordinal != Neighbor::NONE.ordinal));
-                        }
-                    }
-                }
-                for &(from, to) in &edges[..count] {
-                    share.take(&mut cut, capacity, (from >> bits) as usize, from, to);
-                }
+    /// Bytes that the candidates of a row take.
+    pub fn row_bytes(l_max: usize) -> usize {
+        capacity(l_max) * size_of::<u32>() + size_of::<u16>()
+    }
+
+    /// Takes the edges of a batch of leaves, both ways. Leaf by leaf the rows written to are few, and stay in cache.
+    pub fn absorb(&mut self, batch: &LeafBatch<'_>) {
+        let mut start = 0;
+        let mut ahead = self.own_slots(batch, 0, start);
+        for (leaf, &size) in batch.sizes.iter().enumerate() {
+            let own = ahead;
+            let members = &batch.members[start..][..size as usize];
+            let nearest = &batch.nearest[start * batch.k..][..members.len() * batch.k];
+            start += members.len();
+            // The next leaf's rows, which lie scattered, are asked for while this one's are written to.
+            ahead = self.own_slots(batch, leaf + 1, start);
+            for &row in &batch.members[start..][ahead.clone()] {
+                self.prefetch(row);
             }
-        });
+            if !own.is_empty() {
+                self.absorb_leaf(members, nearest, batch.k, own);
+            }
+        }
     }
 
-    /// The `l_max` nearest candidates of `row` and some others, none twice, in no particular order.
+    /// The slots of leaf `leaf`, which starts at slot `start`, that hold rows of the range.
+    fn own_slots(&self, batch: &LeafBatch<'_>, leaf: usize, start: usize) -> Range<usize> {
+        let size = batch.sizes.get(leaf).map_or(0, |&size| size as usize);
+        let members = &batch.members[start..][..size];
+        let first = members.partition_point(|&row| row < self.range.start);
+        first..first + members[first..].partition_point(|&row| row < self.range.end)
+    }
+
+    fn absorb_leaf(&mut self, members: &[u32], nearest: &[u16], k: usize, own: Range<usize>) {
+        let mut edges = std::mem::take(&mut self.edges);
+        edges.resize(own.len() * k + nearest.len(), (0, 0));
+        let mut count = 0;
+        for slot in own.clone() {
+            for &to in &nearest[slot * k..][..k] {
+                edges[count] = (slot as u16, to);
+                count += usize::from(usize::from(to) != slot);
+            }
+        }
+        // Whose an edge is no processor can foresee, so all are written, and a place is kept or not.
+        let (first, width) = (own.start as u16, (own.len() - 1) as u16);
+        for (slot, nearest) in nearest.chunks_exact(k).enumerate() {
+            let slot = slot as u16;
+            for &to in nearest {
+                edges[count] = (to, slot);
+                count += usize::from((to.wrapping_sub(first) <= width) & (to != slot));
+            }
+        }
+        for &(from, to) in &edges[..count] {
+            self.take(members[usize::from(from)], members[usize::from(to)]);
+        }
+        self.edges = edges;
+    }
+
+    /// The `l_max` nearest candidates of `row`, which is one of the range, and some others, none twice, in no particular order.
     pub fn of(&self, row: u32) -> &[u32] {
-        let share = &self.shares[row as usize % self.shares.len()];
-        let place = row as usize / self.shares.len();
-        &share.ordinals[place * self.capacity..][..usize::from(share.counts[place])]
+        let place = (row - self.range.start) as usize;
+        &self.ordinals[place * self.capacity..][..usize::from(self.counts[place])]
     }
-}
 
-impl Share {
     #[inline]
-    fn prefetch(&self, capacity: usize, place: usize) {
+    fn prefetch(&self, row: u32) {
         const LINE: usize = 16;
+        let place = (row - self.range.start) as usize;
         let used = usize::from(self.counts[place]) + 1;
-        let slots = &self.ordinals[place * capacity..][..capacity];
+        let slots = &self.ordinals[place * self.capacity..][..self.capacity];
         slots.chunks(2 * LINE).take(used.div_ceil(2 * LINE)).for_each(prefetch);
     }
 
     #[inline]
-    fn take(&mut self, cut: &mut Cut<'_>, capacity: usize, place: usize, from: u32, to: u32) {
-        let slots = &mut self.ordinals[place * capacity..][..capacity];
+    fn take(&mut self, from: u32, to: u32) {
+        let place = (from - self.range.start) as usize;
+        let slots = &mut self.ordinals[place * self.capacity..][..self.capacity];
         let count = &mut self.counts[place];
         if holds(&slots[..usize::from(*count).next_multiple_of(COMPARED)], to) {
             return;
         }
-        if usize::from(*count) == capacity {
-            *count = cut.cut(from, slots) as u16;
+        if usize::from(*count) == self.capacity {
+            *count = self.cut.cut(from, slots) as u16;
             slots[usize::from(*count)..].fill(NONE);
         }
         slots[usize::from(*count)] = to;
@@ -195,8 +216,10 @@ mod tests {
     use crate::compute::cpu::{Cpu, kernels};
     use crate::compute::{Compute, Leaves};
     use crate::hnsw::HnswParams;
+    use crate::hnsw::cover::{Cover, CoverBuilder};
+    use crate::hnsw::duplicates::Duplicates;
     use crate::hnsw::prune::Prune;
-    use crate::vectors::{Metric, Random, VectorBuf};
+    use crate::vectors::{Metric, Neighbors, Random, VectorBuf};
 
     /// Leaves of a random cover.
     fn leaves(rows: usize, count: usize, size: usize, random: &mut Random) -> Vec<Vec<u32>> {
@@ -208,15 +231,16 @@ mod tests {
         Cpu::new().leaf_top_k(&uploaded, batch, Metric::L2, k).unwrap()
     }
 
-    /// Absorbs the leaves in batches of `size`.
-    fn absorbed<'a>(rows: &'a VectorBuf, leaves: &[Vec<u32>], size: usize, l_max: usize) -> Candidates<'a> {
-        let mut candidates = Candidates::new(rows.view(), None, kernels(), l_max);
-        for leaves in leaves.chunks(size) {
-            let mut batch = Leaves::default();
-            leaves.iter().for_each(|leaf| batch.push(leaf));
-            candidates.absorb(&batch, &found(rows, &batch, 3));
+    fn covered(rows: &VectorBuf, leaves: &[Vec<u32>]) -> Cover<'static> {
+        let none = Duplicates::default();
+        let mut builder = CoverBuilder::in_place(rows.rows(), &none, None);
+        leaves.iter().for_each(|leaf| builder.push(leaf).unwrap());
+        let (mut cover, _) = builder.finish().unwrap();
+        for batch in 0..cover.batches() {
+            let leaves = cover.leaves(batch).unwrap();
+            cover.set_nearest(batch, &leaves, &found(rows, &leaves, 3)).unwrap();
         }
-        candidates
+        cover
     }
 
     /// The definition: all that were ever offered, distinct, the `l_max` nearest.
@@ -256,8 +280,20 @@ mod tests {
             let mut leaves = leaves(rows, count, size, &mut random);
             let expected = expected(&data, &leaves, l_max);
             for shuffle in 0..3 {
-                let candidates = absorbed(&data, &leaves, [count, 1, 7][shuffle], l_max);
+                let cover = covered(&data, &leaves);
+                let step = [rows, 1 + rows / 3, 1 + rows / 7][shuffle] as u32;
+                let ranges = (0..rows as u32).step_by(step as usize);
+                let ranges: Vec<Candidates<'_>> = ranges
+                    .map(|first| {
+                        let range = first..(first + step).min(rows as u32);
+                        let mut candidates = Candidates::new(data.view(), None, kernels(), l_max, range);
+                        (0..cover.batches())
+                            .for_each(|batch| candidates.absorb(&cover.batch(batch).unwrap()));
+                        candidates
+                    })
+                    .collect();
                 for (row, expected) in expected.iter().enumerate() {
+                    let candidates = &ranges[row / step as usize];
                     let kept = candidates.of(row as u32);
                     assert!(kept.len() <= candidates.capacity);
                     assert!(!kept.contains(&(row as u32)), "never itself");

@@ -8,7 +8,6 @@ use std::hash::{DefaultHasher, Hasher};
 
 use rayon::prelude::*;
 
-use super::build::Numbering;
 use super::links::Links;
 use crate::vectors::VectorView;
 
@@ -57,27 +56,33 @@ impl Duplicates {
         self.pairs.iter().map(|&(_, copy)| copy)
     }
 
-    /// `order` of the first rows, with every copy behind its first.
-    pub fn following(&self, order: Vec<u32>) -> Vec<u32> {
+    /// The rows that repeat `first`, ascending.
+    pub fn copies_of(&self, first: u32) -> impl Iterator<Item = u32> + '_ {
+        let start = self.pairs.partition_point(|&(other, _)| other < first);
+        self.pairs[start..].iter().take_while(move |pair| pair.0 == first).map(|&(_, copy)| copy)
+    }
+
+    /// Of the same rows in another order, in which copies follow their first in theirs: `order[place]` is the row at a place.
+    pub fn renumbered(&self, order: &[u32]) -> Self {
         if self.pairs.is_empty() {
-            return order;
+            return Self::default();
         }
-        let copies_of = |row: u32| {
-            let start = self.pairs.partition_point(|&(first, _)| first < row);
-            self.pairs[start..].iter().take_while(move |&&(first, _)| first == row).map(|&(_, copy)| copy)
-        };
-        order.into_iter().flat_map(|row| std::iter::once(row).chain(copies_of(row))).collect()
+        let mut places = vec![0; order.len()];
+        (0..).zip(order).for_each(|(place, &row)| places[row as usize] = place);
+        let place_of = |row: u32| places[row as usize];
+        let mut pairs: Vec<(u32, u32)> =
+            self.pairs.iter().map(|&(first, copy)| (place_of(first), place_of(copy))).collect();
+        pairs.sort_unstable();
+        Self { pairs }
     }
 
     /// Hangs copies on their first row: one on the row itself, the others on that one, as many to each as it has links but
     /// for the one back. So all are a few steps from the first, which gives up one link at most.
-    pub fn hang(&self, numbering: &Numbering, links: &mut Links) {
+    pub fn hang(&self, links: &mut Links) {
         let children = links.degree() - 1;
-        let place_of = |row: u32| numbering.places[row as usize];
         for same in self.pairs.chunk_by(|a, b| a.0 == b.0) {
             for (index, &(first, copy)) in same.iter().enumerate() {
-                let parent = place_of(if index == 0 { first } else { same[(index - 1) / children].1 });
-                let copy = place_of(copy);
+                let parent = if index == 0 { first } else { same[(index - 1) / children].1 };
                 links.force(parent, copy);
                 links.add(copy, parent);
             }
@@ -112,11 +117,13 @@ mod tests {
             let distinct = duplicates.distinct(rows);
             assert!(distinct.iter().all(|&row| first(row as usize) == row as usize));
             assert_eq!(distinct.len() + expected.len(), rows);
-            let order = duplicates.following(distinct.into_iter().rev().collect());
+            let followed = |&row: &u32| std::iter::once(row).chain(duplicates.copies_of(row));
+            let order: Vec<u32> = distinct.iter().rev().flat_map(followed).collect();
             assert!(order.windows(2).all(|pair| {
                 let [a, b] = [pair[0] as usize, pair[1] as usize];
                 if first(b) == b { first(a) > b } else { first(a) == first(b) && a < b }
             }));
+            assert_eq!(duplicates.renumbered(&order), Duplicates::of(data.view().gather(&order).view()));
         }
     }
 
@@ -127,7 +134,7 @@ mod tests {
             let data = VectorBuf::new(vec![1.0; rows], 1);
             let duplicates = Duplicates::of(data.view());
             let mut links = Links::new(rows, degree);
-            duplicates.hang(&Numbering::new((0..rows as u32).collect()), &mut links);
+            duplicates.hang(&mut links);
             let mut steps = vec![usize::MAX; rows];
             steps[0] = 0;
             // Parents stand before their children.
@@ -149,7 +156,7 @@ mod tests {
         let mut links = Links::new(4, 2);
         links.add(0, 1);
         links.add(0, 2);
-        Duplicates::of(data.view()).hang(&Numbering::new((0..4).collect()), &mut links);
+        Duplicates::of(data.view()).hang(&mut links);
         assert!(links.of(0).eq([1, 3]));
         assert!(links.of(3).eq([0]));
     }

@@ -6,8 +6,8 @@ use super::links::{Links, NONE};
 use super::params::HnswParams;
 use super::{BuildStats, Hnsw, connect, upper_offsets};
 use crate::artifact::Array;
-use crate::index::{KeptVectors, Precision};
-use crate::vectors::{Metric, VectorView};
+use crate::index::KeptVectors;
+use crate::vectors::{Metric, VectorBuf};
 
 /// One level of the graph.
 pub(super) struct Layer {
@@ -95,8 +95,8 @@ impl Layers {
         }
     }
 
-    /// The graph over `rows`, whose ordinals are their places in `order`.
-    pub fn index(self, rows: VectorView<'_>, order: &[u32], metric: Metric, params: &HnswParams) -> Hnsw {
+    /// The graph over `rows`, whose ordinals are their places.
+    pub fn index(self, rows: VectorBuf, metric: Metric, params: &HnswParams) -> Hnsw {
         let Self { levels, mut layers, .. } = self;
         let entry_point = entry_row(&layers);
         let upper = layers.split_off(1);
@@ -114,12 +114,14 @@ impl Layers {
                 *next += 1;
             }
         }
+        drop(upper);
         let degree = base.degree();
+        let ordinals: Vec<u32> = (0..rows.rows() as u32).collect();
         Hnsw {
             metric,
-            vectors: KeptVectors::gather(rows, order, Precision::F32).expect("every f32 fits f32"),
-            codes: Codes::encode(rows, order, metric, params.code),
-            links: Array::from_vec(base.into_slots()).aligned_to_lines(),
+            codes: Codes::encode(rows.view(), &ordinals, metric, params.code),
+            vectors: KeptVectors::whole(rows),
+            links: Array::on_lines(base.into_slots()),
             degree,
             upper_offsets: upper_offsets(&levels),
             levels: levels.into(),

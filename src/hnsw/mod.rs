@@ -4,7 +4,8 @@
 //! Knows nothing of files: `sections.rs` turns a graph into tensors and back.
 //!
 //! ```text
-//! rows ─ duplicates aside ─ carve ─► leaves ─ leaf_top_k ─► candidates ─ prune ─► links, both ways ─► base layer
+//! rows ─ duplicates aside ─ carve ─► leaves, rows in their order ─ leaf_candidates ─► cover: what each row found in each leaf
+//! cover ─ for each range of rows: candidates ─ prune ─► links ─ both ways ─► base layer
 //! members of level l ─── the same ──────────────────────────────────────────────────────────────► level l
 //! layers, from the top down ─ bridge components, repair ─► every row is reached from the entry point
 //! ```
@@ -15,19 +16,24 @@ mod candidates;
 mod codes;
 mod components;
 mod connect;
+mod cover;
 mod duplicates;
 mod layers;
 mod links;
+mod memory;
+mod numbering;
 mod params;
 mod partition;
 mod prune;
+mod scratch;
 mod search;
 mod sections;
 mod visited;
 mod walk;
 
-pub use build::{BuildError, BuildStats, Built, build};
+pub use build::{BuildError, BuildStats, Built, build, build_within};
 pub use codes::Code;
+pub use memory::Memory;
 pub use params::HnswParams;
 
 use codes::Codes;

@@ -4,10 +4,12 @@
 //! Leaders are drawn from the rows, every row joins its `fanout` nearest leaders' cells, and cells that are still
 //! too large are carved again. The overlap is what makes the union of leaves see across cell borders.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::compute::cpu::ByteRows;
-use crate::compute::{Compute, Result, Rows};
+use crate::compute::{Compute, ComputeError, Rows};
 use crate::vectors::Random;
 
 /// Leaders per carving. The first carving costs rows × leaders distances and the second the rest: around 500,
@@ -16,6 +18,9 @@ const MAX_LEADERS: usize = 512;
 
 /// Rows whose leaders are looked up in one call: bounds the memory of the result.
 const LOOKUP_BLOCK: usize = 1 << 16;
+
+/// Parts that the first carving's cells are made in: each goes through the leaders of all rows.
+const PARTS: usize = 16;
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Carving {
@@ -33,15 +38,77 @@ pub(super) struct Source<'a> {
     pub bytes: Option<&'a ByteRows>,
 }
 
-/// Leaves that cover `members`, which name different ones of `rows` in ascending order (L2), each of 1 to `c_max` of
-/// them, none twice. The same for any number of threads. `c_max` is at least 2, every fanout at least 1.
-pub(super) fn carve(
+/// Leaves in a row.
+#[derive(Debug, Default, Clone, PartialEq)]
+struct LeafList {
+    members: Vec<u32>,
+    sizes: Vec<u32>,
+}
+
+impl LeafList {
+    fn push(&mut self, leaf: &[u32]) {
+        self.members.extend_from_slice(leaf);
+        self.sizes.push(leaf.len() as u32);
+    }
+
+    fn append(&mut self, other: &LeafList) {
+        self.members.extend_from_slice(&other.members);
+        self.sizes.extend_from_slice(&other.sizes);
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &[u32]> {
+        self.sizes.iter().scan(&self.members[..], |rest, &size| {
+            let (leaf, behind) = rest.split_at(size as usize);
+            *rest = behind;
+            Some(leaf)
+        })
+    }
+}
+
+/// Hands leaves to `sink` that cover `members`, which name different ones of `rows` in ascending order (L2), each of 1 to
+/// `c_max` of them, none twice. The same, in the same order, for any number of threads. `c_max` is at least 2, every fanout
+/// at least 1.
+///
+/// What lies in memory at once is the leaders of every row, 2 bytes each, and the leaves of a part of the cells.
+pub(super) fn carve<E: From<ComputeError>>(
     compute: &dyn Compute,
     rows: Source<'_>,
     members: Vec<u32>,
     carving: &Carving,
-) -> Result<Vec<Vec<u32>>> {
-    carve_cell(compute, rows, carving, members, 0, carving.seed)
+    sink: &mut dyn FnMut(&[u32]) -> Result<(), E>,
+) -> Result<(), E> {
+    let Some(cells) = Cells::of(compute, rows, carving, &members, 0, carving.seed)? else {
+        return whole(&members, carving).iter().try_for_each(sink);
+    };
+    let mut index = 0;
+    let mut part: Vec<Vec<u32>> = Vec::new();
+    let mut slots = 0;
+    let mut hand_over = |part: &mut Vec<Vec<u32>>| -> Result<(), E> {
+        let first = index;
+        index += part.len();
+        let carved: Vec<LeafList> = std::mem::take(part)
+            .into_par_iter()
+            .enumerate()
+            .map(|(place, cell)| {
+                carve_cell(compute, rows, carving, cell, 1, seed_of(carving.seed, first + place))
+            })
+            .collect::<Result<_, ComputeError>>()?;
+        carved.iter().try_for_each(|leaves| leaves.iter().try_for_each(&mut *sink))
+    };
+    let at_once = (members.len() * cells.k / PARTS).max(LOOKUP_BLOCK);
+    for cell in merge_small(cells.iter(&members), carving.c_max) {
+        slots += cell.len();
+        part.push(cell);
+        if slots >= at_once {
+            hand_over(&mut part)?;
+            slots = 0;
+        }
+    }
+    hand_over(&mut part)
+}
+
+fn seed_of(seed: u64, cell: usize) -> u64 {
+    Random::of(seed, cell as u64).next_u64()
 }
 
 fn carve_cell(
@@ -51,29 +118,27 @@ fn carve_cell(
     members: Vec<u32>,
     depth: usize,
     seed: u64,
-) -> Result<Vec<Vec<u32>>> {
-    if members.len() <= carving.c_max {
-        return Ok(vec![members]);
-    }
-    let fanout = carving.fanout.get(depth).copied().unwrap_or(1);
-    let cells =
-        cells_of(compute, rows, &members, leader_count(members.len(), fanout, carving.c_max), fanout, seed)?;
-    // Where one leader is the nearest of all, as among rows that are equally far from each other, carving again would
-    // never end, so cut by position instead. With several to join, a leader in the middle is among most rows' nearest
-    // without being the only one: that cell is smaller after the next carving.
-    if fanout == 1 && cells.iter().any(|cell| cell.len() * 10 > members.len() * 9) {
-        return Ok(members.chunks(carving.c_max).map(<[u32]>::to_vec).collect());
-    }
-    drop(members);
-    let carved: Vec<Vec<Vec<u32>>> = merge_small(cells, carving.c_max)
+) -> Result<LeafList, ComputeError> {
+    let Some(cells) = Cells::of(compute, rows, carving, &members, depth, seed)? else {
+        return Ok(whole(&members, carving));
+    };
+    let merged: Vec<Vec<u32>> = merge_small(cells.iter(&members), carving.c_max).collect();
+    drop((cells, members));
+    let carved: Vec<LeafList> = merged
         .into_par_iter()
         .enumerate()
-        .map(|(index, cell)| {
-            let seed = Random::of(seed, index as u64).next_u64();
-            carve_cell(compute, rows, carving, cell, depth + 1, seed)
-        })
-        .collect::<Result<_>>()?;
-    Ok(carved.into_iter().flatten().collect())
+        .map(|(index, cell)| carve_cell(compute, rows, carving, cell, depth + 1, seed_of(seed, index)))
+        .collect::<Result<_, ComputeError>>()?;
+    let mut all = LeafList::default();
+    carved.iter().for_each(|leaves| all.append(leaves));
+    Ok(all)
+}
+
+/// Members that are not carved: a leaf, or such as are cut by position.
+fn whole(members: &[u32], carving: &Carving) -> LeafList {
+    let mut leaves = LeafList::default();
+    members.chunks(carving.c_max).for_each(|leaf| leaves.push(leaf));
+    leaves
 }
 
 /// Enough leaders that cells come out at about half of `c_max`: sizes spread widely around their mean, and a cell
@@ -82,48 +147,105 @@ fn leader_count(rows: usize, fanout: usize, c_max: usize) -> usize {
     (2 * rows * fanout).div_ceil(c_max).clamp(2 * fanout, MAX_LEADERS.max(2 * fanout)).min(rows)
 }
 
-fn cells_of(
-    compute: &dyn Compute,
-    rows: Source<'_>,
-    members: &[u32],
-    leaders: usize,
-    fanout: usize,
-    seed: u64,
-) -> Result<Vec<Vec<u32>>> {
-    let drawn: Vec<u32> =
-        Random::new(seed).sample(members.len(), leaders).into_iter().map(|i| members[i as usize]).collect();
-    let mut cells = vec![Vec::new(); leaders];
-    for block in members.chunks(LOOKUP_BLOCK) {
-        let k = fanout.min(leaders);
-        let nearest = compute.nearest_leaders(rows.vectors, rows.bytes, block, &drawn, k)?;
-        for (nearest, &member) in nearest.chunks_exact(k).zip(block) {
-            // A row that is at no finite distance of any leader must be somewhere.
-            cells[nearest[0] as usize % leaders].push(member);
-            for &leader in nearest[1..].iter().take_while(|&&leader| leader != u32::MAX) {
-                cells[leader as usize].push(member);
+/// Which members each leader leads.
+struct Cells {
+    /// `members × k`: leaders, `NO_LEADER` where a member has no more.
+    leaders: Vec<u16>,
+    k: usize,
+    sizes: Vec<u32>,
+}
+
+const NO_LEADER: u16 = u16::MAX;
+
+impl Cells {
+    /// `None` for members that are no more than a leaf takes, or that carving does not part.
+    fn of(
+        compute: &dyn Compute,
+        rows: Source<'_>,
+        carving: &Carving,
+        members: &[u32],
+        depth: usize,
+        seed: u64,
+    ) -> Result<Option<Self>, ComputeError> {
+        if members.len() <= carving.c_max {
+            return Ok(None);
+        }
+        let fanout = carving.fanout.get(depth).copied().unwrap_or(1);
+        let count = leader_count(members.len(), fanout, carving.c_max);
+        let drawn: Vec<u32> =
+            Random::new(seed).sample(members.len(), count).into_iter().map(|i| members[i as usize]).collect();
+        let k = fanout.min(count);
+        let mut leaders = Vec::with_capacity(members.len() * k);
+        let mut sizes = vec![0; count];
+        for block in members.chunks(LOOKUP_BLOCK) {
+            let nearest = compute.nearest_leaders(rows.vectors, rows.bytes, block, &drawn, k)?;
+            for nearest in nearest.chunks_exact(k) {
+                // A row that is at no finite distance of any leader must be somewhere.
+                let first = nearest[0] as usize % count;
+                let others =
+                    nearest[1..].iter().map(|&leader| leader as usize).take_while(|&leader| leader < count);
+                let start = leaders.len();
+                for leader in std::iter::once(first).chain(others) {
+                    leaders.push(leader as u16);
+                    sizes[leader] += 1;
+                }
+                leaders.resize(start + k, NO_LEADER);
             }
         }
+        // Where one leader is the nearest of all, as among rows that are equally far from each other, carving again would
+        // never end, so cut by position instead. With several to join, a leader in the middle is among most rows' nearest
+        // without being the only one: that cell is smaller after the next carving.
+        if fanout == 1 && sizes.iter().any(|&size| size as usize * 10 > members.len() * 9) {
+            return Ok(None);
+        }
+        Ok(Some(Self { leaders, k, sizes }))
     }
-    cells.retain(|cell| !cell.is_empty());
-    Ok(cells)
+
+    /// The cells that are not empty, one after the other; `members` are those that they are of.
+    fn iter<'a>(&'a self, members: &'a [u32]) -> impl Iterator<Item = Vec<u32>> + 'a {
+        let at_once = self.sizes.len().div_ceil(PARTS);
+        (0..self.sizes.len())
+            .step_by(at_once)
+            .flat_map(move |first| self.some(members, first..(first + at_once).min(self.sizes.len())))
+            .filter(|cell| !cell.is_empty())
+    }
+
+    /// The cells of `range`.
+    fn some(&self, members: &[u32], range: Range<usize>) -> Vec<Vec<u32>> {
+        let mut cells: Vec<Vec<u32>> =
+            self.sizes[range.clone()].iter().map(|&size| Vec::with_capacity(size as usize)).collect();
+        let (first, width) = (range.start as u16, (range.len() - 1) as u16);
+        for (leaders, &member) in self.leaders.chunks_exact(self.k).zip(members) {
+            for &leader in leaders {
+                let place = leader.wrapping_sub(first);
+                if place <= width {
+                    cells[usize::from(place)].push(member);
+                }
+            }
+        }
+        cells
+    }
 }
 
 /// Cells of fewer than an eighth of `c_max` rows join their neighbour in leader order: a leaf costs a call whatever
 /// its size, and in a tiny one rows would find too few candidates.
-fn merge_small(cells: Vec<Vec<u32>>, c_max: usize) -> Vec<Vec<u32>> {
-    let mut merged: Vec<Vec<u32>> = Vec::with_capacity(cells.len());
-    for cell in cells {
-        match merged.last_mut() {
-            Some(last) if last.len().min(cell.len()) < c_max / 8 && last.len() + cell.len() <= c_max => {
+fn merge_small(mut cells: impl Iterator<Item = Vec<u32>>, c_max: usize) -> impl Iterator<Item = Vec<u32>> {
+    let mut last = cells.next();
+    std::iter::from_fn(move || {
+        let mut merged = last.take()?;
+        for cell in cells.by_ref() {
+            if merged.len().min(cell.len()) < c_max / 8 && merged.len() + cell.len() <= c_max {
                 // A row may be in both.
-                last.extend_from_slice(&cell);
-                last.sort_unstable();
-                last.dedup();
+                merged.extend_from_slice(&cell);
+                merged.sort_unstable();
+                merged.dedup();
+            } else {
+                last = Some(cell);
+                break;
             }
-            _ => merged.push(cell),
         }
-    }
-    merged
+        Some(merged)
+    })
 }
 
 #[cfg(test)]
@@ -148,13 +270,18 @@ mod tests {
 
     fn carved(rows: &VectorBuf, c_max: usize, fanout: &[usize]) -> Vec<Vec<u32>> {
         let carving = Carving { c_max, fanout: fanout.to_vec(), seed: 7 };
-        carve(
-            &Cpu::new(),
-            Source { vectors: &Rows::on_host(rows.view()), bytes: None },
-            (0..rows.rows() as u32).collect(),
-            &carving,
-        )
-        .unwrap()
+        leaves_of(rows, (0..rows.rows() as u32).collect(), &carving)
+    }
+
+    fn leaves_of(rows: &VectorBuf, members: Vec<u32>, carving: &Carving) -> Vec<Vec<u32>> {
+        let source = Source { vectors: &Rows::on_host(rows.view()), bytes: None };
+        let mut leaves = Vec::new();
+        let mut sink = |leaf: &[u32]| {
+            leaves.push(leaf.to_vec());
+            Ok::<_, ComputeError>(())
+        };
+        carve(&Cpu::new(), source, members, carving, &mut sink).unwrap();
+        leaves
     }
 
     #[test]
@@ -201,13 +328,7 @@ mod tests {
         let rows = normal(3000, 5, 2);
         let members: Vec<u32> = (0..3000).filter(|row| row % 3 != 1).collect();
         let carving = Carving { c_max: 64, fanout: vec![4, 2], seed: 7 };
-        let leaves = carve(
-            &Cpu::new(),
-            Source { vectors: &Rows::on_host(rows.view()), bytes: None },
-            members.clone(),
-            &carving,
-        )
-        .unwrap();
+        let leaves = leaves_of(&rows, members.clone(), &carving);
         let seen: std::collections::BTreeSet<u32> = leaves.into_iter().flatten().collect();
         assert!(seen.into_iter().eq(members));
     }

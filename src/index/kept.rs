@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use crate::artifact::{Array, Section, TensorError};
 use crate::compute::cpu::{kernels, prefetch};
-use crate::vectors::{Metric, VectorView};
+use crate::vectors::{Metric, VectorBuf, VectorView};
 
 /// How vectors are kept. Distances are exact with respect to what is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -57,6 +57,12 @@ impl KeptVectors {
         }
     }
 
+    /// Keeps `rows` as they are, in the memory that they are in.
+    pub fn whole(rows: VectorBuf) -> Self {
+        let dim = rows.dim();
+        Self { values: Values::F32(Array::on_lines(rows.into_vec())), dim }
+    }
+
     /// Keeps `rows[order[0]], rows[order[1]], …`.
     pub fn gather(rows: VectorView<'_>, order: &[u32], precision: Precision) -> Result<Self, KeepError> {
         Self::check(rows, precision)?;
@@ -84,6 +90,14 @@ impl KeptVectors {
 
     pub fn dim(&self) -> usize {
         self.dim
+    }
+
+    /// All of them, where they are f32.
+    pub fn view(&self) -> Option<VectorView<'_>> {
+        match &self.values {
+            Values::F32(values) => Some(VectorView::new(values, self.dim)),
+            Values::F16(_) => None,
+        }
     }
 
     fn len(&self) -> usize {

@@ -13,13 +13,13 @@ use crate::artifact::{Section, Training, safetensors};
 use crate::compute::Compute;
 use crate::error::Error;
 use crate::flat::FlatIndex;
-use crate::hnsw::{self, HnswParams};
+use crate::hnsw::{self, HnswParams, Memory};
 use crate::index::{Precision, SearchIndex};
 use crate::ivf::{self, IvfPqParams};
 use crate::loader;
 use crate::source::Dataset;
 use crate::train;
-use crate::vectors::RowIds;
+use crate::vectors::{RowIds, VectorBuf};
 
 /// An index in its published form, and what its build has to say.
 pub(super) struct Forged {
@@ -44,31 +44,60 @@ struct Raw {
     details: serde_json::Value,
 }
 
+/// The rows of an index.
+pub(super) enum Rows<'a> {
+    /// Which others need as well.
+    Lent(&'a Dataset),
+    /// Whose vectors an index may make its own, that none are left here: what would hold a second copy for all its build.
+    Given(&'a mut Dataset),
+}
+
+impl Rows<'_> {
+    fn dataset(&self) -> &Dataset {
+        match self {
+            Rows::Lent(rows) => rows,
+            Rows::Given(rows) => rows,
+        }
+    }
+
+    /// The vectors, or a copy.
+    fn vectors(&mut self) -> VectorBuf {
+        match self {
+            Rows::Lent(rows) => rows.vectors.clone(),
+            Rows::Given(rows) => {
+                let none = VectorBuf::zeroed(0, rows.vectors.dim());
+                std::mem::replace(&mut rows.vectors, none)
+            }
+        }
+    }
+}
+
 /// Builds, encodes, decodes and assembles. What is certified later is what is published, bytes and all.
 pub(super) fn forge(
     compute: &dyn Compute,
-    rows: &Dataset,
+    mut rows: Rows<'_>,
     spec: &IndexSpec,
     seed: u64,
     progress: &Progress,
 ) -> Result<Forged, Error> {
     let watch = Watch::new(progress, &spec.name);
     let Raw { sections, order, training, warnings, details } = match &spec.params {
-        IndexParams::Flat(_) => flat(rows, spec)?,
-        IndexParams::IvfPq(params) => ivf_pq(compute, rows, spec, params, seed, &watch)?,
-        IndexParams::Hnsw(params) => hnsw(compute, rows, spec, params, seed, &watch)?,
+        IndexParams::Flat(_) => flat(rows.dataset(), spec)?,
+        IndexParams::IvfPq(params) => ivf_pq(compute, rows.dataset(), spec, params, seed, &watch)?,
+        IndexParams::Hnsw(params) => hnsw(compute, &mut rows, spec, params, seed, &watch)?,
     };
     watch.finish();
     let mut files = Vec::with_capacity(sections.len() + 2);
     let mut decoded = Vec::with_capacity(sections.len());
-    // Each section's own tensors are dropped once they are encoded: one copy of the index in memory, not two.
+    // Each section's own tensors are dropped once they are encoded, and the index uses the encoded ones in place: one copy of
+    // the index in memory, not two.
     for section in sections {
         let encoded = safetensors::encode(&section);
         decoded.push(safetensors::decode(&section.name, encoded.bytes.clone()).map_err(internal)?);
         files.push((encoded.file_name, encoded.bytes));
     }
     let index = loader::assemble(spec.params.kind(), &decoded).map_err(internal)?;
-    files.extend(column_files(rows, &order)?);
+    files.extend(column_files(rows.dataset(), &order)?);
     Ok(Forged { index, order, files, training, warnings, details })
 }
 
@@ -134,15 +163,17 @@ fn ivf_pq(
 
 fn hnsw(
     compute: &dyn Compute,
-    rows: &Dataset,
+    rows: &mut Rows<'_>,
     spec: &IndexSpec,
     params: &HnswSpec,
     seed: u64,
     watch: &Watch<'_>,
 ) -> Result<Raw, Error> {
+    let budget = params.expert.memory_budget.given().map(|bytes| bytes as u64);
+    let memory = Memory { budget, scratch: None };
     let params = hnsw_params(params);
     let observer = |state: train::Progress| watch.observe(state);
-    let built = hnsw::build(compute, rows.vectors.view(), spec.metric, &params, seed, &observer)?;
+    let built = hnsw::build_within(&memory, compute, rows.vectors(), spec.metric, &params, seed, &observer)?;
     Ok(Raw {
         sections: built.index.sections(),
         order: built.order,

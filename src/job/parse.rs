@@ -589,8 +589,10 @@ fn hnsw_expert(reader: &mut Reader, mut table: Table<'_>, m: usize) -> HnswExper
     let l_max = reader.auto_integer(l_max, 2 * m as u64..=1024);
     let alpha = reader.take(&mut table, "alpha");
     let alpha = reader.auto_number(alpha, 1.0..=2.0);
+    let memory_budget = reader.take(&mut table, "memory_budget");
+    let memory_budget = reader.auto_integer(memory_budget, 1 << 20..=1 << 50);
     reader.finish(table);
-    HnswExpert { c_max, fanout, leaf_k, l_max, alpha }
+    HnswExpert { c_max, fanout, leaf_k, l_max, alpha, memory_budget }
 }
 
 /// What holds between a job's indexes: different names, one metric.

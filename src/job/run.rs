@@ -15,7 +15,7 @@ use arrow_array::RecordBatch;
 
 use super::backend;
 use super::check::SourceFacts;
-use super::forge::{Forged, forge};
+use super::forge::{self, Forged, forge};
 use super::ledger::{Ledger, peak_memory_bytes};
 use super::progress::{Progress, Unit};
 use super::spec::{IndexSpec, JobSpec, OnBadRow, QueriesSpec};
@@ -24,6 +24,7 @@ use super::uri::Uri;
 use crate::artifact;
 use crate::compute::Compute;
 use crate::error::Error;
+use crate::index::KeptVectors;
 use crate::report::{Certified, CertifyParams, GroundTruth, QuerySet, certify};
 use crate::source::{self, Dataset, Source};
 use crate::store::{IndexStore, Location, runtime};
@@ -61,12 +62,13 @@ fn run_stages(compute: &dyn Compute, spec: &JobSpec, progress: &Progress) -> Res
     let job = Job { spec, progress, compute };
     job.probe_output()?;
     let read = job.read(job.open()?, &mut ledger)?;
-    let measured = job.find_true_neighbours(job.take_queries(read, &mut ledger)?, &mut ledger)?;
-    let certified = spec
-        .indexes
-        .iter()
-        .map(|index| job.certify(index, job.forge(index, &measured)?, &measured))
-        .collect::<Result<Vec<_>, Error>>()?;
+    let mut measured = job.find_true_neighbours(job.take_queries(read, &mut ledger)?, &mut ledger)?;
+    let mut certified = Vec::with_capacity(spec.indexes.len());
+    for (place, index) in spec.indexes.iter().enumerate() {
+        let is_last = place + 1 == spec.indexes.len();
+        let forged = job.forge(index, &mut measured, is_last)?;
+        certified.push(job.certify(index, forged, &measured)?);
+    }
     job.publish(measured, certified, ledger)
 }
 
@@ -95,7 +97,9 @@ struct Queried {
 
 /// … and what is true of it.
 struct Measured {
+    /// Without the vectors, once the last index has become their owner.
     read: Read,
+    rows: usize,
     queries: VectorBuf,
     truth: GroundTruth,
 }
@@ -236,13 +240,15 @@ impl<'a> Job<'a> {
             stage.finish();
             Ok::<_, Error>(truth)
         })?;
-        Ok(Measured { read, queries, truth })
+        Ok(Measured { rows: read.rows.rows(), read, queries, truth })
     }
 
-    fn forge(&self, index: &IndexSpec, measured: &Measured) -> Result<ForgedIndex, Error> {
+    fn forge(&self, index: &IndexSpec, measured: &mut Measured, is_last: bool) -> Result<ForgedIndex, Error> {
         let mut ledger = Ledger::default();
         let forged = ledger.enter(&format!("build {}", index.name), |_| {
-            forge(self.compute, &measured.read.rows, index, self.spec.seed, self.progress)
+            let rows = &mut measured.read.rows;
+            let rows = if is_last { forge::Rows::Given(rows) } else { forge::Rows::Lent(rows) };
+            forge(self.compute, rows, index, self.spec.seed, self.progress)
         })?;
         for warning in &forged.warnings {
             self.progress.warn(format!("{}: {warning}", index.name));
@@ -259,11 +265,18 @@ impl<'a> Job<'a> {
         let ForgedIndex { forged, mut ledger } = forged;
         let certified = ledger.enter(&format!("certify {}", spec.name), |_| {
             let stage = self.progress.stage(format!("{}: certify", spec.name), Unit::Count("settings"), None);
-            let set = QuerySet {
-                queries: measured.queries.view(),
-                truth: &measured.truth,
-                rows: measured.read.rows.vectors.view(),
-                order: &forged.order,
+            let queries = measured.queries.view();
+            let (order, renumbered): (Vec<u32>, GroundTruth);
+            let set = if measured.read.rows.rows() > 0 {
+                let rows = measured.read.rows.vectors.view();
+                QuerySet { queries, truth: &measured.truth, rows, order: &forged.order }
+            } else {
+                // The rows are the index's, in its order.
+                order = (0..measured.rows as u32).collect();
+                renumbered = measured.truth.renumbered(&forged.order);
+                let kept = forged.index.kept().and_then(KeptVectors::view);
+                let rows = kept.expect("an index keeps the rows that it was given");
+                QuerySet { queries, truth: &renumbered, rows, order: &order }
             };
             let certified = certify(&forged.index, &set, &certify_params(spec, &measured.truth), &|| {
                 stage.inc(1);
@@ -282,8 +295,8 @@ impl<'a> Job<'a> {
         certified: Vec<CertifiedIndex<'_>>,
         ledger: Ledger,
     ) -> Result<BuildSummary, Error> {
-        let Measured { read, queries, .. } = measured;
-        let (rows, dim) = (read.rows.rows(), read.rows.vectors.dim());
+        let Measured { read, rows, queries, .. } = measured;
+        let dim = read.rows.vectors.dim();
         let source =
             SourceRecord { counts: read.rows.counts, inputs: read.rows.inputs, attributes: read.attributes };
         // The rows are in the indexes now.

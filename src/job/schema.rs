@@ -83,7 +83,7 @@ pub(super) static ANY_INDEX: Schema = Schema {
 pub(super) static GATE: Schema = Schema { table: "`gate`", keys: &["k", "min_recall"] };
 pub(super) static TARGET: Schema = Schema { table: "`target`", keys: &["k", "recall"] };
 pub(super) static EXPERT: Schema =
-    Schema { table: "`expert`", keys: &["c_max", "fanout", "leaf_k", "l_max", "alpha"] };
+    Schema { table: "`expert`", keys: &["c_max", "fanout", "leaf_k", "l_max", "alpha", "memory_budget"] };
 
 pub(super) static ALL: [&Schema; 11] =
     [&JOB, &SOURCE, &QUERIES, &OUTPUT, &STORE, &FLAT, &IVF_PQ, &HNSW, &GATE, &TARGET, &EXPERT];

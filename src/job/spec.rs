@@ -216,6 +216,10 @@ pub struct HnswExpert {
     pub l_max: Auto<usize>,
     /// The pruning rule's slack: 1.0, the default and sparsest, to 2.0.
     pub alpha: Auto<f64>,
+    /// Bytes that the build may take beside its rows and the finished graph; beyond them it works through a scratch file in
+    /// the system's folder for temporary files. At least 2^20. Changes nothing in the index.
+    #[serde(skip_serializing_if = "Auto::is_auto")]
+    pub memory_budget: Auto<usize>,
 }
 
 /// A value that the job file gives, or that is chosen when the data is known. `"auto"` in the file, and when left out.
@@ -227,6 +231,10 @@ pub enum Auto<T> {
 }
 
 impl<T> Auto<T> {
+    fn is_auto(&self) -> bool {
+        matches!(self, Auto::Auto)
+    }
+
     pub fn given(self) -> Option<T> {
         match self {
             Auto::Auto => None,

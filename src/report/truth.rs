@@ -53,6 +53,17 @@ impl GroundTruth {
         hits as f64 / truth.len() as f64
     }
 
+    /// The same for rows in another order, of which `order` names what they were called here.
+    pub fn renumbered(&self, order: &[u32]) -> Self {
+        let mut places = vec![0; order.len()];
+        (0..).zip(order).for_each(|(place, &row)| places[row as usize] = place);
+        let mut neighbors = self.neighbors.clone();
+        let found =
+            neighbors.as_mut_slice().iter_mut().filter(|neighbor| neighbor.ordinal != Neighbor::NONE.ordinal);
+        found.for_each(|neighbor| neighbor.ordinal = places[neighbor.ordinal as usize]);
+        Self { neighbors }
+    }
+
     /// BLAKE3 of the neighbours' ordinals after `renumber`, query by query, u32 little-endian.
     pub fn digest(&self, renumber: impl Fn(u32) -> u32) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new();

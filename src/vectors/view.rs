@@ -53,6 +53,13 @@ impl<'a> VectorView<'a> {
     }
 }
 
+/// A copy.
+impl From<VectorView<'_>> for VectorBuf {
+    fn from(rows: VectorView<'_>) -> Self {
+        Self { data: rows.data.to_vec(), dim: rows.dim }
+    }
+}
+
 /// Rows of `dim` f32 values each, owned.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VectorBuf {

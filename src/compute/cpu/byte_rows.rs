@@ -62,6 +62,11 @@ impl ByteRows {
         Some(Self { data, rows: rows.rows(), dim, units: stride / 4 })
     }
 
+    /// Bytes of memory that so many rows of `dim` dimensions take.
+    pub fn size_bytes(rows: usize, dim: usize) -> usize {
+        if dim > Self::MAX_DIM { 0 } else { rows * stride(dim) }
+    }
+
     pub fn dim(&self) -> usize {
         self.dim
     }
