@@ -8,7 +8,7 @@ use super::ranking::select;
 use super::scan::{Scan, prefetch_list};
 use crate::artifact::Section;
 use crate::compute::cpu::kernels;
-use crate::index::{KeptVectors, SearchIndex, SearchParams, Searcher};
+use crate::index::{Allowed, KeptVectors, RowMask, SearchIndex, SearchParams, Searcher};
 use crate::vectors::{Metric, Neighbor, TopK, VectorView};
 
 /// Candidates that are ranked again for each row to return, where the caller does not say, and at least
@@ -36,8 +36,35 @@ const NEAR: usize = 8;
 /// Visits that a list is asked for ahead of.
 const AHEAD: usize = 2;
 
+/// What costs about as much as comparing one row that lies somewhere: centroids ranked, codes scanned.
+const CENTROIDS_PER_ROW: usize = 4;
+const NIBBLE_CODES_PER_ROW: usize = 16;
+const BYTE_CODES_PER_ROW: usize = 2;
+
 fn default_refine(k: usize) -> usize {
     k.saturating_mul(REFINE_FACTOR).max(REFINE_FLOOR)
+}
+
+impl IvfPq {
+    /// Candidates of a search for `k` rows, all of which are ranked again.
+    fn wanted(&self, k: usize, params: &SearchParams) -> usize {
+        let wanted = match (params.refine, &self.kept, &self.codes) {
+            // Estimates are what is returned.
+            (_, None, Codes::Rows { .. }) => k,
+            (0, ..) | (_, None, _) => default_refine(k),
+            (refine, ..) => refine,
+        };
+        wanted.max(k).min(self.rows())
+    }
+
+    /// What a search that scans so many codes costs, in comparisons of whole rows.
+    fn cost(&self, codes: usize, wanted: usize) -> usize {
+        let codes_per_row = match &self.codes {
+            Codes::Blocks(_) => NIBBLE_CODES_PER_ROW,
+            Codes::Rows { .. } => BYTE_CODES_PER_ROW,
+        };
+        self.nlist() / CENTROIDS_PER_ROW + codes / codes_per_row + wanted
+    }
 }
 
 impl SearchIndex for IvfPq {
@@ -76,6 +103,12 @@ impl SearchIndex for IvfPq {
         let setting =
             |effort| SearchParams { k, effort, refine: if self.kept.is_some() { refine(effort) } else { 0 } };
         nprobes.into_iter().map(setting).collect()
+    }
+
+    fn rows_compared(&self, params: &SearchParams) -> usize {
+        let nprobe = params.effort.clamp(1, self.nlist());
+        let codes = (nprobe * self.rows() / self.nlist()).max(params.k).min(self.rows());
+        self.cost(codes, self.wanted(params.k, params)).min(self.rows())
     }
 
     fn kept(&self) -> Option<&KeptVectors> {
@@ -176,6 +209,55 @@ impl Searcher for IvfPqSearcher {
         });
     }
 
+    /// Scans lists until it has seen as many allowed rows as `params.effort` lists hold rows on average, and `k` of them at
+    /// least. Of the codes only allowed rows' become candidates, so that no more of them are ranked again than
+    /// without a mask.
+    fn search_masked(
+        &mut self,
+        query: &[f32],
+        params: &SearchParams,
+        allowed: &Allowed<'_>,
+        found: &mut Vec<Neighbor>,
+    ) -> bool {
+        let mask = allowed.mask;
+        assert_eq!(mask.rows(), self.index.rows(), "rows of the mask");
+        found.clear();
+        let k = params.k.min(mask.count());
+        if k == 0 {
+            return true;
+        }
+        if mask.count() == mask.rows() {
+            self.search(query, params, found);
+            return true;
+        }
+        let index = self.index.clone();
+        let wanted = index.wanted(k, params);
+        if index.cost(0, wanted) > allowed.patience {
+            return false;
+        }
+        self.rank_lists(VectorView::new(query, index.dim));
+        let codes = reached(&index, &self.ranks[..index.nlist()], params.effort, k, mask, &mut self.lists);
+        if index.cost(codes, wanted) > allowed.patience {
+            return false;
+        }
+        if self.scans.is_empty() {
+            self.scans.push(Scan::over(&index));
+        }
+        let scan = &mut self.scans[0];
+        scan.begin(&index, query, wanted);
+        for (probe, &key) in self.lists.iter().enumerate() {
+            if let Some(&next) = self.lists.get(probe + 1) {
+                prefetch_list(&index, Neighbor::of_key(next).ordinal as usize);
+            }
+            let Neighbor { ordinal: list, distance: rank } = Neighbor::of_key(key);
+            let list = list as usize;
+            let shared = index.ranking.shared(query, index.centroids().row(list), list, rank);
+            scan.list(&index, query, list, shared, Some(mask));
+        }
+        found.extend_from_slice(self.rank_again(query, 0, k));
+        true
+    }
+
     /// Queries share the ranking of the lists, and the reading of lists that several of them probe.
     fn search_batch(
         &mut self,
@@ -199,18 +281,20 @@ impl Searcher for IvfPqSearcher {
 }
 
 impl IvfPqSearcher {
+    /// Fills `ranks` for a strip of queries.
+    fn rank_lists(&mut self, queries: VectorView<'_>) {
+        let ranking = &self.index.ranking;
+        self.shifted.resize(queries.rows() * queries.dim(), 0.0);
+        self.ranks.resize(queries.rows() * ranking.stride(), 0.0);
+        ranking.ranks(queries, &mut self.shifted, &mut self.ranks);
+    }
+
     /// Begins the scan of every query with its first lists. Where others may come by, the rest is left to
     /// [`scan_visits`](Self::scan_visits).
     fn scan_near_lists(&mut self, batch: VectorView<'_>, k: usize, params: &SearchParams) {
         let index = self.index.clone();
         let (strip, stride) = (index.ranking.strip(), index.ranking.stride());
-        let wanted = match (params.refine, &index.kept, &index.codes) {
-            // Estimates are what is returned.
-            (_, None, Codes::Rows { .. }) => k,
-            (0, ..) | (_, None, _) => default_refine(k),
-            (refine, ..) => refine,
-        };
-        let wanted = wanted.max(k).min(index.rows());
+        let wanted = index.wanted(k, params);
         while self.scans.len() < batch.rows() {
             self.scans.push(Scan::over(&index));
         }
@@ -218,9 +302,7 @@ impl IvfPqSearcher {
         self.visits[0].clear();
         for start in (0..batch.rows()).step_by(strip) {
             let own = batch.slice(start, (start + strip).min(batch.rows()));
-            self.shifted.resize(own.rows() * index.dim, 0.0);
-            self.ranks.resize(own.rows() * stride, 0.0);
-            index.ranking.ranks(own, &mut self.shifted, &mut self.ranks);
+            self.rank_lists(own);
             for (number, query) in own.iter().enumerate() {
                 let ranks = &self.ranks[number * stride..][..index.nlist()];
                 probed(&index, ranks, params.effort.max(1), k, &mut self.lists);
@@ -235,7 +317,7 @@ impl IvfPqSearcher {
                         if let Some(&next) = self.lists.get(probe + 1) {
                             prefetch_list(&index, Neighbor::of_key(next).ordinal as usize);
                         }
-                        scan.list(&index, query, list as usize, shared);
+                        scan.list(&index, query, list as usize, shared, None);
                     } else {
                         self.visits[0].push(Visit { list, query: (start + number) as u32, shared });
                     }
@@ -267,7 +349,7 @@ impl IvfPqSearcher {
                 prefetch_list(index, later.list as usize);
             }
             let query = visit.query as usize;
-            self.scans[query].list(index, batch.row(query), visit.list as usize, visit.shared);
+            self.scans[query].list(index, batch.row(query), visit.list as usize, visit.shared, None);
         }
     }
 
@@ -319,4 +401,35 @@ fn probed(index: &IvfPq, ranks: &[f32], nprobe: usize, k: usize, lists: &mut Vec
     });
     let needed = first + further.count();
     lists.truncate(needed);
+}
+
+/// Fills `lists` with the keys of the first lists that hold allowed rows, as many as it takes to see `k` of them and as many
+/// as `nprobe` lists hold rows on average. Returns how many codes they hold, allowed or not.
+fn reached(
+    index: &IvfPq,
+    ranks: &[f32],
+    nprobe: usize,
+    k: usize,
+    mask: &RowMask,
+    lists: &mut Vec<u64>,
+) -> usize {
+    let nprobe = nprobe.clamp(1, index.nlist());
+    let needed = (nprobe * index.rows()).div_ceil(index.nlist()).max(k).min(mask.count());
+    // Somewhat more than it takes where allowed rows are spread evenly.
+    let likely = nprobe.saturating_mul(mask.rows()) / mask.count();
+    for limit in [likely + likely / 4 + 8, usize::MAX] {
+        select(ranks, &index.list_offsets, limit, lists);
+        let (mut seen, mut codes) = (0, 0);
+        lists.retain(|&key| {
+            let rows = index.list(Neighbor::of_key(key).ordinal as usize);
+            let own = if seen < needed { mask.count_in(rows.clone()) } else { 0 };
+            seen += own;
+            codes += if own > 0 { rows.len() } else { 0 };
+            own > 0
+        });
+        if seen >= needed {
+            return codes;
+        }
+    }
+    unreachable!("all lists hold all allowed rows")
 }
