@@ -330,7 +330,8 @@ fn what_is_left_out_has_the_documented_default() {
               "expert": { "c_max": "auto", "fanout": "auto", "leaf_k": "auto", "l_max": "auto", "alpha": "auto" },
               "target": { "k": 10, "recall": 0.95 } },
             { "name": "my-words-ivf_pq", "kind": "ivf_pq", "metric": "l2", "nlist": "auto", "pq_m": "auto",
-              "pq_bits": 4, "refine": "f16", "kmeans_iterations": 10, "target": { "k": 10, "recall": 0.95 } },
+              "pq_bits": 4, "refine": "f16", "kmeans_iterations": 10, "rotation": "none", "loss": "squared",
+              "target": { "k": 10, "recall": 0.95 } },
         ],
     });
     assert_eq!(job.to_json(), expected);

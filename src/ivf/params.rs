@@ -37,6 +37,36 @@ impl Refine {
     }
 }
 
+/// How residuals are turned before they are cut into sub-vectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rotate {
+    #[default]
+    None,
+    /// By a learned rotation (optimized product quantization).
+    Opq,
+}
+
+impl Rotate {
+    pub fn name(self) -> &'static str {
+        match self {
+            Rotate::None => "none",
+            Rotate::Opq => "opq",
+        }
+    }
+}
+
+/// What codes are chosen by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Loss {
+    /// The squared distance of row and code.
+    #[default]
+    Squared,
+    /// The anisotropic loss of ScaNN: an error along the row counts more. For cosine and inner product.
+    ScoreAware,
+}
+
 /// Parameters of a build. [`IvfPqParams::defaults_for`] gives those for a set of rows.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct IvfPqParams {
@@ -54,6 +84,10 @@ pub struct IvfPqParams {
     pub refine: Refine,
     /// Passes of k-means at most, 1 to 1,000. Default 10.
     pub kmeans_iterations: usize,
+    /// Default `none`.
+    pub rotation: Rotate,
+    /// Default `squared`.
+    pub loss: Loss,
 }
 
 impl IvfPqParams {
@@ -79,6 +113,8 @@ impl IvfPqParams {
             pq_bits: Self::DEFAULT_PQ_BITS,
             refine: Refine::default(),
             kmeans_iterations: 10,
+            rotation: Rotate::default(),
+            loss: Loss::default(),
         }
     }
 

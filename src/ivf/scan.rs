@@ -140,6 +140,8 @@ pub(super) struct Scan {
     scores: Vec<f32>,
     tables: Vec<u8>,
     quantized: Quantized,
+    /// The query in the space of the codes.
+    query: Vec<f32>,
     /// The query, for L2 with 4 bits its residual, as long as all sub-vectors are.
     padded: Vec<f32>,
 }
@@ -155,6 +157,7 @@ impl Scan {
             scores: vec![0.0; if blocks { 0 } else { SCAN_ROWS }],
             tables: vec![0; if blocks { nibble_tables_len(shape.pq_m) } else { 0 }],
             quantized: Quantized { step: 0.0, offset: 0.0 },
+            query: vec![0.0; index.dim],
             padded: vec![0.0; if blocks { shape.pq_m * shape.dsub } else { 0 }],
         }
     }
@@ -162,12 +165,16 @@ impl Scan {
     /// Begins a search for the `wanted` rows with the least estimates.
     pub fn begin(&mut self, index: &IvfPq, query: &[f32], wanted: usize) {
         self.shortlist.empty(wanted);
+        match index.rotation() {
+            Some(rotation) => rotation.rotate(query, &mut self.query),
+            None => self.query.copy_from_slice(query),
+        }
         match (&index.codes, index.metric) {
-            (Codes::Rows { .. }, Metric::L2) => index.quantizer.tables(query, -2.0, &mut self.values),
-            (Codes::Rows { .. }, _) => index.quantizer.tables(query, -1.0, &mut self.values),
+            (Codes::Rows { .. }, Metric::L2) => index.quantizer.tables(&self.query, -2.0, &mut self.values),
+            (Codes::Rows { .. }, _) => index.quantizer.tables(&self.query, -1.0, &mut self.values),
             (Codes::Blocks(_), Metric::L2) => {}
             (Codes::Blocks(_), _) => {
-                self.padded[..query.len()].copy_from_slice(query);
+                self.padded[..query.len()].copy_from_slice(&self.query);
                 self.fill_tables(index, -1.0);
             }
         }
@@ -182,13 +189,13 @@ impl Scan {
     }
 
     /// Scans `list` (of a mask, only its rows); `shared` is the part of the estimate that all rows of the list have.
-    pub fn list(&mut self, index: &IvfPq, query: &[f32], list: usize, shared: f32, mask: Option<&RowMask>) {
+    pub fn list(&mut self, index: &IvfPq, list: usize, shared: f32, mask: Option<&RowMask>) {
         match &index.codes {
             Codes::Rows { bytes, terms } => self.rows(index, bytes, terms.as_ref(), list, shared, mask),
             Codes::Blocks(blocks) => {
                 if index.metric == Metric::L2 {
-                    self.padded[..query.len()].copy_from_slice(query);
-                    subtract(&mut self.padded, index.centroids().row(list));
+                    self.padded[..self.query.len()].copy_from_slice(&self.query);
+                    subtract(&mut self.padded, index.code_centroid(list));
                     self.fill_tables(index, -2.0);
                 }
                 self.blocks(index, blocks, list, shared, mask);
@@ -239,6 +246,11 @@ impl Scan {
                 allowed: mask.map_or(&[], RowMask::words),
             });
         }
+    }
+
+    /// The query of the search begun, in the space of the codes.
+    pub fn query(&self) -> &[f32] {
+        &self.query
     }
 
     /// The rows found, in no order.

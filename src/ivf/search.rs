@@ -252,7 +252,7 @@ impl Searcher for IvfPqSearcher {
             let Neighbor { ordinal: list, distance: rank } = Neighbor::of_key(key);
             let list = list as usize;
             let shared = index.ranking.shared(query, index.centroids().row(list), list, rank);
-            scan.list(&index, query, list, shared, Some(mask));
+            scan.list(&index, list, shared, Some(mask));
         }
         found.extend_from_slice(self.rank_again(query, 0, k));
         true
@@ -272,7 +272,7 @@ impl Searcher for IvfPqSearcher {
         for start in (0..queries.rows()).step_by(BATCH) {
             let batch = queries.slice(start, (start + BATCH).min(queries.rows()));
             self.scan_near_lists(batch, k, params);
-            self.scan_visits(batch);
+            self.scan_visits();
             for (number, query) in batch.iter().enumerate() {
                 found(start + number, self.rank_again(query, number, k));
             }
@@ -317,7 +317,7 @@ impl IvfPqSearcher {
                         if let Some(&next) = self.lists.get(probe + 1) {
                             prefetch_list(&index, Neighbor::of_key(next).ordinal as usize);
                         }
-                        scan.list(&index, query, list as usize, shared, None);
+                        scan.list(&index, list as usize, shared, None);
                     } else {
                         self.visits[0].push(Visit { list, query: (start + number) as u32, shared });
                     }
@@ -328,7 +328,7 @@ impl IvfPqSearcher {
 
     /// List by list, so that its codes are read once. What is found does not depend on the order: the best are the best
     /// in the total order of (estimate, ordinal).
-    fn scan_visits(&mut self, batch: VectorView<'_>) {
+    fn scan_visits(&mut self) {
         let index = &*self.index;
         let [by_query, by_list] = &mut self.visits;
         if by_query.is_empty() {
@@ -348,8 +348,7 @@ impl IvfPqSearcher {
             if let Some(later) = by_list.get(at + AHEAD).filter(|later| later.list != visit.list) {
                 prefetch_list(index, later.list as usize);
             }
-            let query = visit.query as usize;
-            self.scans[query].list(index, batch.row(query), visit.list as usize, visit.shared, None);
+            self.scans[visit.query as usize].list(index, visit.list as usize, visit.shared, None);
         }
     }
 
@@ -358,24 +357,27 @@ impl IvfPqSearcher {
     fn rank_again(&mut self, query: &[f32], number: usize, k: usize) -> &[Neighbor] {
         let index = &*self.index;
         let nearest = self.nearest.empty(k);
-        let best = self.scans[number].best();
+        let scan = &mut self.scans[number];
         match (&index.kept, &index.codes) {
             (Some(kept), _) => {
                 self.ordinals.clear();
-                self.ordinals.extend(best.map(|candidate| candidate.ordinal));
+                self.ordinals.extend(scan.best().map(|candidate| candidate.ordinal));
                 self.distances.resize(self.ordinals.len(), 0.0);
                 kept.distances(index.metric, query, &self.ordinals, &mut self.distances);
                 for (&ordinal, &distance) in self.ordinals.iter().zip(&self.distances) {
                     nearest.push(Neighbor::new(ordinal, distance));
                 }
             }
-            (None, Codes::Rows { .. }) => best.for_each(|candidate| nearest.push(candidate)),
+            (None, Codes::Rows { .. }) => scan.best().for_each(|candidate| nearest.push(candidate)),
             (None, Codes::Blocks(_)) => {
                 // The scan's estimates are rounded to the steps of its tables.
                 let Decoding { code, vector } = &mut self.decoding;
-                for Neighbor { ordinal, .. } in best {
+                self.ordinals.clear();
+                self.ordinals.extend(scan.best().map(|candidate| candidate.ordinal));
+                for &ordinal in &self.ordinals {
                     index.decode_into(ordinal, code, vector);
-                    nearest.push(Neighbor::new(ordinal, kernels().distance(index.metric, query, vector)));
+                    let distance = kernels().distance(index.metric, scan.query(), vector);
+                    nearest.push(Neighbor::new(ordinal, distance));
                 }
             }
         }
