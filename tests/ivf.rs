@@ -119,7 +119,7 @@ fn rotated_and_score_aware_codes_are_estimated_round_tripped_and_searched_like_t
         {
             let rows = clustered(600, 9, metric, 3);
             let of = |refine| {
-                let params = IvfPqParams { rotation, loss, ..params(12, 5, pq_bits, refine) };
+                let params = IvfPqParams { rotation, loss, ..params(12, 6, pq_bits, refine) };
                 built(rows.view(), metric, &params).index
             };
             let (bare, exact) = (of(Refine::None), of(Refine::F32));

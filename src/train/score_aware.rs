@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use super::pq::{PqShape, ProductQuantizer};
 use super::{Observer, Progress, TrainError, report};
+use crate::compute::cpu::{ScoredRow, kernels};
 use crate::compute::{Compute, ResidualOf, Rows};
 use crate::vectors::VectorView;
 
@@ -112,9 +113,9 @@ impl ProductQuantizer {
         let problem = Problem::of(self, rows, loss);
         let pq_m = self.shape().pq_m;
         codes.par_chunks_mut(BLOCK_ROWS * pq_m).enumerate().for_each(|(block, codes)| {
-            let mut scratch = Scratch::new(self.shape());
+            let (mut scratch, mut losses) = (Scratch::new(self.shape()), Losses::new(self.shape()));
             for (index, code) in codes.chunks_exact_mut(pq_m).enumerate() {
-                problem.descend(block * BLOCK_ROWS + index, code, &mut scratch);
+                problem.descend(block * BLOCK_ROWS + index, code, &mut scratch, &mut losses);
             }
         });
         Ok(codes)
@@ -133,20 +134,26 @@ struct Scratch {
     /// The row and what is encoded of it, padded to `pq_m · dsub`.
     row: Vec<f32>,
     target: Vec<f32>,
-    /// ⟨entry, x_m⟩ and the error of each entry of a sub-space.
+}
+
+/// What each entry misses along a row, its error, and the losses of one sub-space's.
+struct Losses {
     along: Vec<f32>,
     error: Vec<f32>,
+    loss: Vec<f32>,
+}
+
+impl Losses {
+    fn new(shape: &PqShape) -> Self {
+        let (all, ksub) = (shape.pq_m * shape.ksub(), shape.ksub());
+        Self { along: vec![0.0; all], error: vec![0.0; all], loss: vec![0.0; ksub] }
+    }
 }
 
 impl Scratch {
     fn new(shape: &PqShape) -> Self {
-        let (padded, ksub) = (shape.pq_m * shape.dsub, shape.ksub());
-        Self {
-            row: vec![0.0; padded],
-            target: vec![0.0; padded],
-            along: vec![0.0; ksub],
-            error: vec![0.0; ksub],
-        }
+        let padded = shape.pq_m * shape.dsub;
+        Self { row: vec![0.0; padded], target: vec![0.0; padded] }
     }
 }
 
@@ -165,7 +172,7 @@ impl<'a> Problem<'a> {
             let centroid = centroids.row(labels[index] as usize);
             scratch.target.iter_mut().zip(centroid).for_each(|(value, &centre)| *value -= centre);
         }
-        let norm: f32 = row.iter().map(|value| value * value).sum();
+        let norm = (kernels().dot)(row, row);
         if norm > 0.0 { self.excess / norm } else { 0.0 }
     }
 
@@ -184,52 +191,19 @@ impl<'a> Problem<'a> {
         &self.quantizer.codebook()[start..start + shape.dsub]
     }
 
-    /// Lowers the loss of one row's code, one sub-vector after the other. Ties stay as they are, else go to the lowest
-    /// code.
-    fn descend(&self, index: usize, code: &mut [u8], scratch: &mut Scratch) {
+    /// Lowers the loss of one row's code, one sub-vector after the other.
+    fn descend(&self, index: usize, code: &mut [u8], scratch: &mut Scratch, losses: &mut Losses) {
         let weight = self.load(index, scratch);
-        let shape = *self.quantizer.shape();
-        let mut total: f32 = (0..shape.pq_m).map(|m| self.along(m, code[m], scratch)).sum();
-        for _ in 0..SWEEPS {
-            let mut changed = false;
-            for (m, code) in code.iter_mut().enumerate() {
-                let others = total - self.along(m, *code, scratch);
-                self.errors_of_entries(m, scratch);
-                let loss = |entry: usize| {
-                    let along = others + scratch.along[entry];
-                    scratch.error[entry] + weight * along * along
-                };
-                let mut best = usize::from(*code);
-                for entry in 0..shape.ksub() {
-                    if loss(entry) < loss(best) {
-                        best = entry;
-                    }
-                }
-                changed |= best != usize::from(*code);
-                *code = best as u8;
-                total = others + scratch.along[best];
-            }
-            if !changed {
-                break;
-            }
-        }
-    }
-
-    /// For each entry of sub-space `m`: |y_m − c|², and ⟨y_m − c, x_m⟩.
-    fn errors_of_entries(&self, m: usize, scratch: &mut Scratch) {
-        let PqShape { dsub, .. } = *self.quantizer.shape();
-        let ksub = scratch.along.len();
-        let entries = self.quantizer.entries_by_dimension(m);
-        scratch.along.fill(0.0);
-        scratch.error.fill(0.0);
-        for (d, entries) in entries.chunks_exact(ksub).enumerate() {
-            let (row, target) = (scratch.row[m * dsub + d], scratch.target[m * dsub + d]);
-            for ((along, error), &entry) in scratch.along.iter_mut().zip(&mut scratch.error).zip(entries) {
-                let missing = target - entry;
-                *along += missing * row;
-                *error += missing * missing;
-            }
-        }
+        let scored = ScoredRow {
+            row: &scratch.row,
+            target: &scratch.target,
+            entries: self.quantizer.all_entries_by_dimension(),
+            ksub: self.quantizer.shape().ksub(),
+            weight,
+            sweeps: SWEEPS,
+        };
+        let Losses { along, error, loss } = losses;
+        (kernels().descend)(scored, code, along, error, loss);
     }
 
     fn total_loss(&self, codes: &[u8]) -> f64 {
