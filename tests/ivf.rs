@@ -172,7 +172,7 @@ fn score_aware_codes_miss_less_along_the_rows_and_rotated_ones_miss_less() {
         .chunks_exact_mut(32)
         .for_each(|row| (0..16).for_each(|d| row[d] += 0.8 * row[16 + d]));
     let rows = for_metric(rows, Metric::Cosine);
-    let plain = params(8, 8, 4, Refine::None);
+    let plain = IvfPqParams { loss: Loss::Squared, ..params(8, 8, 4, Refine::None) };
     let (all, along) = missed(&rows, Metric::Cosine, &plain);
     let score_aware = IvfPqParams { loss: Loss::ScoreAware, ..plain.clone() };
     let (_, score_aware) = missed(&rows, Metric::Cosine, &score_aware);
@@ -398,7 +398,7 @@ fn same_seed_same_bytes_at_any_number_of_threads() {
     let kinds = [
         (Metric::L2, 8, Rotate::None, Loss::Squared),
         (Metric::L2, 4, Rotate::Opq, Loss::Squared),
-        (Metric::Cosine, 4, Rotate::None, Loss::Squared),
+        (Metric::Cosine, 4, Rotate::None, Loss::Auto),
         (Metric::Cosine, 4, Rotate::Opq, Loss::ScoreAware),
     ];
     for (metric, pq_bits, rotation, loss) in kinds {
@@ -478,7 +478,7 @@ fn impossible_input_is_a_named_error() {
     let message = error(rows.view(), &IvfPqParams { pq_m: 5, ..good.clone() }).to_string();
     assert!(message.contains("`pq_m`: expected one of 1, 2, 3, 4, 6, 8 for 6-d vectors, got 5"), "{message}");
     let message = error(rows.view(), &IvfPqParams { loss: Loss::ScoreAware, ..good.clone() }).to_string();
-    assert!(message.contains("`loss`: expected squared for l2, got score_aware"), "{message}");
+    assert!(message.contains("`loss`: expected auto or squared for l2, got score_aware"), "{message}");
     assert!(matches!(error(VectorView::new(&[], 6), &good), BuildError::Rows { rows: 0 }));
     for (value, refine) in [(f32::NAN, Refine::None), (f32::INFINITY, Refine::F32), (3e18, Refine::F16)] {
         let mut rows = rows.clone();

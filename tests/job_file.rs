@@ -330,7 +330,7 @@ fn what_is_left_out_has_the_documented_default() {
               "expert": { "c_max": "auto", "fanout": "auto", "leaf_k": "auto", "l_max": "auto", "alpha": "auto" },
               "target": { "k": 10, "recall": 0.95 } },
             { "name": "my-words-ivf_pq", "kind": "ivf_pq", "metric": "l2", "nlist": "auto", "pq_m": "auto",
-              "pq_bits": 4, "refine": "f16", "kmeans_iterations": 10, "rotation": "none", "loss": "squared",
+              "pq_bits": 4, "refine": "f16", "kmeans_iterations": 10, "rotation": "none", "loss": "auto",
               "target": { "k": 10, "recall": 0.95 } },
         ],
     });

@@ -114,12 +114,12 @@ const SCORE_THRESHOLD: f32 = 0.2;
 
 fn score_loss(loss: Loss, metric: Metric) -> Result<Option<ScoreAware>, TrainError> {
     match (loss, metric) {
-        (Loss::Squared, _) => Ok(None),
+        (Loss::Squared, _) | (Loss::Auto, Metric::L2 | Metric::InnerProduct) => Ok(None),
         (Loss::ScoreAware, Metric::L2) => {
-            let expected = "squared for l2".into();
+            let expected = "auto or squared for l2".into();
             Err(TrainError::Parameter { name: "loss", expected, got: "score_aware".into() })
         }
-        (Loss::ScoreAware, _) => Ok(Some(ScoreAware::new(SCORE_THRESHOLD))),
+        (Loss::ScoreAware, _) | (Loss::Auto, Metric::Cosine) => Ok(Some(ScoreAware::new(SCORE_THRESHOLD))),
     }
 }
 

@@ -60,8 +60,11 @@ impl Rotate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Loss {
-    /// The squared distance of row and code.
+    /// `ScoreAware` for cosine, else `Squared`. With recall as it is, score-aware codes search glove100 faster by an eighth
+    /// and minilm100k by a sixth; for inner products of rows of different lengths (MNIST) they gain nothing.
     #[default]
+    Auto,
+    /// The squared distance of row and code.
     Squared,
     /// The anisotropic loss of ScaNN: an error along the row counts more. For cosine and inner product.
     ScoreAware,
@@ -86,7 +89,7 @@ pub struct IvfPqParams {
     pub kmeans_iterations: usize,
     /// Default `none`.
     pub rotation: Rotate,
-    /// Default `squared`.
+    /// Default `auto`.
     pub loss: Loss,
 }
 

@@ -569,11 +569,14 @@ fn ivf_pq(reader: &mut Reader, table: &mut Table<'_>, metric: Option<Metric>) ->
     };
     let loss = reader.take(table, "loss");
     // Errors along a row and across it weigh the same in l2.
-    let losses: &[&'static str] =
-        if metric == Some(Metric::L2) { &["squared"] } else { &["squared", "score_aware"] };
+    let losses: &[&'static str] = match metric {
+        Some(Metric::L2) => &["auto", "squared"],
+        _ => &["auto", "squared", "score_aware"],
+    };
     let loss = match reader.choice(loss, losses) {
         Some("score_aware") => Loss::ScoreAware,
-        _ => Loss::Squared,
+        Some("squared") => Loss::Squared,
+        _ => Loss::Auto,
     };
     IvfPqSpec { nlist, pq_m, pq_bits, refine, kmeans_iterations, rotation, loss }
 }

@@ -175,7 +175,8 @@ pub struct IvfPqSpec {
     pub kmeans_iterations: usize,
     /// Default `none`. `opq` turns residuals by a learned rotation before they are cut into sub-vectors.
     pub rotation: Rotate,
-    /// What codes are chosen by. Default `squared`; `score_aware`, for cosine and inner product, weighs errors along a row more.
+    /// What codes are chosen by. Default `auto`: `score_aware` for cosine, else `squared`. `score_aware`, for cosine and inner
+    /// product, weighs errors along a row more.
     pub loss: Loss,
 }
 

@@ -130,6 +130,12 @@ struct Problem<'a> {
     excess: f32,
 }
 
+/// Of each row the factor of errors along it, and what its code misses along it.
+struct Scores {
+    weights: Vec<f32>,
+    totals: Vec<f32>,
+}
+
 struct Scratch {
     /// The row and what is encoded of it, padded to `pq_m · dsub`.
     row: Vec<f32>,
@@ -240,10 +246,10 @@ impl<'a> Problem<'a> {
         let rows = self.rows.rows.rows();
         let mut scratch = Scratch::new(&shape);
         // What each row's code misses along it, kept up to date as sub-spaces change one after the other.
-        let mut totals = vec![0.0f32; rows];
-        for (index, (total, code)) in totals.iter_mut().zip(codes.chunks_exact(pq_m)).enumerate() {
-            self.load(index, &mut scratch);
-            *total = (0..pq_m).map(|m| self.along(m, code[m], &scratch)).sum();
+        let mut scores = Scores { weights: vec![0.0; rows], totals: vec![0.0; rows] };
+        for (index, code) in codes.chunks_exact(pq_m).enumerate() {
+            scores.weights[index] = self.load(index, &mut scratch);
+            scores.totals[index] = (0..pq_m).map(|m| self.along(m, code[m], &scratch)).sum();
         }
         let mut codebook = self.quantizer.codebook().to_vec();
         for m in 0..pq_m {
@@ -254,13 +260,12 @@ impl<'a> Problem<'a> {
             let own = &mut codebook[m * ksub * dsub..(m + 1) * ksub * dsub];
             own.par_chunks_exact_mut(dsub).zip(&members).filter(|(_, members)| !members.is_empty()).for_each(
                 |(entry, members)| {
-                    let mut scratch = Scratch::new(&shape);
-                    if let Some(best) = self.best_entry(m, entry, members, &totals, &mut scratch) {
+                    if let Some(best) = self.best_entry(m, entry, members, &scores) {
                         entry.copy_from_slice(&best);
                     }
                 },
             );
-            for (index, total) in totals.iter_mut().enumerate() {
+            for (index, total) in scores.totals.iter_mut().enumerate() {
                 let code = codes[index * pq_m + m];
                 let old = self.entry(m, code);
                 let new = &own[usize::from(code) * dsub..][..dsub];
@@ -272,26 +277,35 @@ impl<'a> Problem<'a> {
         codebook
     }
 
-    fn best_entry(
-        &self,
-        m: usize,
-        entry: &[f32],
-        members: &[usize],
-        totals: &[f32],
-        scratch: &mut Scratch,
-    ) -> Option<Vec<f32>> {
+    /// Fills `x` and `y` with sub-vector `m` of row `index` and of what is encoded of it.
+    fn load_piece(&self, index: usize, m: usize, x: &mut [f32], y: &mut [f32]) {
+        let piece = |row: &'a [f32]| {
+            let from = (m * x.len()).min(row.len());
+            &row[from..(from + x.len()).min(row.len())]
+        };
+        let row = piece(self.rows.rows.row(index));
+        let residual_of = self.rows.residual_of.as_ref();
+        let centroid =
+            residual_of.map(|of| piece(of.centroids.row(of.labels[index] as usize))).unwrap_or(&[]);
+        x.fill(0.0);
+        x[..row.len()].copy_from_slice(row);
+        y.copy_from_slice(x);
+        y.iter_mut().zip(centroid).for_each(|(value, &centre)| *value -= centre);
+    }
+
+    fn best_entry(&self, m: usize, entry: &[f32], members: &[usize], scores: &Scores) -> Option<Vec<f32>> {
         let dsub = entry.len();
-        let own = m * dsub..(m + 1) * dsub;
+        let (mut x, mut y) = (vec![0.0; dsub], vec![0.0; dsub]);
         let mut matrix = vec![0.0f64; dsub * dsub];
         let mut right = vec![0.0f64; dsub];
         for &index in members {
-            let weight = f64::from(self.load(index, scratch));
-            let (x, y) = (&scratch.row[own.clone()], &scratch.target[own.clone()]);
+            let weight = f64::from(scores.weights[index]);
+            self.load_piece(index, m, &mut x, &mut y);
             let dot = |a: &[f32], b: &[f32]| {
                 a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>()
             };
             // s + ⟨y, x⟩: what all miss along the row, without this entry.
-            let missing = f64::from(totals[index]) + dot(entry, x);
+            let missing = f64::from(scores.totals[index]) + dot(entry, &x);
             for i in 0..dsub {
                 right[i] += f64::from(y[i]) + weight * f64::from(x[i]) * missing;
                 matrix[i * dsub + i] += 1.0;
