@@ -80,7 +80,7 @@ pub struct Kernels {
     /// fetched ahead: a walk has asked for them before.
     pub packed_gather: PackedGather,
     /// Rounds values to levels 0 to `top` of which there are `per_unit` in a unit (`kernels::round`).
-    pub round_to_levels: fn(values: &[f32], per_unit: f32, top: f32, levels: &mut [f32]) -> (f32, f32),
+    pub round_to_levels: RoundToLevels,
     /// Merges `incoming` into the sorted `slots[..len]` and returns the place of the least of them (`kernels::beam`).
     pub merge: fn(slots: &mut [u64], len: usize, incoming: &mut [u64]) -> usize,
     /// A query's tables for blocks of 4-bit codes; `values` is scratch of `pq_m × 16`.
@@ -121,6 +121,7 @@ pub(super) struct ByteKernels {
     pub product: ByteProduct,
 }
 
+type RoundToLevels = fn(values: &[f32], per_unit: f32, top: f32, levels: &mut [f32]) -> (f32, f32);
 type Descend =
     fn(scored: ScoredRow<'_>, code: &mut [u8], along: &mut [f32], error: &mut [f32], loss: &mut [f32]);
 type ByteProduct = fn(strip: ByteStrip<'_>, panels: &[i32], offsets: &[i32], out: &mut [f32], stride: usize);
