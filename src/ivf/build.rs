@@ -109,6 +109,12 @@ pub fn build(
     Ok(Built { index, order: lists.order, report })
 }
 
+/// Steps of the rotation's training.
+const ROTATIONS: usize = 8;
+
+/// Rows, per entry of a codebook, that its entries are moved to score-aware ones by.
+const SCORED_ROWS_PER_ENTRY: usize = 1024;
+
 /// The cosine from which on a query's score counts, as ScaNN has it.
 const SCORE_THRESHOLD: f32 = 0.2;
 
@@ -214,12 +220,6 @@ impl Coder {
         }
     }
 }
-
-/// Steps of the rotation's training.
-const ROTATIONS: usize = 8;
-
-/// Rows, per entry of a codebook, that its entries are moved to score-aware ones by.
-const SCORED_ROWS_PER_ENTRY: usize = 1024;
 
 /// Rows in the space of the codes.
 enum Turned<'a> {

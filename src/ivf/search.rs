@@ -62,7 +62,7 @@ impl IvfPq {
     /// spread over more lists, but over less than 1/s times as many: it probes 1/√s times as many where they are spread
     /// evenly. On glove100 at 96 lists recall@10 was .963 without a mask, and .967, .977, .990 and .994 with a half, a tenth, a
     /// twentieth and a hundredth of the rows allowed; on minilm100k at 128 lists .961, and .964, .982, .991 and .999. With as many
-    /// allowed rows as a search without a mask sees it was .978 to 1, for up to four times the time.
+    /// allowed rows as a search without a mask sees it was .978 to 1, for up to three times the time.
     fn needed(&self, nprobe: usize, allowed: usize) -> usize {
         let seen = nprobe.clamp(1, self.nlist()) as f64 * self.rows() as f64 / self.nlist() as f64;
         let share = allowed as f64 / self.rows() as f64;
@@ -228,8 +228,8 @@ impl Searcher for IvfPqSearcher {
         });
     }
 
-    /// Scans lists until it has seen enough allowed rows ([`IvfPq::needed`]), and `k` of them at least. Of the codes only allowed rows' become candidates, so that no more of them are ranked again than
-    /// without a mask.
+    /// Scans lists until it has seen enough allowed rows ([`IvfPq::needed`]), and `k` of them at least. Only codes of
+    /// allowed rows become candidates, so that no more of them are ranked again than without a mask.
     fn search_masked(
         &mut self,
         query: &[f32],
