@@ -11,7 +11,7 @@ use annvil::compute::reference::Reference;
 use annvil::compute::{Compute, Rows};
 use annvil::flat::ground_truth;
 use annvil::index::{KeepError, SearchIndex, SearchParams, Searcher};
-use annvil::ivf::{BuildError, Built, IvfPq, IvfPqParams, Refine, build};
+use annvil::ivf::{BuildError, Built, IvfPq, IvfPqParams, Loss, Refine, Rotate, build};
 use annvil::train::{TrainError, Warning, unobserved};
 use annvil::vectors::{Metric, Neighbor, VectorBuf, VectorView};
 use rows::{Counting, clustered, for_metric, normal};
@@ -24,7 +24,7 @@ fn efforts(index: &IvfPq, k: usize) -> Vec<usize> {
 static COUNTING: Counting = Counting;
 
 fn params(nlist: usize, pq_m: usize, pq_bits: usize, refine: Refine) -> IvfPqParams {
-    IvfPqParams { nlist, pq_m, pq_bits, refine, kmeans_iterations: 5 }
+    IvfPqParams { nlist, pq_m, pq_bits, refine, kmeans_iterations: 5, ..IvfPqParams::defaults_for(1, 1) }
 }
 
 fn built(rows: VectorView<'_>, metric: Metric, params: &IvfPqParams) -> Built {
@@ -39,6 +39,19 @@ fn search(index: &IvfPq, query: &[f32], k: usize, nprobe: usize, refine: usize) 
     let mut found = Vec::new();
     searcher(index).search(query, &SearchParams { k, effort: nprobe, refine }, &mut found);
     found
+}
+
+fn batch(
+    index: &IvfPq,
+    queries: VectorView<'_>,
+    k: usize,
+    nprobe: usize,
+    refine: usize,
+) -> Vec<Vec<Neighbor>> {
+    let mut batch = Vec::new();
+    let params = SearchParams { k, effort: nprobe, refine };
+    searcher(index).search_batch(queries, &params, &mut |_, found| batch.push(found.to_vec()));
+    batch
 }
 
 /// |a|² + |b|² bounds the rounding of a distance in f32.
@@ -88,6 +101,106 @@ fn estimates_are_distances_to_what_the_code_stands_for() {
             }
         }
     }
+}
+
+/// Every way to code rows that a metric allows.
+fn coded(metric: Metric) -> Vec<(Rotate, Loss)> {
+    let all = [Rotate::None, Rotate::Opq]
+        .into_iter()
+        .flat_map(|rotation| [Loss::Squared, Loss::ScoreAware].map(|loss| (rotation, loss)));
+    all.filter(|&(_, loss)| loss == Loss::Squared || metric != Metric::L2).collect()
+}
+
+#[test]
+fn rotated_and_score_aware_codes_are_estimated_round_tripped_and_searched_like_the_others() {
+    for metric in Metric::ALL {
+        for ((rotation, loss), pq_bits) in
+            coded(metric).into_iter().flat_map(|coded| [(coded, 4), (coded, 8)])
+        {
+            let rows = clustered(600, 9, metric, 3);
+            let of = |refine| {
+                let params = IvfPqParams { rotation, loss, ..params(12, 6, pq_bits, refine) };
+                built(rows.view(), metric, &params).index
+            };
+            let (bare, exact) = (of(Refine::None), of(Refine::F32));
+            assert_eq!(bare.rotation().is_some(), rotation == Rotate::Opq);
+            let read = IvfPq::from_sections(&bare.sections()).unwrap();
+            let queries = clustered(5, 9, metric, 4);
+            let together = batch(&bare, queries.view(), 20, 4, 0);
+            for (query, together) in queries.view().iter().zip(together) {
+                let what = format!("{metric} {pq_bits} bits {rotation:?} {loss:?}");
+                let found = search(&bare, query, 600, 12, 0);
+                assert_eq!(found.len(), 600);
+                for neighbor in &found {
+                    let decoded = bare.decode(neighbor.ordinal);
+                    let scale = squared_norm(query) + squared_norm(&decoded);
+                    assert_close(neighbor.distance, metric.distance(query, &decoded), scale, &what);
+                }
+                assert_eq!(found, search(&read, query, 600, 12, 0), "{what}");
+                assert_eq!(together, search(&bare, query, 20, 4, 0), "{what}");
+                // All rows ranked again: the codes do not matter.
+                let nearest = search(&exact, query, 10, 12, 600);
+                let mut all: Vec<f64> = rows.view().iter().map(|row| metric.distance(query, row)).collect();
+                all.sort_by(f64::total_cmp);
+                for (neighbor, distance) in nearest.iter().zip(all) {
+                    assert_close(neighbor.distance, distance, squared_norm(query) + distance.abs(), &what);
+                }
+            }
+        }
+    }
+}
+
+/// What codes miss of their rows: (all of it, along the rows).
+fn missed(rows: &VectorBuf, metric: Metric, params: &IvfPqParams) -> (f64, f64) {
+    let Built { index, order, .. } = built(rows.view(), metric, params);
+    let (mut all, mut along) = (0.0, 0.0);
+    for (ordinal, &row) in order.iter().enumerate() {
+        let (row, decoded) = (rows.row(row as usize), index.decode(ordinal as u32));
+        let missed: Vec<f32> = row.iter().zip(decoded).map(|(&row, code)| row - code).collect();
+        let dot: f64 = missed.iter().zip(row).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+        all += squared_norm(&missed);
+        along += dot * dot / squared_norm(row);
+    }
+    (all, along)
+}
+
+#[test]
+fn score_aware_codes_miss_less_along_the_rows_and_rotated_ones_miss_less() {
+    let mut rows = clustered(3000, 32, Metric::Cosine, 3);
+    // Neighbouring dimensions alike: sub-vectors that a rotation can make independent of each other.
+    rows.as_mut_slice()
+        .chunks_exact_mut(32)
+        .for_each(|row| (0..16).for_each(|d| row[d] += 0.8 * row[16 + d]));
+    let rows = for_metric(rows, Metric::Cosine);
+    let plain = IvfPqParams { loss: Loss::Squared, ..params(8, 8, 4, Refine::None) };
+    let (all, along) = missed(&rows, Metric::Cosine, &plain);
+    let score_aware = IvfPqParams { loss: Loss::ScoreAware, ..plain.clone() };
+    let (_, score_aware) = missed(&rows, Metric::Cosine, &score_aware);
+    assert!(score_aware < 0.8 * along, "{score_aware} against {along}");
+    let (rotated, _) = missed(&rows, Metric::Cosine, &IvfPqParams { rotation: Rotate::Opq, ..plain });
+    assert!(rotated < 0.97 * all, "{rotated} against {all}");
+}
+
+#[test]
+fn a_rotation_that_is_none_or_that_only_one_place_knows_of_is_refused() {
+    let rows = clustered(300, 6, Metric::L2, 1);
+    let params = IvfPqParams { rotation: Rotate::Opq, ..params(8, 3, 4, Refine::F16) };
+    let good = built(rows.view(), Metric::L2, &params).index.sections();
+    assert!(IvfPq::from_sections(&good).is_ok());
+    let changed = |change: fn(&mut Vec<f32>)| with_tensor::<f32>(&good, "rotation", &[6, 6], change);
+    refused(&changed(|matrix| matrix[7] += 0.01), "orthogonal");
+    refused(&changed(|matrix| matrix[35] = f32::NAN), "orthogonal");
+    refused(&changed(|matrix| matrix[6..12].fill(0.0)), "orthogonal");
+    refused(&with_tensor::<f32>(&good, "rotation", &[5, 6], |matrix| matrix.truncate(30)), "expected shape");
+    let mut unsaid = good.clone();
+    unsaid[0].metadata.remove("rotation");
+    refused(&unsaid, "is missing");
+    let mut other = good.clone();
+    other[0].metadata.insert("rotation".into(), "none".into());
+    refused(&other, "expected opq, got `none`");
+    let mut lost = good.clone();
+    lost[0].tensors.retain(|(name, _)| name != "rotation");
+    assert!(matches!(IvfPq::from_sections(&lost), Err(TensorError::Missing { .. })));
 }
 
 #[test]
@@ -282,11 +395,17 @@ fn the_ladder_ascends_to_nlist_and_no_further() {
 
 #[test]
 fn same_seed_same_bytes_at_any_number_of_threads() {
-    for (metric, pq_bits) in [(Metric::L2, 8), (Metric::L2, 4), (Metric::Cosine, 4)] {
+    let kinds = [
+        (Metric::L2, 8, Rotate::None, Loss::Squared),
+        (Metric::L2, 4, Rotate::Opq, Loss::Squared),
+        (Metric::Cosine, 4, Rotate::None, Loss::Auto),
+        (Metric::Cosine, 4, Rotate::Opq, Loss::ScoreAware),
+    ];
+    for (metric, pq_bits, rotation, loss) in kinds {
         let rows = clustered(5000, 10, metric, 1);
         let bytes = |threads: usize, seed: u64| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let params = params(64, 5, pq_bits, Refine::F16);
+            let params = IvfPqParams { rotation, loss, ..params(64, 5, pq_bits, Refine::F16) };
             let built = pool.install(|| build(&Cpu::new(), rows.view(), metric, &params, seed, &unobserved));
             let Built { index, order, report } = built.unwrap();
             let tensors = index.sections().into_iter().flat_map(|section| section.tensors);
@@ -358,6 +477,8 @@ fn impossible_input_is_a_named_error() {
     assert!(message.contains("`nlist`: expected 1 to 100 for 100 rows, got 101"), "{message}");
     let message = error(rows.view(), &IvfPqParams { pq_m: 5, ..good.clone() }).to_string();
     assert!(message.contains("`pq_m`: expected one of 1, 2, 3, 4, 6, 8 for 6-d vectors, got 5"), "{message}");
+    let message = error(rows.view(), &IvfPqParams { loss: Loss::ScoreAware, ..good.clone() }).to_string();
+    assert!(message.contains("`loss`: expected auto or squared for l2, got score_aware"), "{message}");
     assert!(matches!(error(VectorView::new(&[], 6), &good), BuildError::Rows { rows: 0 }));
     for (value, refine) in [(f32::NAN, Refine::None), (f32::INFINITY, Refine::F32), (3e18, Refine::F16)] {
         let mut rows = rows.clone();

@@ -105,6 +105,8 @@ const REFUSED: &[Case] = &[
     ("nlist = 100", "nlist = 99999999999999999999", (33, 9), "index[1].nlist", &["found 99999999999999999999"]),
     ("pq_m = 25", "pq_m = 0", (34, 8), "index[1].pq_m", &["found 0", "1 to 4096"]),
     ("pq_bits = 8", "pq_bits = 6", (35, 11), "index[1].pq_bits", &["found 6", "allowed: 4, 8"]),
+    ("kmeans_iterations = 12", "rotation = \"random\"", (37, 12), "index[1].rotation", &["found \"random\"", "\"none\"", "\"opq\""]),
+    ("kmeans_iterations = 12", "loss = \"l1\"", (37, 8), "index[1].loss", &["found \"l1\"", "\"score_aware\""]),
     ("kmeans_iterations = 12", "kmeans_iterations = 0", (37, 21), "index[1].kmeans_iterations", &["1 to 1000"]),
     ("gate = { k = 10, min_recall = 0.95 }", "gate = { k = 0, min_recall = 0.95 }", (27, 14), "index[0].gate.k", &["found 0", "1 to 1000"]),
     ("gate = { k = 10, min_recall = 0.95 }", "gate = { k = 10, min_recall = 95 }", (27, 31), "index[0].gate.min_recall", &["found 95", "95 % is 0.95"]),
@@ -330,7 +332,8 @@ fn what_is_left_out_has_the_documented_default() {
               "expert": { "c_max": "auto", "fanout": "auto", "leaf_k": "auto", "l_max": "auto", "alpha": "auto" },
               "target": { "k": 10, "recall": 0.95 } },
             { "name": "my-words-ivf_pq", "kind": "ivf_pq", "metric": "l2", "nlist": "auto", "pq_m": "auto",
-              "pq_bits": 4, "refine": "f16", "kmeans_iterations": 10, "target": { "k": 10, "recall": 0.95 } },
+              "pq_bits": 4, "refine": "f16", "kmeans_iterations": 10, "rotation": "none", "loss": "auto",
+              "target": { "k": 10, "recall": 0.95 } },
         ],
     });
     assert_eq!(job.to_json(), expected);

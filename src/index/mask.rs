@@ -1,5 +1,7 @@
 //! Which rows a search may return.
 
+use std::ops::Range;
+
 /// A set of rows as a bitmap, immutable. Bit `i % 64` of word `i / 64` is row `i`; bits beyond the last row are 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowMask {
@@ -77,6 +79,24 @@ impl RowMask {
         self.words[ordinal as usize / 64] >> (ordinal % 64) & 1 == 1
     }
 
+    /// How many rows of a range are allowed.
+    ///
+    /// # Panics
+    /// If the range ends beyond the last row.
+    pub fn count_in(&self, range: Range<usize>) -> usize {
+        assert!(range.end <= self.rows, "{range:?} of {} rows", self.rows);
+        if range.is_empty() {
+            return 0;
+        }
+        let (first, last) = (range.start / 64, (range.end - 1) / 64);
+        let ones = |place: usize, word: u64| {
+            let from = if place == first { range.start % 64 } else { 0 };
+            let behind = if place == last { 63 - (range.end - 1) % 64 } else { 0 };
+            (word >> from << from << behind).count_ones() as usize
+        };
+        self.words[first..=last].iter().zip(first..).map(|(&word, place)| ones(place, word)).sum()
+    }
+
     /// The allowed rows, ascending.
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         self.words.iter().enumerate().flat_map(|(place, &word)| {
@@ -103,6 +123,13 @@ mod tests {
                 assert_eq!((mask.rows(), mask.count()), (rows, chosen.len()));
                 for ordinal in 0..rows as u32 {
                     assert_eq!(mask.contains(ordinal), chosen.contains(&ordinal));
+                }
+                for from in [0, rows / 3, rows] {
+                    for to in [from, from + (rows - from) / 2, rows] {
+                        let inside = |row: &&u32| (from..to).contains(&(**row as usize));
+                        let count = chosen.iter().filter(inside).count();
+                        assert_eq!(mask.count_in(from..to), count, "{from}..{to} of {rows}");
+                    }
                 }
                 let (gone, left) = chosen.split_at(chosen.len() / 2);
                 assert_eq!(mask.without(gone), RowMask::from_ordinals(rows, left.iter().copied()));

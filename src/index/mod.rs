@@ -67,6 +67,12 @@ pub trait SearchIndex: Send + Sync {
         params.rows_compared().min(self.rows())
     }
 
+    /// The same of a search under a mask that allows so many rows. By default, as `masked` does it, as many times more as
+    /// there are rows for each that is allowed.
+    fn rows_compared_among(&self, params: &SearchParams, allowed: usize) -> usize {
+        self.rows_compared(params).saturating_mul(self.rows()) / allowed.max(1)
+    }
+
     /// The vectors of all rows by ordinal (for cosine normalised), where the index kept them.
     fn kept(&self) -> Option<&KeptVectors>;
 

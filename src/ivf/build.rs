@@ -5,13 +5,13 @@ use std::ops::ControlFlow;
 use rayon::prelude::*;
 
 use super::codes::{Blocks, Codes};
-use super::params::IvfPqParams;
+use super::params::{IvfPqParams, Loss, Rotate};
 use super::{IvfPq, Parts};
-use crate::compute::{Compute, ComputeError, ResidualOf};
+use crate::compute::{Compute, ComputeError, ResidualOf, Rows};
 use crate::index::{KeepError, KeptVectors};
 use crate::train::{
     self, Kmeans, KmeansParams, Observer, PqParams, PqShape, PqTraining, ProductQuantizer, Progress,
-    TrainError, Warning, check_magnitude, checked_labels,
+    Rotation, ScoreAware, ScoredRows, TrainError, Warning, check_magnitude, checked_labels,
 };
 use crate::vectors::{Metric, Random, VectorBuf, VectorView};
 
@@ -75,6 +75,7 @@ pub fn build(
         return Err(BuildError::Rows { rows: rows.rows() });
     }
     let shape = params.check(rows.dim(), Some(rows.rows()))?;
+    let loss = score_loss(params.loss, metric)?;
     check_magnitude(rows)?;
     if let Some(precision) = params.refine.precision() {
         KeptVectors::check(rows, precision)?;
@@ -84,15 +85,17 @@ pub fn build(
     let kmeans = train::train(compute, rows, &kmeans_params, observer)?;
     let centroids = kmeans.centroids.view();
     let pq_seed = Random::of(seed, 2).next_u64();
-    let (quantizer, pq_training) = train_quantizer(compute, rows, centroids, shape, pq_seed, observer)?;
-    let encoded = encode(compute, rows, centroids, &quantizer, observer)?;
+    let (coder, pq_training) =
+        Coder::train(compute, rows, centroids, shape, params.rotation, loss, pq_seed, observer)?;
+    let encoded = encode(compute, rows, centroids, &coder, observer)?;
     let lists = Lists::of(&encoded.labels, params.nlist);
     let kept = match params.refine.precision() {
         Some(precision) => Some(KeptVectors::gather(rows, &lists.order, precision)?),
         None => None,
     };
     let report = lists.report(&kmeans, pq_training);
-    let codes = lists.codes(&encoded.codes, &quantizer, centroids, metric);
+    let Coder { rotation, centroids: code_centroids, quantizer, .. } = coder;
+    let codes = lists.codes(&encoded.codes, &quantizer, code_centroids.view(), metric);
     let index = IvfPq::from(Parts {
         metric,
         dim: rows.dim(),
@@ -101,34 +104,146 @@ pub fn build(
         quantizer,
         codes,
         kept,
+        rotation,
     });
     Ok(Built { index, order: lists.order, report })
 }
 
-/// Trains on the residuals of a sample.
-fn train_quantizer(
-    compute: &dyn Compute,
-    rows: VectorView<'_>,
-    centroids: VectorView<'_>,
-    shape: PqShape,
-    seed: u64,
-    observer: Observer<'_>,
-) -> Result<(ProductQuantizer, PqTraining), BuildError> {
-    let params = PqParams::new(seed);
-    let count = params.sample_rows(&shape).min(rows.rows());
-    // Apart from the draw that the quantizer would make of more rows.
-    let chosen = Random::of(seed, u64::MAX).sample(rows.rows(), count);
-    let mut residuals: VectorBuf = rows.gather(&chosen);
-    let labels = checked_labels(
-        &compute.assign(&compute.upload(residuals.view())?, centroids, Metric::L2)?,
-        centroids.rows(),
-    )?;
-    residuals.as_mut_slice().par_chunks_mut(shape.dim).with_min_len(1024).zip(&labels).for_each(
+/// Steps of the rotation's training.
+const ROTATIONS: usize = 8;
+
+/// Rows, per entry of a codebook, that its entries are moved to score-aware ones by.
+const SCORED_ROWS_PER_ENTRY: usize = 1024;
+
+/// The cosine from which on a query's score counts, as ScaNN has it.
+const SCORE_THRESHOLD: f32 = 0.2;
+
+fn score_loss(loss: Loss, metric: Metric) -> Result<Option<ScoreAware>, TrainError> {
+    match (loss, metric) {
+        (Loss::Squared, _) | (Loss::Auto, Metric::L2 | Metric::InnerProduct) => Ok(None),
+        (Loss::ScoreAware, Metric::L2) => {
+            let expected = "auto or squared for l2".into();
+            Err(TrainError::Parameter { name: "loss", expected, got: "score_aware".into() })
+        }
+        (Loss::ScoreAware, _) | (Loss::Auto, Metric::Cosine) => Ok(Some(ScoreAware::new(SCORE_THRESHOLD))),
+    }
+}
+
+/// How rows become codes: residuals, rotated or not, through the quantizer.
+struct Coder {
+    rotation: Option<Rotation>,
+    /// In the space of the codes.
+    centroids: VectorBuf,
+    quantizer: ProductQuantizer,
+    loss: Option<ScoreAware>,
+}
+
+impl Coder {
+    /// Trains on the residuals of a sample.
+    #[allow(clippy::too_many_arguments, reason = "what a build is made of, passed once")]
+    fn train(
+        compute: &dyn Compute,
+        rows: VectorView<'_>,
+        centroids: VectorView<'_>,
+        shape: PqShape,
+        rotate: Rotate,
+        loss: Option<ScoreAware>,
+        seed: u64,
+        observer: Observer<'_>,
+    ) -> Result<(Self, PqTraining), BuildError> {
+        let params = PqParams::new(seed);
+        let count = params.sample_rows(&shape).min(rows.rows());
+        // Apart from the draw that the quantizer would make of more rows.
+        let chosen = Random::of(seed, u64::MAX).sample(rows.rows(), count);
+        let sample = rows.gather(&chosen);
+        let labels = checked_labels(
+            &compute.assign(&compute.upload(sample.view())?, centroids, Metric::L2)?,
+            centroids.rows(),
+        )?;
+        let residuals = residuals(sample.view(), centroids, &labels);
+        let (rotation, quantizer, training) = match rotate {
+            Rotate::None => {
+                let (quantizer, training) =
+                    ProductQuantizer::train(compute, residuals.view(), shape, &params, observer)?;
+                (None, quantizer, training)
+            }
+            Rotate::Opq => {
+                let (rotation, quantizer, training) =
+                    train::train_rotated(compute, residuals.view(), shape, &params, ROTATIONS, observer)?;
+                (Some(rotation), quantizer, training)
+            }
+        };
+        let centroids = match &rotation {
+            Some(rotation) => rotation.rotate_rows(centroids),
+            None => VectorBuf::new(centroids.as_slice().to_vec(), centroids.dim()),
+        };
+        let mut coder = Self { rotation, centroids, quantizer, loss };
+        if let Some(loss) = loss {
+            let count = (SCORED_ROWS_PER_ENTRY * shape.ksub()).min(sample.rows());
+            let sample = coder.turned(sample.view().slice(0, count));
+            let residual_of =
+                Some(ResidualOf { centroids: coder.centroids.view(), labels: &labels[..count] });
+            let scored = ScoredRows { rows: sample.view(), residual_of };
+            (coder.quantizer, _) =
+                coder.quantizer.clone().refine_score_aware(compute, scored, &loss, observer)?;
+        }
+        Ok((coder, training))
+    }
+
+    /// Rows in the space of the codes.
+    fn turned<'a>(&self, rows: VectorView<'a>) -> Turned<'a> {
+        match &self.rotation {
+            Some(rotation) => Turned::Rotated(rotation.rotate_rows(rows)),
+            None => Turned::Given(rows),
+        }
+    }
+
+    /// The codes of a block of rows, which `uploaded` shows to the backend.
+    fn encode(
+        &self,
+        compute: &dyn Compute,
+        rows: VectorView<'_>,
+        uploaded: &Rows<'_>,
+        labels: &[u32],
+    ) -> Result<Vec<u8>, TrainError> {
+        let residual_of = Some(ResidualOf { centroids: self.centroids.view(), labels });
+        let turned = self.turned(rows);
+        match (&self.loss, &turned) {
+            (Some(loss), turned) => {
+                let scored = ScoredRows { rows: turned.view(), residual_of };
+                self.quantizer.encode_score_aware(compute, scored, loss)
+            }
+            (None, Turned::Given(_)) => self.quantizer.encode(compute, uploaded, residual_of),
+            (None, Turned::Rotated(rotated)) => {
+                self.quantizer.encode(compute, &compute.upload(rotated.view())?, residual_of)
+            }
+        }
+    }
+}
+
+/// Rows in the space of the codes.
+enum Turned<'a> {
+    Given(VectorView<'a>),
+    Rotated(VectorBuf),
+}
+
+impl Turned<'_> {
+    fn view(&self) -> VectorView<'_> {
+        match self {
+            Turned::Given(rows) => *rows,
+            Turned::Rotated(rows) => rows.view(),
+        }
+    }
+}
+
+fn residuals(rows: VectorView<'_>, centroids: VectorView<'_>, labels: &[u32]) -> VectorBuf {
+    let mut residuals = VectorBuf::new(rows.as_slice().to_vec(), rows.dim());
+    residuals.as_mut_slice().par_chunks_mut(rows.dim()).with_min_len(1024).zip(labels).for_each(
         |(row, &label)| {
             row.iter_mut().zip(centroids.row(label as usize)).for_each(|(value, &centre)| *value -= centre);
         },
     );
-    Ok(ProductQuantizer::train(compute, residuals.view(), shape, &params, observer)?)
+    residuals
 }
 
 /// List and code of each row, in the order of the source.
@@ -142,19 +257,19 @@ fn encode(
     compute: &dyn Compute,
     rows: VectorView<'_>,
     centroids: VectorView<'_>,
-    quantizer: &ProductQuantizer,
+    coder: &Coder,
     observer: Observer<'_>,
 ) -> Result<Encoded, BuildError> {
     let mut encoded = Encoded {
         labels: Vec::with_capacity(rows.rows()),
-        codes: Vec::with_capacity(rows.rows() * quantizer.shape().code_size()),
+        codes: Vec::with_capacity(rows.rows() * coder.quantizer.shape().code_size()),
     };
     for start in (0..rows.rows()).step_by(BLOCK_ROWS) {
         let end = (start + BLOCK_ROWS).min(rows.rows());
-        let block = compute.upload(rows.slice(start, end))?;
-        let labels = checked_labels(&compute.assign(&block, centroids, Metric::L2)?, centroids.rows())?;
-        let residual_of = ResidualOf { centroids, labels: &labels };
-        encoded.codes.extend(quantizer.encode(compute, &block, Some(residual_of))?);
+        let block = rows.slice(start, end);
+        let uploaded = compute.upload(block)?;
+        let labels = checked_labels(&compute.assign(&uploaded, centroids, Metric::L2)?, centroids.rows())?;
+        encoded.codes.extend(coder.encode(compute, block, &uploaded, &labels)?);
         encoded.labels.extend(labels);
         let progress =
             Progress { stage: "encode", done: end as u64, total: rows.rows() as u64, inertia: None };

@@ -22,7 +22,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 pub use build::{BuildError, BuildReport, Built, build};
-pub use params::{IvfPqParams, Refine};
+pub use params::{IvfPqParams, Loss, Refine, Rotate};
 
 use codes::Codes;
 use ranking::ListRanking;
@@ -30,8 +30,8 @@ use scan::Book;
 
 use crate::artifact::Array;
 use crate::index::KeptVectors;
-use crate::train::ProductQuantizer;
-use crate::vectors::{Metric, VectorView};
+use crate::train::{ProductQuantizer, Rotation};
+use crate::vectors::{Metric, VectorBuf, VectorView};
 
 /// The index: centroids, and for each list the codes of its rows.
 #[derive(Debug, Clone)]
@@ -46,10 +46,20 @@ pub struct IvfPq {
     codes: Codes,
     /// What candidates are ranked again with.
     kept: Option<KeptVectors>,
+    /// Where codes are those of rotated residuals.
+    turned: Option<Arc<Turned>>,
     /// Derived, not stored.
     ranking: Arc<ListRanking>,
     /// Derived, not stored; empty with 8 bits.
     book: Arc<Book>,
+}
+
+/// The rotation that residuals went through before they were encoded.
+#[derive(Debug)]
+struct Turned {
+    rotation: Rotation,
+    /// Derived, not stored: the centroids, rotated.
+    centroids: VectorBuf,
 }
 
 /// What an index is made of: the rest is derived.
@@ -61,17 +71,22 @@ struct Parts {
     quantizer: ProductQuantizer,
     codes: Codes,
     kept: Option<KeptVectors>,
+    rotation: Option<Rotation>,
 }
 
 impl From<Parts> for IvfPq {
     fn from(parts: Parts) -> Self {
-        let Parts { metric, dim, centroids, list_offsets, quantizer, codes, kept } = parts;
-        let ranking = Arc::new(ListRanking::of(VectorView::new(&centroids, dim), metric));
+        let Parts { metric, dim, centroids, list_offsets, quantizer, codes, kept, rotation } = parts;
+        let view = VectorView::new(&centroids, dim);
+        let ranking = Arc::new(ListRanking::of(view, metric));
+        let turned =
+            rotation.map(|rotation| Arc::new(Turned { centroids: rotation.rotate_rows(view), rotation }));
         let book = match codes {
             Codes::Blocks(_) => Book::of(&quantizer, metric),
             Codes::Rows { .. } => Book::default(),
         };
-        Self { metric, dim, centroids, list_offsets, quantizer, codes, kept, ranking, book: Arc::new(book) }
+        let book = Arc::new(book);
+        Self { metric, dim, centroids, list_offsets, quantizer, codes, kept, turned, ranking, book }
     }
 }
 
@@ -91,6 +106,19 @@ impl IvfPq {
 
     pub fn quantizer(&self) -> &ProductQuantizer {
         &self.quantizer
+    }
+
+    /// The rotation that residuals went through before they were encoded.
+    pub fn rotation(&self) -> Option<&Rotation> {
+        self.turned.as_ref().map(|turned| &turned.rotation)
+    }
+
+    /// A list's centroid in the space of the codes.
+    fn code_centroid(&self, list: usize) -> &[f32] {
+        match &self.turned {
+            Some(turned) => turned.centroids.row(list),
+            None => self.centroids().row(list),
+        }
     }
 
     pub fn kept(&self) -> Option<&KeptVectors> {
@@ -128,14 +156,22 @@ impl IvfPq {
     pub fn decode(&self, ordinal: u32) -> Vec<f32> {
         let mut decoded = vec![0.0; self.dim];
         self.decode_into(ordinal, &mut vec![0; self.quantizer.shape().code_size()], &mut decoded);
-        decoded
+        match self.rotation() {
+            Some(rotation) => {
+                let mut back = vec![0.0; self.dim];
+                rotation.rotate_back(&decoded, &mut back);
+                back
+            }
+            None => decoded,
+        }
     }
 
+    /// As [`decode`](Self::decode), in the space of the codes.
     fn decode_into(&self, ordinal: u32, code: &mut [u8], decoded: &mut [f32]) {
         let list = self.list_of(ordinal);
         self.read_code(ordinal, list, code);
         self.quantizer.decode(code, decoded);
-        let centroid = self.centroids().row(list);
+        let centroid = self.code_centroid(list);
         decoded.iter_mut().zip(centroid).for_each(|(value, &centre)| *value += centre);
     }
 }

@@ -22,6 +22,7 @@ use crate::artifact::Array;
 use crate::compute::cpu::{
     BLOCK_ROWS, NIBBLE_SLACK, NibbleBook, NibbleScan, Quantized, kernels, nibble_tables_len, prefetch,
 };
+use crate::index::RowMask;
 use crate::train::ProductQuantizer;
 use crate::vectors::{Metric, Neighbor};
 
@@ -114,12 +115,12 @@ impl Shortlist {
 
     /// Rows from `first` on, by their scores. Once full hardly any passes the bound, so a group is compared as a whole
     /// first.
-    fn offer(&mut self, scores: &[f32], first: u32) {
+    fn offer(&mut self, scores: &[f32], first: u32, mask: Option<&RowMask>) {
         for (group, scores) in scores.chunks(GROUP).enumerate() {
             let bound = self.bound;
             if scores.iter().fold(false, |any, &score| any | (score <= bound)) {
                 for (ordinal, &score) in (first + (group * GROUP) as u32..).zip(scores) {
-                    if score <= bound {
+                    if score <= bound && mask.is_none_or(|mask| mask.contains(ordinal)) {
                         self.keys[self.len] = Neighbor::new(ordinal, score).key();
                         self.len += 1;
                     }
@@ -139,6 +140,8 @@ pub(super) struct Scan {
     scores: Vec<f32>,
     tables: Vec<u8>,
     quantized: Quantized,
+    /// The query in the space of the codes.
+    query: Vec<f32>,
     /// The query, for L2 with 4 bits its residual, as long as all sub-vectors are.
     padded: Vec<f32>,
 }
@@ -154,6 +157,7 @@ impl Scan {
             scores: vec![0.0; if blocks { 0 } else { SCAN_ROWS }],
             tables: vec![0; if blocks { nibble_tables_len(shape.pq_m) } else { 0 }],
             quantized: Quantized { step: 0.0, offset: 0.0 },
+            query: vec![0.0; index.dim],
             padded: vec![0.0; if blocks { shape.pq_m * shape.dsub } else { 0 }],
         }
     }
@@ -161,12 +165,16 @@ impl Scan {
     /// Begins a search for the `wanted` rows with the least estimates.
     pub fn begin(&mut self, index: &IvfPq, query: &[f32], wanted: usize) {
         self.shortlist.empty(wanted);
+        match index.rotation() {
+            Some(rotation) => rotation.rotate(query, &mut self.query),
+            None => self.query.copy_from_slice(query),
+        }
         match (&index.codes, index.metric) {
-            (Codes::Rows { .. }, Metric::L2) => index.quantizer.tables(query, -2.0, &mut self.values),
-            (Codes::Rows { .. }, _) => index.quantizer.tables(query, -1.0, &mut self.values),
+            (Codes::Rows { .. }, Metric::L2) => index.quantizer.tables(&self.query, -2.0, &mut self.values),
+            (Codes::Rows { .. }, _) => index.quantizer.tables(&self.query, -1.0, &mut self.values),
             (Codes::Blocks(_), Metric::L2) => {}
             (Codes::Blocks(_), _) => {
-                self.padded[..query.len()].copy_from_slice(query);
+                self.padded[..query.len()].copy_from_slice(&self.query);
                 self.fill_tables(index, -1.0);
             }
         }
@@ -180,22 +188,30 @@ impl Scan {
             (kernels().nibble_tables)(book, &self.padded, scale, &mut self.values, &mut self.tables);
     }
 
-    /// `shared` is the part of the estimate that all rows of `list` have.
-    pub fn list(&mut self, index: &IvfPq, query: &[f32], list: usize, shared: f32) {
+    /// Scans `list` (of a mask, only its rows); `shared` is the part of the estimate that all rows of the list have.
+    pub fn list(&mut self, index: &IvfPq, list: usize, shared: f32, mask: Option<&RowMask>) {
         match &index.codes {
-            Codes::Rows { bytes, terms } => self.rows(index, bytes, terms.as_ref(), list, shared),
+            Codes::Rows { bytes, terms } => self.rows(index, bytes, terms.as_ref(), list, shared, mask),
             Codes::Blocks(blocks) => {
                 if index.metric == Metric::L2 {
-                    self.padded[..query.len()].copy_from_slice(query);
-                    subtract(&mut self.padded, index.centroids().row(list));
+                    self.padded[..self.query.len()].copy_from_slice(&self.query);
+                    subtract(&mut self.padded, index.code_centroid(list));
                     self.fill_tables(index, -2.0);
                 }
-                self.blocks(index, blocks, list, shared);
+                self.blocks(index, blocks, list, shared, mask);
             }
         }
     }
 
-    fn rows(&mut self, index: &IvfPq, codes: &[u8], terms: Option<&Array<f32>>, list: usize, shared: f32) {
+    fn rows(
+        &mut self,
+        index: &IvfPq,
+        codes: &[u8],
+        terms: Option<&Array<f32>>,
+        list: usize,
+        shared: f32,
+        mask: Option<&RowMask>,
+    ) {
         let code_size = index.quantizer.shape().code_size();
         let rows = index.list(list);
         for start in rows.clone().step_by(SCAN_ROWS) {
@@ -209,11 +225,11 @@ impl Scan {
                     .for_each(|(score, &term)| *score += shared + term),
                 None => scores.iter_mut().for_each(|score| *score += shared),
             }
-            self.shortlist.offer(scores, start as u32);
+            self.shortlist.offer(scores, start as u32, mask);
         }
     }
 
-    fn blocks(&mut self, index: &IvfPq, blocks: &Blocks, list: usize, shared: f32) {
+    fn blocks(&mut self, index: &IvfPq, blocks: &Blocks, list: usize, shared: f32, mask: Option<&RowMask>) {
         const BLOCKS: usize = SCAN_ROWS / BLOCK_ROWS;
         let rows = index.list(list);
         let quantized = Quantized { offset: self.quantized.offset + shared, ..self.quantized };
@@ -227,8 +243,14 @@ impl Scan {
                 pq_m: index.quantizer.shape().pq_m,
                 tables: &self.tables,
                 quantized,
+                allowed: mask.map_or(&[], RowMask::words),
             });
         }
+    }
+
+    /// The query of the search begun, in the space of the codes.
+    pub fn query(&self) -> &[f32] {
+        &self.query
     }
 
     /// The rows found, in no order.

@@ -8,7 +8,7 @@ use super::ranking::select;
 use super::scan::{Scan, prefetch_list};
 use crate::artifact::Section;
 use crate::compute::cpu::kernels;
-use crate::index::{KeptVectors, SearchIndex, SearchParams, Searcher};
+use crate::index::{Allowed, KeptVectors, RowMask, SearchIndex, SearchParams, Searcher};
 use crate::vectors::{Metric, Neighbor, TopK, VectorView};
 
 /// Candidates that are ranked again for each row to return, where the caller does not say, and at least
@@ -36,8 +36,47 @@ const NEAR: usize = 8;
 /// Visits that a list is asked for ahead of.
 const AHEAD: usize = 2;
 
+/// What costs about as much as comparing one row that lies somewhere: centroids ranked, codes scanned.
+/// On glove100 a row of f16 took 10 ns, a 4-bit code 1.6; on minilm100k 16 and 2.4.
+const CENTROIDS_PER_ROW: usize = 2;
+const NIBBLE_CODES_PER_ROW: usize = 6;
+const BYTE_CODES_PER_ROW: usize = 2;
+
 fn default_refine(k: usize) -> usize {
     k.saturating_mul(REFINE_FACTOR).max(REFINE_FLOOR)
+}
+
+impl IvfPq {
+    /// Candidates of a search for `k` rows, all of which are ranked again.
+    fn wanted(&self, k: usize, params: &SearchParams) -> usize {
+        let wanted = match (params.refine, &self.kept, &self.codes) {
+            // Estimates are what is returned.
+            (_, None, Codes::Rows { .. }) => k,
+            (0, ..) | (_, None, _) => default_refine(k),
+            (refine, ..) => refine,
+        };
+        wanted.max(k).min(self.rows())
+    }
+
+    /// Allowed rows that a search under a mask sees at least. The nearest of a share s of the rows lie further away and are
+    /// spread over more lists, but over less than 1/s times as many: it probes 1/√s times as many where they are spread
+    /// evenly. On glove100 at 96 lists recall@10 was .963 without a mask, and .967, .977, .990 and .994 with a half, a tenth, a
+    /// twentieth and a hundredth of the rows allowed; on minilm100k at 128 lists .961, and .964, .982, .991 and .999. With as many
+    /// allowed rows as a search without a mask sees it was .978 to 1, for up to three times the time.
+    fn needed(&self, nprobe: usize, allowed: usize) -> usize {
+        let seen = nprobe.clamp(1, self.nlist()) as f64 * self.rows() as f64 / self.nlist() as f64;
+        let share = allowed as f64 / self.rows() as f64;
+        ((seen * share.sqrt()).ceil() as usize).min(allowed)
+    }
+
+    /// What a search that scans so many codes costs, in comparisons of whole rows.
+    fn cost(&self, codes: usize, wanted: usize) -> usize {
+        let codes_per_row = match &self.codes {
+            Codes::Blocks(_) => NIBBLE_CODES_PER_ROW,
+            Codes::Rows { .. } => BYTE_CODES_PER_ROW,
+        };
+        self.nlist() / CENTROIDS_PER_ROW + codes / codes_per_row + wanted
+    }
 }
 
 impl SearchIndex for IvfPq {
@@ -76,6 +115,19 @@ impl SearchIndex for IvfPq {
         let setting =
             |effort| SearchParams { k, effort, refine: if self.kept.is_some() { refine(effort) } else { 0 } };
         nprobes.into_iter().map(setting).collect()
+    }
+
+    fn rows_compared(&self, params: &SearchParams) -> usize {
+        let nprobe = params.effort.clamp(1, self.nlist());
+        let codes = (nprobe * self.rows() / self.nlist()).max(params.k).min(self.rows());
+        self.cost(codes, self.wanted(params.k, params)).min(self.rows())
+    }
+
+    fn rows_compared_among(&self, params: &SearchParams, allowed: usize) -> usize {
+        let allowed = allowed.max(1);
+        let needed = self.needed(params.effort, allowed).max(params.k.min(allowed));
+        let codes = (needed as f64 / allowed as f64 * self.rows() as f64) as usize;
+        self.cost(codes, self.wanted(params.k, params))
     }
 
     fn kept(&self) -> Option<&KeptVectors> {
@@ -176,6 +228,54 @@ impl Searcher for IvfPqSearcher {
         });
     }
 
+    /// Scans lists until it has seen enough allowed rows ([`IvfPq::needed`]), and `k` of them at least. Only codes of
+    /// allowed rows become candidates, so that no more of them are ranked again than without a mask.
+    fn search_masked(
+        &mut self,
+        query: &[f32],
+        params: &SearchParams,
+        allowed: &Allowed<'_>,
+        found: &mut Vec<Neighbor>,
+    ) -> bool {
+        let mask = allowed.mask;
+        assert_eq!(mask.rows(), self.index.rows(), "rows of the mask");
+        found.clear();
+        let k = params.k.min(mask.count());
+        if k == 0 {
+            return true;
+        }
+        if mask.count() == mask.rows() {
+            self.search(query, params, found);
+            return true;
+        }
+        let index = self.index.clone();
+        let wanted = index.wanted(k, params);
+        if index.cost(0, wanted) > allowed.patience {
+            return false;
+        }
+        self.rank_lists(VectorView::new(query, index.dim));
+        let codes = reached(&index, &self.ranks[..index.nlist()], params.effort, k, mask, &mut self.lists);
+        if index.cost(codes, wanted) > allowed.patience {
+            return false;
+        }
+        if self.scans.is_empty() {
+            self.scans.push(Scan::over(&index));
+        }
+        let scan = &mut self.scans[0];
+        scan.begin(&index, query, wanted);
+        for (probe, &key) in self.lists.iter().enumerate() {
+            if let Some(&next) = self.lists.get(probe + 1) {
+                prefetch_list(&index, Neighbor::of_key(next).ordinal as usize);
+            }
+            let Neighbor { ordinal: list, distance: rank } = Neighbor::of_key(key);
+            let list = list as usize;
+            let shared = index.ranking.shared(query, index.centroids().row(list), list, rank);
+            scan.list(&index, list, shared, Some(mask));
+        }
+        found.extend_from_slice(self.rank_again(query, 0, k));
+        true
+    }
+
     /// Queries share the ranking of the lists, and the reading of lists that several of them probe.
     fn search_batch(
         &mut self,
@@ -190,7 +290,7 @@ impl Searcher for IvfPqSearcher {
         for start in (0..queries.rows()).step_by(BATCH) {
             let batch = queries.slice(start, (start + BATCH).min(queries.rows()));
             self.scan_near_lists(batch, k, params);
-            self.scan_visits(batch);
+            self.scan_visits();
             for (number, query) in batch.iter().enumerate() {
                 found(start + number, self.rank_again(query, number, k));
             }
@@ -199,18 +299,20 @@ impl Searcher for IvfPqSearcher {
 }
 
 impl IvfPqSearcher {
+    /// Fills `ranks` for a strip of queries.
+    fn rank_lists(&mut self, queries: VectorView<'_>) {
+        let ranking = &self.index.ranking;
+        self.shifted.resize(queries.rows() * queries.dim(), 0.0);
+        self.ranks.resize(queries.rows() * ranking.stride(), 0.0);
+        ranking.ranks(queries, &mut self.shifted, &mut self.ranks);
+    }
+
     /// Begins the scan of every query with its first lists. Where others may come by, the rest is left to
     /// [`scan_visits`](Self::scan_visits).
     fn scan_near_lists(&mut self, batch: VectorView<'_>, k: usize, params: &SearchParams) {
         let index = self.index.clone();
         let (strip, stride) = (index.ranking.strip(), index.ranking.stride());
-        let wanted = match (params.refine, &index.kept, &index.codes) {
-            // Estimates are what is returned.
-            (_, None, Codes::Rows { .. }) => k,
-            (0, ..) | (_, None, _) => default_refine(k),
-            (refine, ..) => refine,
-        };
-        let wanted = wanted.max(k).min(index.rows());
+        let wanted = index.wanted(k, params);
         while self.scans.len() < batch.rows() {
             self.scans.push(Scan::over(&index));
         }
@@ -218,9 +320,7 @@ impl IvfPqSearcher {
         self.visits[0].clear();
         for start in (0..batch.rows()).step_by(strip) {
             let own = batch.slice(start, (start + strip).min(batch.rows()));
-            self.shifted.resize(own.rows() * index.dim, 0.0);
-            self.ranks.resize(own.rows() * stride, 0.0);
-            index.ranking.ranks(own, &mut self.shifted, &mut self.ranks);
+            self.rank_lists(own);
             for (number, query) in own.iter().enumerate() {
                 let ranks = &self.ranks[number * stride..][..index.nlist()];
                 probed(&index, ranks, params.effort.max(1), k, &mut self.lists);
@@ -235,7 +335,7 @@ impl IvfPqSearcher {
                         if let Some(&next) = self.lists.get(probe + 1) {
                             prefetch_list(&index, Neighbor::of_key(next).ordinal as usize);
                         }
-                        scan.list(&index, query, list as usize, shared);
+                        scan.list(&index, list as usize, shared, None);
                     } else {
                         self.visits[0].push(Visit { list, query: (start + number) as u32, shared });
                     }
@@ -246,7 +346,7 @@ impl IvfPqSearcher {
 
     /// List by list, so that its codes are read once. What is found does not depend on the order: the best are the best
     /// in the total order of (estimate, ordinal).
-    fn scan_visits(&mut self, batch: VectorView<'_>) {
+    fn scan_visits(&mut self) {
         let index = &*self.index;
         let [by_query, by_list] = &mut self.visits;
         if by_query.is_empty() {
@@ -266,8 +366,7 @@ impl IvfPqSearcher {
             if let Some(later) = by_list.get(at + AHEAD).filter(|later| later.list != visit.list) {
                 prefetch_list(index, later.list as usize);
             }
-            let query = visit.query as usize;
-            self.scans[query].list(index, batch.row(query), visit.list as usize, visit.shared);
+            self.scans[visit.query as usize].list(index, visit.list as usize, visit.shared, None);
         }
     }
 
@@ -276,24 +375,27 @@ impl IvfPqSearcher {
     fn rank_again(&mut self, query: &[f32], number: usize, k: usize) -> &[Neighbor] {
         let index = &*self.index;
         let nearest = self.nearest.empty(k);
-        let best = self.scans[number].best();
+        let scan = &mut self.scans[number];
         match (&index.kept, &index.codes) {
             (Some(kept), _) => {
                 self.ordinals.clear();
-                self.ordinals.extend(best.map(|candidate| candidate.ordinal));
+                self.ordinals.extend(scan.best().map(|candidate| candidate.ordinal));
                 self.distances.resize(self.ordinals.len(), 0.0);
                 kept.distances(index.metric, query, &self.ordinals, &mut self.distances);
                 for (&ordinal, &distance) in self.ordinals.iter().zip(&self.distances) {
                     nearest.push(Neighbor::new(ordinal, distance));
                 }
             }
-            (None, Codes::Rows { .. }) => best.for_each(|candidate| nearest.push(candidate)),
+            (None, Codes::Rows { .. }) => scan.best().for_each(|candidate| nearest.push(candidate)),
             (None, Codes::Blocks(_)) => {
                 // The scan's estimates are rounded to the steps of its tables.
                 let Decoding { code, vector } = &mut self.decoding;
-                for Neighbor { ordinal, .. } in best {
+                self.ordinals.clear();
+                self.ordinals.extend(scan.best().map(|candidate| candidate.ordinal));
+                for &ordinal in &self.ordinals {
                     index.decode_into(ordinal, code, vector);
-                    nearest.push(Neighbor::new(ordinal, kernels().distance(index.metric, query, vector)));
+                    let distance = kernels().distance(index.metric, scan.query(), vector);
+                    nearest.push(Neighbor::new(ordinal, distance));
                 }
             }
         }
@@ -319,4 +421,34 @@ fn probed(index: &IvfPq, ranks: &[f32], nprobe: usize, k: usize, lists: &mut Vec
     });
     let needed = first + further.count();
     lists.truncate(needed);
+}
+
+/// Fills `lists` with the keys of the first lists that hold allowed rows, as many as it takes to see `k` of them and as many
+/// as `nprobe` probes need. Returns how many codes they hold, allowed or not.
+fn reached(
+    index: &IvfPq,
+    ranks: &[f32],
+    nprobe: usize,
+    k: usize,
+    mask: &RowMask,
+    lists: &mut Vec<u64>,
+) -> usize {
+    let needed = index.needed(nprobe, mask.count()).max(k);
+    // Somewhat more than it takes where allowed rows are spread evenly.
+    let likely = (needed * index.nlist()).div_ceil(mask.count());
+    for limit in [likely + likely / 4 + 8, usize::MAX] {
+        select(ranks, &index.list_offsets, limit, lists);
+        let (mut seen, mut codes) = (0, 0);
+        lists.retain(|&key| {
+            let rows = index.list(Neighbor::of_key(key).ordinal as usize);
+            let own = if seen < needed { mask.count_in(rows.clone()) } else { 0 };
+            seen += own;
+            codes += if own > 0 { rows.len() } else { 0 };
+            own > 0
+        });
+        if seen >= needed {
+            return codes;
+        }
+    }
+    unreachable!("all lists hold all allowed rows")
 }

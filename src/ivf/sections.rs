@@ -2,7 +2,7 @@
 //!
 //! | section | tensors | metadata |
 //! |---|---|---|
-//! | `ivf` | `centroids` f32 `nlist × dim`, `list_offsets` u64 `nlist + 1`, `codebooks` f32 `pq_m × ksub × dsub` | `metric`, `pq_bits`, `refine` |
+//! | `ivf` | `centroids` f32 `nlist × dim`, `list_offsets` u64 `nlist + 1`, `codebooks` f32 `pq_m × ksub × dsub`; where residuals are rotated, `rotation` f32 `dim × dim` | `metric`, `pq_bits`, `refine` |
 //! | `codes`, 8 bits | `codes` u8 `rows × code_size`; for L2 `terms` f32 `rows` | – |
 //! | `codes`, 4 bits | `codes` u8 `blocks × code_size × 32` | – |
 //! | `vectors` (unless `refine` is `none`) | `vectors` f16 or f32 `rows × dim` | – |
@@ -15,18 +15,20 @@
 use rayon::prelude::*;
 
 use super::codes::{Blocks, Codes, block_starts};
-use super::params::{IvfPqParams, Refine, check_nibbles};
+use super::params::{IvfPqParams, Refine, Rotate, check_nibbles};
 use super::{IvfPq, Parts};
 use crate::artifact::{Array, Section, TensorError};
 use crate::compute::cpu::BLOCK_ROWS;
 use crate::index::KeptVectors;
 use crate::index::SearchIndex;
-use crate::train::{PqShape, ProductQuantizer};
+use crate::train::{PqShape, ProductQuantizer, Rotation};
 use crate::vectors::Metric;
 
 const IVF: &str = "ivf";
 const CODES: &str = "codes";
 const VECTORS: &str = "vectors";
+/// A tensor, and the key that says that it is there: a rotation that is lost is noticed.
+const ROTATION: &str = "rotation";
 
 pub(super) fn write(index: &IvfPq) -> Vec<Section> {
     let (nlist, rows, shape) = (index.nlist(), index.rows(), index.quantizer.shape());
@@ -40,6 +42,13 @@ pub(super) fn write(index: &IvfPq) -> Vec<Section> {
         .with_metadata("metric", index.metric.name())
         .with_metadata("pq_bits", shape.pq_bits)
         .with_metadata("refine", refine);
+    let ivf = match index.rotation() {
+        Some(rotation) => {
+            let matrix: Array<f32> = rotation.matrix().to_vec().into();
+            ivf.with(ROTATION, &matrix, &[index.dim, index.dim]).with_metadata(ROTATION, Rotate::Opq.name())
+        }
+        None => ivf,
+    };
     let code_size = shape.code_size();
     let codes = match &index.codes {
         Codes::Rows { bytes, terms } => {
@@ -75,6 +84,7 @@ impl IvfPq {
         }
         check_finite("centroids", &centroids)?;
         let quantizer = read_quantizer(ivf, dim)?;
+        let rotation = read_rotation(ivf, dim)?;
         let list_offsets = ivf.array::<u64>("list_offsets", &[nlist + 1])?;
         let codes_section = section(sections, CODES, "codes")?;
         let rows = check_offsets(&list_offsets)?;
@@ -89,7 +99,7 @@ impl IvfPq {
             }
             None => None,
         };
-        Ok(Parts { metric, dim, centroids, list_offsets, quantizer, codes, kept }.into())
+        Ok(Parts { metric, dim, centroids, list_offsets, quantizer, codes, kept, rotation }.into())
     }
 }
 
@@ -146,6 +156,22 @@ fn read_quantizer(ivf: &Section, dim: usize) -> Result<ProductQuantizer, TensorE
         return Err(refused(format!("expected shape {expected:?}, got {got:?}")));
     }
     ProductQuantizer::from_codebook(shape, codebooks.to_vec()).map_err(|error| refused(error.to_string()))
+}
+
+/// Codes are read as those of rotated residuals if and only if both the key and the tensor say so.
+fn read_rotation(ivf: &Section, dim: usize) -> Result<Option<Rotation>, TensorError> {
+    let has_tensor = ivf.tensors.iter().any(|(name, _)| name == ROTATION);
+    if !has_tensor && !ivf.metadata.contains_key(ROTATION) {
+        return Ok(None);
+    }
+    let name: String = ivf.metadata(ROTATION)?;
+    if name != Rotate::Opq.name() {
+        let what = format!("expected {}, got `{name}`", Rotate::Opq.name());
+        return Err(TensorError::Metadata { section: IVF.into(), key: ROTATION.into(), what });
+    }
+    let matrix = ivf.array::<f32>(ROTATION, &[dim, dim])?;
+    let rotation = Rotation::from_matrix(dim, matrix.to_vec());
+    rotation.map(Some).map_err(|error| content(ROTATION, error.to_string()))
 }
 
 fn check_finite(tensor: &str, values: &[f32]) -> Result<(), TensorError> {

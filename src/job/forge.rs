@@ -139,6 +139,8 @@ fn ivf_pq(
             Refine::F32 => ivf::Refine::F32,
         },
         kmeans_iterations: params.kmeans_iterations,
+        rotation: params.rotation,
+        loss: params.loss,
     };
     let observer = |state: train::Progress| watch.observe(state);
     let built = ivf::build(compute, rows.vectors.view(), spec.metric, &params, seed, &observer)?;

@@ -16,6 +16,7 @@ use super::spec::{
 };
 use super::uri::{self, Uri};
 use crate::hnsw::Code;
+use crate::ivf::{Loss, Rotate};
 use crate::store::{Encryption, READ_ONLY_SCHEMES, SCHEMES, Secret, StoreOptions};
 use crate::vectors::Metric;
 
@@ -492,7 +493,7 @@ fn index(reader: &mut Reader, path: String, entries: DeTable<'_>, job_name: &str
 
     let gate = gate(reader, table);
     let params = match kind {
-        Some("ivf_pq") => Some(IndexParams::IvfPq(ivf_pq(reader, table))),
+        Some("ivf_pq") => Some(IndexParams::IvfPq(ivf_pq(reader, table, metric))),
         Some("hnsw") => Some(IndexParams::Hnsw(hnsw(reader, table))),
         Some(_) => Some(IndexParams::Flat(FlatSpec {})),
         None => None,
@@ -546,7 +547,7 @@ fn target(reader: &mut Reader, table: &mut Table<'_>, gate: Option<Gate>) -> Tar
     Target { k, recall }
 }
 
-fn ivf_pq(reader: &mut Reader, table: &mut Table<'_>) -> IvfPqSpec {
+fn ivf_pq(reader: &mut Reader, table: &mut Table<'_>, metric: Option<Metric>) -> IvfPqSpec {
     let nlist = reader.take(table, "nlist");
     let nlist = reader.auto_integer(nlist, 1..=1 << 16);
     let pq_m = reader.take(table, "pq_m");
@@ -561,7 +562,23 @@ fn ivf_pq(reader: &mut Reader, table: &mut Table<'_>) -> IvfPqSpec {
     };
     let kmeans_iterations = reader.take(table, "kmeans_iterations");
     let kmeans_iterations = reader.integer(kmeans_iterations, 1..=1000).unwrap_or(10) as usize;
-    IvfPqSpec { nlist, pq_m, pq_bits, refine, kmeans_iterations }
+    let rotation = reader.take(table, "rotation");
+    let rotation = match reader.choice(rotation, &["none", "opq"]) {
+        Some("opq") => Rotate::Opq,
+        _ => Rotate::None,
+    };
+    let loss = reader.take(table, "loss");
+    // Errors along a row and across it weigh the same in l2.
+    let losses: &[&'static str] = match metric {
+        Some(Metric::L2) => &["auto", "squared"],
+        _ => &["auto", "squared", "score_aware"],
+    };
+    let loss = match reader.choice(loss, losses) {
+        Some("score_aware") => Loss::ScoreAware,
+        Some("squared") => Loss::Squared,
+        _ => Loss::Auto,
+    };
+    IvfPqSpec { nlist, pq_m, pq_bits, refine, kmeans_iterations, rotation, loss }
 }
 
 fn hnsw(reader: &mut Reader, table: &mut Table<'_>) -> HnswSpec {

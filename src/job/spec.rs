@@ -6,6 +6,7 @@ use serde::{Serialize, Serializer};
 use super::origin::Origin;
 use super::uri::Uri;
 use crate::hnsw::Code;
+use crate::ivf::{Loss, Rotate};
 use crate::store::StoreOptions;
 use crate::vectors::Metric;
 
@@ -172,6 +173,11 @@ pub struct IvfPqSpec {
     pub refine: Refine,
     /// Lloyd iterations for centroids and for codebooks, at most; 1 to 1,000. Default 10: more seldom pays.
     pub kmeans_iterations: usize,
+    /// Default `none`. `opq` turns residuals by a learned rotation before they are cut into sub-vectors.
+    pub rotation: Rotate,
+    /// What codes are chosen by. Default `auto`: `score_aware` for cosine, else `squared`. `score_aware`, for cosine and inner
+    /// product, weighs errors along a row more.
+    pub loss: Loss,
 }
 
 /// What is kept of each vector to rank candidates by their exact distance.

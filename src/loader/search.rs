@@ -225,9 +225,8 @@ fn way(index: &Index, setting: Option<SearchParams>, k: usize, mask: Option<&Row
     }
     let params = SearchParams { k, ..setting };
     let can_scan = index.exact.is_some();
-    let looked_past = mask.rows() as f64 / allowed as f64;
-    let walk = index.family.rows_compared(&params) as f64 * looked_past;
-    if can_scan && (allowed as f64 <= walk || k >= allowed) {
+    let walk = index.family.rows_compared_among(&params, allowed);
+    if can_scan && (allowed <= walk || k >= allowed) {
         return Way::Exact { k };
     }
     Way::Masked { params, patience: if can_scan { allowed } else { usize::MAX } }

@@ -193,8 +193,13 @@ impl ProductQuantizer {
         codes.chunks_exact(self.shape.pq_m).flat_map(|code| code.chunks(2).map(pack)).collect()
     }
 
+    /// The entries of all sub-spaces, `pq_m × dsub × ksub`.
+    pub(super) fn all_entries_by_dimension(&self) -> &[f32] {
+        &self.by_dimension
+    }
+
     /// The entries of sub-space `m`, `dsub × ksub`.
-    pub(super) fn entries_by_dimension(&self, m: usize) -> &[f32] {
+    fn entries_by_dimension(&self, m: usize) -> &[f32] {
         let size = self.shape.ksub() * self.shape.dsub;
         &self.by_dimension[m * size..(m + 1) * size]
     }

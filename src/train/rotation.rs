@@ -59,14 +59,21 @@ impl Rotation {
             return refused("an orthogonal matrix", format!("one that holds {value}"));
         }
         let rows = VectorView::new(&matrix, dim);
-        let worst = (0..dim).into_par_iter().map(|i| {
-            let dot =
-                |j: usize| rows.row(i).iter().zip(rows.row(j)).map(|(&a, &b)| f64::from(a) * f64::from(b));
-            let error = |j: usize| (dot(j).sum::<f64>() - f64::from(u8::from(i == j))).abs();
-            (0..=i).map(error).fold(0.0, f64::max)
-        });
-        let worst = worst.reduce(|| 0.0, f64::max);
-        if worst > 1e-3 {
+        let worst = (0..dim).into_par_iter().map_init(
+            || vec![0.0f32; dim],
+            |products, i| {
+                let products = &mut products[..=i];
+                (kernels().dot_rows)(rows.row(i), &matrix[..(i + 1) * dim], products);
+                products[i] -= 1.0;
+                // Not `f32::max`, to which a product that overflowed to NaN would be nothing.
+                products
+                    .iter()
+                    .fold(0.0, |worst, error| if error.abs() <= worst { worst } else { error.abs() })
+            },
+        );
+        let worst = worst.reduce(|| 0.0f32, |a, b| if a <= b { b } else { a });
+        // NaN as well.
+        if worst.is_nan() || worst > 1e-3 {
             return refused("an orthogonal matrix", format!("one that is off by {worst:e}"));
         }
         Ok(Self { dim, matrix })
@@ -84,6 +91,15 @@ impl Rotation {
     /// `rotated` = R · `row`.
     pub fn rotate(&self, row: &[f32], rotated: &mut [f32]) {
         (kernels().dot_rows)(row, &self.matrix, rotated);
+    }
+
+    /// `row` = Rᵀ · `rotated`: what [`rotate`](Self::rotate) has rotated, to rounding.
+    pub fn rotate_back(&self, rotated: &[f32], row: &mut [f32]) {
+        assert_eq!((rotated.len(), row.len()), (self.dim, self.dim));
+        row.fill(0.0);
+        for (&value, axis) in rotated.iter().zip(self.matrix.chunks_exact(self.dim)) {
+            row.iter_mut().zip(axis).for_each(|(sum, &part)| *sum += value * part);
+        }
     }
 
     /// Every row, rotated.
@@ -261,6 +277,9 @@ mod tests {
             let (_, _, rotation) = both(&rows, PqShape::new(10, 3, 4).unwrap());
             let again = Rotation::from_matrix(10, rotation.matrix().to_vec()).unwrap();
             let turned = again.rotate_rows(rows.view());
+            let mut back = vec![0.0; 10];
+            again.rotate_back(turned.row(5), &mut back);
+            assert!(back.iter().zip(rows.row(5)).all(|(a, b)| (a - b).abs() < 1e-5), "{back:?}");
             for i in 1..700 {
                 let before = Metric::L2.distance(rows.row(i), rows.row(i - 1));
                 let after = Metric::L2.distance(turned.row(i), turned.row(i - 1));
@@ -286,6 +305,8 @@ mod tests {
         assert!(error(0, vec![]).contains("dim × dim"));
         assert!(error(2, vec![1.0, 0.0, 0.1, 1.0]).contains("orthogonal"));
         assert!(error(2, vec![1.0, 0.0, 0.0, f32::NAN]).contains("orthogonal"));
+        // Products that are infinite, and not a number.
+        assert!(error(2, vec![3e38, 3e38, 3e38, -3e38]).contains("orthogonal"));
         assert!(Rotation::from_matrix(2, vec![0.0, -1.0, 1.0, 0.0]).is_ok());
         assert_eq!(
             Rotation::identity(3).rotate_rows(VectorView::new(&[1.0, 2.0, 3.0], 3)).row(0),

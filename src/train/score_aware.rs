@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use super::pq::{PqShape, ProductQuantizer};
 use super::{Observer, Progress, TrainError, report};
+use crate::compute::cpu::{ScoredRow, kernels};
 use crate::compute::{Compute, ResidualOf, Rows};
 use crate::vectors::VectorView;
 
@@ -112,9 +113,9 @@ impl ProductQuantizer {
         let problem = Problem::of(self, rows, loss);
         let pq_m = self.shape().pq_m;
         codes.par_chunks_mut(BLOCK_ROWS * pq_m).enumerate().for_each(|(block, codes)| {
-            let mut scratch = Scratch::new(self.shape());
+            let (mut scratch, mut losses) = (Scratch::new(self.shape()), Losses::new(self.shape()));
             for (index, code) in codes.chunks_exact_mut(pq_m).enumerate() {
-                problem.descend(block * BLOCK_ROWS + index, code, &mut scratch);
+                problem.descend(block * BLOCK_ROWS + index, code, &mut scratch, &mut losses);
             }
         });
         Ok(codes)
@@ -129,24 +130,36 @@ struct Problem<'a> {
     excess: f32,
 }
 
+/// Of each row the factor of errors along it, and what its code misses along it.
+struct Scores {
+    weights: Vec<f32>,
+    totals: Vec<f32>,
+}
+
 struct Scratch {
     /// The row and what is encoded of it, padded to `pq_m · dsub`.
     row: Vec<f32>,
     target: Vec<f32>,
-    /// ⟨entry, x_m⟩ and the error of each entry of a sub-space.
+}
+
+/// What each entry misses along a row, its error, and the losses of one sub-space's.
+struct Losses {
     along: Vec<f32>,
     error: Vec<f32>,
+    loss: Vec<f32>,
+}
+
+impl Losses {
+    fn new(shape: &PqShape) -> Self {
+        let (all, ksub) = (shape.pq_m * shape.ksub(), shape.ksub());
+        Self { along: vec![0.0; all], error: vec![0.0; all], loss: vec![0.0; ksub] }
+    }
 }
 
 impl Scratch {
     fn new(shape: &PqShape) -> Self {
-        let (padded, ksub) = (shape.pq_m * shape.dsub, shape.ksub());
-        Self {
-            row: vec![0.0; padded],
-            target: vec![0.0; padded],
-            along: vec![0.0; ksub],
-            error: vec![0.0; ksub],
-        }
+        let padded = shape.pq_m * shape.dsub;
+        Self { row: vec![0.0; padded], target: vec![0.0; padded] }
     }
 }
 
@@ -165,7 +178,7 @@ impl<'a> Problem<'a> {
             let centroid = centroids.row(labels[index] as usize);
             scratch.target.iter_mut().zip(centroid).for_each(|(value, &centre)| *value -= centre);
         }
-        let norm: f32 = row.iter().map(|value| value * value).sum();
+        let norm = (kernels().dot)(row, row);
         if norm > 0.0 { self.excess / norm } else { 0.0 }
     }
 
@@ -184,52 +197,19 @@ impl<'a> Problem<'a> {
         &self.quantizer.codebook()[start..start + shape.dsub]
     }
 
-    /// Lowers the loss of one row's code, one sub-vector after the other. Ties stay as they are, else go to the lowest
-    /// code.
-    fn descend(&self, index: usize, code: &mut [u8], scratch: &mut Scratch) {
+    /// Lowers the loss of one row's code, one sub-vector after the other.
+    fn descend(&self, index: usize, code: &mut [u8], scratch: &mut Scratch, losses: &mut Losses) {
         let weight = self.load(index, scratch);
-        let shape = *self.quantizer.shape();
-        let mut total: f32 = (0..shape.pq_m).map(|m| self.along(m, code[m], scratch)).sum();
-        for _ in 0..SWEEPS {
-            let mut changed = false;
-            for (m, code) in code.iter_mut().enumerate() {
-                let others = total - self.along(m, *code, scratch);
-                self.errors_of_entries(m, scratch);
-                let loss = |entry: usize| {
-                    let along = others + scratch.along[entry];
-                    scratch.error[entry] + weight * along * along
-                };
-                let mut best = usize::from(*code);
-                for entry in 0..shape.ksub() {
-                    if loss(entry) < loss(best) {
-                        best = entry;
-                    }
-                }
-                changed |= best != usize::from(*code);
-                *code = best as u8;
-                total = others + scratch.along[best];
-            }
-            if !changed {
-                break;
-            }
-        }
-    }
-
-    /// For each entry of sub-space `m`: |y_m − c|², and ⟨y_m − c, x_m⟩.
-    fn errors_of_entries(&self, m: usize, scratch: &mut Scratch) {
-        let PqShape { dsub, .. } = *self.quantizer.shape();
-        let ksub = scratch.along.len();
-        let entries = self.quantizer.entries_by_dimension(m);
-        scratch.along.fill(0.0);
-        scratch.error.fill(0.0);
-        for (d, entries) in entries.chunks_exact(ksub).enumerate() {
-            let (row, target) = (scratch.row[m * dsub + d], scratch.target[m * dsub + d]);
-            for ((along, error), &entry) in scratch.along.iter_mut().zip(&mut scratch.error).zip(entries) {
-                let missing = target - entry;
-                *along += missing * row;
-                *error += missing * missing;
-            }
-        }
+        let scored = ScoredRow {
+            row: &scratch.row,
+            target: &scratch.target,
+            entries: self.quantizer.all_entries_by_dimension(),
+            ksub: self.quantizer.shape().ksub(),
+            weight,
+            sweeps: SWEEPS,
+        };
+        let Losses { along, error, loss } = losses;
+        (kernels().descend)(scored, code, along, error, loss);
     }
 
     fn total_loss(&self, codes: &[u8]) -> f64 {
@@ -266,10 +246,10 @@ impl<'a> Problem<'a> {
         let rows = self.rows.rows.rows();
         let mut scratch = Scratch::new(&shape);
         // What each row's code misses along it, kept up to date as sub-spaces change one after the other.
-        let mut totals = vec![0.0f32; rows];
-        for (index, (total, code)) in totals.iter_mut().zip(codes.chunks_exact(pq_m)).enumerate() {
-            self.load(index, &mut scratch);
-            *total = (0..pq_m).map(|m| self.along(m, code[m], &scratch)).sum();
+        let mut scores = Scores { weights: vec![0.0; rows], totals: vec![0.0; rows] };
+        for (index, code) in codes.chunks_exact(pq_m).enumerate() {
+            scores.weights[index] = self.load(index, &mut scratch);
+            scores.totals[index] = (0..pq_m).map(|m| self.along(m, code[m], &scratch)).sum();
         }
         let mut codebook = self.quantizer.codebook().to_vec();
         for m in 0..pq_m {
@@ -280,13 +260,12 @@ impl<'a> Problem<'a> {
             let own = &mut codebook[m * ksub * dsub..(m + 1) * ksub * dsub];
             own.par_chunks_exact_mut(dsub).zip(&members).filter(|(_, members)| !members.is_empty()).for_each(
                 |(entry, members)| {
-                    let mut scratch = Scratch::new(&shape);
-                    if let Some(best) = self.best_entry(m, entry, members, &totals, &mut scratch) {
+                    if let Some(best) = self.best_entry(m, entry, members, &scores) {
                         entry.copy_from_slice(&best);
                     }
                 },
             );
-            for (index, total) in totals.iter_mut().enumerate() {
+            for (index, total) in scores.totals.iter_mut().enumerate() {
                 let code = codes[index * pq_m + m];
                 let old = self.entry(m, code);
                 let new = &own[usize::from(code) * dsub..][..dsub];
@@ -298,26 +277,35 @@ impl<'a> Problem<'a> {
         codebook
     }
 
-    fn best_entry(
-        &self,
-        m: usize,
-        entry: &[f32],
-        members: &[usize],
-        totals: &[f32],
-        scratch: &mut Scratch,
-    ) -> Option<Vec<f32>> {
+    /// Fills `x` and `y` with sub-vector `m` of row `index` and of what is encoded of it.
+    fn load_piece(&self, index: usize, m: usize, x: &mut [f32], y: &mut [f32]) {
+        let piece = |row: &'a [f32]| {
+            let from = (m * x.len()).min(row.len());
+            &row[from..(from + x.len()).min(row.len())]
+        };
+        let row = piece(self.rows.rows.row(index));
+        let residual_of = self.rows.residual_of.as_ref();
+        let centroid =
+            residual_of.map(|of| piece(of.centroids.row(of.labels[index] as usize))).unwrap_or(&[]);
+        x.fill(0.0);
+        x[..row.len()].copy_from_slice(row);
+        y.copy_from_slice(x);
+        y.iter_mut().zip(centroid).for_each(|(value, &centre)| *value -= centre);
+    }
+
+    fn best_entry(&self, m: usize, entry: &[f32], members: &[usize], scores: &Scores) -> Option<Vec<f32>> {
         let dsub = entry.len();
-        let own = m * dsub..(m + 1) * dsub;
+        let (mut x, mut y) = (vec![0.0; dsub], vec![0.0; dsub]);
         let mut matrix = vec![0.0f64; dsub * dsub];
         let mut right = vec![0.0f64; dsub];
         for &index in members {
-            let weight = f64::from(self.load(index, scratch));
-            let (x, y) = (&scratch.row[own.clone()], &scratch.target[own.clone()]);
+            let weight = f64::from(scores.weights[index]);
+            self.load_piece(index, m, &mut x, &mut y);
             let dot = |a: &[f32], b: &[f32]| {
                 a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>()
             };
             // s + ⟨y, x⟩: what all miss along the row, without this entry.
-            let missing = f64::from(totals[index]) + dot(entry, x);
+            let missing = f64::from(scores.totals[index]) + dot(entry, &x);
             for i in 0..dsub {
                 right[i] += f64::from(y[i]) + weight * f64::from(x[i]) * missing;
                 matrix[i * dsub + i] += 1.0;

@@ -4,7 +4,9 @@ use std::sync::LazyLock;
 
 use half::f16;
 
-use super::kernels::{Book, ByteStrip, LeaderRow, LeafRow, Minima, NibbleBook, NibbleScan, Quantized, Strip};
+use super::kernels::{
+    Book, ByteStrip, LeaderRow, LeafRow, Minima, NibbleBook, NibbleScan, Quantized, ScoredRow, Strip,
+};
 use crate::vectors::{Metric, Neighbor, TopK};
 
 /// Names the instruction set to use, by [`Isa::name`]. Only one that the CPU has and this build knows is taken;
@@ -89,6 +91,8 @@ pub struct Kernels {
     /// The keys of a list's rows whose score is `bound` at most, to the front of `out` (a key for each row and
     /// [`NIBBLE_SLACK`](super::NIBBLE_SLACK) more); returns how many. Every instruction set gives the same bits.
     pub nibble_scan: fn(scan: NibbleScan<'_>, bound: f32, out: &mut [u64]) -> usize,
+    /// A row's code by the anisotropic loss (`kernels::descent`).
+    pub descend: Descend,
 
     /// Rows of a strip: what [`Kernels::product`] takes at once.
     pub(super) strip: usize,
@@ -120,6 +124,9 @@ pub(super) struct ByteKernels {
     pub product: ByteProduct,
 }
 
+type RoundToLevels = fn(values: &[f32], per_unit: f32, top: f32, levels: &mut [f32]) -> (f32, f32);
+type Descend =
+    fn(scored: ScoredRow<'_>, code: &mut [u8], along: &mut [f32], error: &mut [f32], loss: &mut [f32]);
 type ByteProduct = fn(strip: ByteStrip<'_>, panels: &[i32], offsets: &[i32], out: &mut [f32], stride: usize);
 
 impl Kernels {
@@ -262,8 +269,8 @@ macro_rules! kernel_table {
      has_byte_products: $has_bytes:expr, nibbles: $nibbles:ty) => {
         pub(super) static KERNELS: crate::compute::cpu::dispatch::Kernels = {
             use crate::compute::cpu::kernels::{
-                codes, leaders, leaf, nibbles, pairs, product, quads, round, scan, sums, Book, LeaderRow, LeafRow, Minima,
-                NibbleBook, NibbleScan, Quantized, Strip,
+                codes, descent, leaders, leaf, nibbles, pairs, product, quads, round, scan, sums, Book, LeaderRow, LeafRow, Minima,
+                NibbleBook, NibbleScan, Quantized, ScoredRow, Strip,
             };
             use crate::vectors::{Neighbor, TopK};
 
@@ -294,6 +301,8 @@ macro_rules! kernel_table {
                     -> Quantized),
                 nibble_scan: entry!([$($feature)?] nibbles::scan::<$nibbles>,
                     (scan: NibbleScan<'_>, bound: f32, out: &mut [u64]) -> usize),
+                descend: entry!([$($feature)?] descent::descend::<$lanes>,
+                    (scored: ScoredRow<'_>, code: &mut [u8], along: &mut [f32], error: &mut [f32], loss: &mut [f32])),
                 strip: $strip,
                 panel: product::panel::<$lanes>(),
                 pack: entry!([$($feature)?] product::pack::<$lanes>,

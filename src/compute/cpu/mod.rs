@@ -30,6 +30,8 @@ mod assign_coarse;
 mod assign_shortlisted;
 mod byte_rows;
 mod centroid_sums;
+#[cfg(test)]
+mod descent_tests;
 mod leaf_top_k;
 mod nearest_leaders;
 #[cfg(test)]
@@ -43,6 +45,7 @@ mod top_k;
 
 pub use byte_rows::{ByteQuery, ByteRows};
 pub use dispatch::{ISA_VARIABLE, Isa, Kernels, available, kernels};
+pub use kernels::ScoredRow;
 pub use kernels::nibbles::{
     BLOCK_ROWS, NibbleBook, NibbleScan, Quantized, SLACK as NIBBLE_SLACK, tables_len as nibble_tables_len,
 };

@@ -92,6 +92,9 @@ fn blocks(rows: usize, pq_m: usize, seed: u64) -> (Vec<u8>, Vec<u8>) {
     (codes, blocks)
 }
 
+/// An ordinal whose block straddles two words of a mask.
+const FIRST: usize = 1003;
+
 #[test]
 fn scans_find_what_their_definition_finds_to_the_bit() {
     for (pq_m, _) in SHAPES {
@@ -115,16 +118,23 @@ fn scans_find_what_their_definition_finds_to_the_bit() {
             let mut sorted: Vec<f32> = (0..rows).map(score).collect();
             sorted.sort_by(f32::total_cmp);
             for bound in [f32::INFINITY, f32::NEG_INFINITY, sorted[0], sorted[rows / 2], sorted[rows - 1]] {
-                let expected: Vec<u64> = (0..rows)
-                    .filter(|&row| score(row) <= bound)
-                    .map(|row| Neighbor::new(1000 + row as u32, score(row)).key())
-                    .collect();
-                for kernels in available() {
-                    let scan =
-                        NibbleScan { blocks: &blocks, rows, first: 1000, pq_m, tables: &tables, quantized };
-                    let mut keys = vec![u64::MAX; rows + NIBBLE_SLACK];
-                    let found = (kernels.nibble_scan)(scan, bound, &mut keys);
-                    assert_eq!(keys[..found], expected, "{} {pq_m} × {rows} rows to {bound}", kernels.isa);
+                let some: Vec<u64> =
+                    (0..(FIRST + rows).div_ceil(64)).map(|_| random.next_u64() & random.next_u64()).collect();
+                let none = vec![0; some.len()];
+                for allowed in [&[], some.as_slice(), &none] {
+                    let is_allowed =
+                        |row: usize| allowed.is_empty() || allowed[row / 64] >> (row % 64) & 1 == 1;
+                    let expected: Vec<u64> = (0..rows)
+                        .filter(|&row| score(row) <= bound && is_allowed(FIRST + row))
+                        .map(|row| Neighbor::new((FIRST + row) as u32, score(row)).key())
+                        .collect();
+                    let (blocks, tables, first) = (&blocks, &tables, FIRST as u32);
+                    for kernels in available() {
+                        let scan = NibbleScan { blocks, rows, first, pq_m, tables, quantized, allowed };
+                        let mut keys = vec![u64::MAX; rows + NIBBLE_SLACK];
+                        let found = (kernels.nibble_scan)(scan, bound, &mut keys);
+                        assert_eq!(keys[..found], expected, "{} {pq_m} × {rows} to {bound}", kernels.isa);
+                    }
                 }
             }
         }

@@ -11,6 +11,7 @@
 pub mod beam;
 pub mod bytes;
 pub mod codes;
+pub mod descent;
 pub mod leaders;
 pub mod leaf;
 pub mod leaf_bytes;
@@ -23,6 +24,7 @@ pub mod scan;
 pub mod sums;
 
 pub use codes::Book;
+pub use descent::ScoredRow;
 pub use leaders::LeaderRow;
 pub use leaf::{LeafRow, Minima};
 pub use leaf_bytes::ByteStrip;

@@ -119,6 +119,28 @@ pub struct NibbleScan<'a> {
     pub pq_m: usize,
     pub tables: &'a [u8],
     pub quantized: Quantized,
+    /// Rows that may be found: bit `i % 64` of word `i / 64` is ordinal `i`. Empty: all.
+    pub allowed: &'a [u64],
+}
+
+impl NibbleScan<'_> {
+    /// A bit for each of the (at most 32) rows from `start` on, counted from the first, that is there and allowed.
+    #[inline(always)]
+    fn valid(&self, start: usize) -> u32 {
+        let there = u32::MAX >> (BLOCK_ROWS - (self.rows - start).min(BLOCK_ROWS));
+        if self.allowed.is_empty() {
+            return there;
+        }
+        let ordinal = self.first as usize + start;
+        let (word, shift) = (ordinal / 64, ordinal % 64);
+        let mut bits = self.allowed[word] >> shift;
+        if shift > 64 - BLOCK_ROWS
+            && let Some(next) = self.allowed.get(word + 1)
+        {
+            bits |= next << (64 - shift);
+        }
+        there & bits as u32
+    }
 }
 
 /// What differs from one instruction set to the next. Scores are the same bits everywhere: a product and a sum, each
@@ -180,16 +202,20 @@ pub const SLACK: usize = 8;
 /// As [`Nibbles`].
 #[inline(always)]
 pub unsafe fn scan<N: Nibbles>(scan: NibbleScan<'_>, bound: f32, out: &mut [u64]) -> usize {
-    let NibbleScan { blocks, rows, first, pq_m, tables, quantized } = scan;
+    let NibbleScan { blocks, rows, first, pq_m, tables, quantized, allowed } = scan;
     let columns = pq_m.div_ceil(2);
     assert!(pq_m > 0 && tables.len() == tables_len(pq_m));
     assert_eq!(blocks.len(), rows.div_ceil(BLOCK_ROWS) * columns * BLOCK_ROWS, "blocks for {rows} rows");
     assert!(out.len() >= rows + SLACK);
+    assert!(allowed.is_empty() || first as usize + rows <= 64 * allowed.len(), "a mask of fewer rows");
     let mut found = 0;
     let (mut sums, mut scores) = ([0; BLOCK_ROWS], [0.0; BLOCK_ROWS]);
     for (index, block) in blocks.chunks_exact(columns * BLOCK_ROWS).enumerate() {
         let start = index * BLOCK_ROWS;
-        let valid = u32::MAX >> (BLOCK_ROWS - (rows - start).min(BLOCK_ROWS));
+        let valid = scan.valid(start);
+        if valid == 0 {
+            continue;
+        }
         // SAFETY: the trait's, by the assertions; at most as many keys as rows before `start + 32` are written, and the
         // slack behind them.
         unsafe {
