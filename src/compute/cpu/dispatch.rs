@@ -123,8 +123,6 @@ pub(super) struct ByteKernels {
     pub columns: fn(panels: &mut [i32], units: usize, steps: usize, offsets: &mut [i32]),
     pub product: ByteProduct,
 }
-
-type RoundToLevels = fn(values: &[f32], per_unit: f32, top: f32, levels: &mut [f32]) -> (f32, f32);
 type Descend =
     fn(scored: ScoredRow<'_>, code: &mut [u8], along: &mut [f32], error: &mut [f32], loss: &mut [f32]);
 type ByteProduct = fn(strip: ByteStrip<'_>, panels: &[i32], offsets: &[i32], out: &mut [f32], stride: usize);
