@@ -307,12 +307,8 @@ impl<'a> Rows<'a> {
         Self { table }
     }
 
-    pub fn len(&self) -> usize {
+    fn len(&self) -> usize {
         self.table.num_rows()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     pub fn get(&self, row: usize) -> Row<'a> {

@@ -23,6 +23,8 @@ mod recall;
 #[cfg(feature = "polars")]
 mod run;
 #[cfg(feature = "polars")]
+mod sections;
+#[cfg(feature = "polars")]
 mod subject;
 #[cfg(feature = "polars")]
 mod summary;

@@ -220,6 +220,16 @@ impl Summary {
             .collect()
     }
 
+    /// The median of each item's values, in the order first measured.
+    pub fn medians(&self, subject: &str, measure: &str) -> Result<Vec<(String, f64)>, ReportError> {
+        let medians = [col("value").median().alias("value")];
+        let frame =
+            self.of(subject, measure).group_by_stable([col("item")]).agg(medians).collect().map_err(wrong)?;
+        (0..frame.height())
+            .map(|row| Ok((text(&frame, "item", row)?, number(&frame, "value", row)?)))
+            .collect()
+    }
+
     /// All values of a measure at one setting without a filter, and at `k` where that is above 0.
     pub fn values_at(
         &self,
