@@ -104,10 +104,12 @@ impl Summary {
             });
         }
         let recall = |point: &Point| point.recall_at(k).map_or(0.0, |recall| recall.mean);
-        points.sort_by(|a, b| recall(a).total_cmp(&recall(b)).then(a.place.cmp(&b.place)));
+        let speed = |point: &Point| point.speed(by_cpu).map_or(f64::NEG_INFINITY, |speed| speed.median);
+        // Of equal recalls the fastest last: it beats the others.
+        points.sort_by(|a, b| recall(a).total_cmp(&recall(b)).then(speed(a).total_cmp(&speed(b))));
         let mut fastest = f64::NEG_INFINITY;
         for point in points.iter_mut().rev() {
-            let speed = point.speed(by_cpu).map_or(f64::NEG_INFINITY, |speed| speed.median);
+            let speed = speed(point);
             point.on_frontier = speed > fastest;
             fastest = fastest.max(speed);
         }
