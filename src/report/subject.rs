@@ -12,7 +12,7 @@ use crate::loader::{Index, OpenOptions};
 use crate::vectors::{Metric, Neighbor, Neighbors, Random, RowId, VectorBuf, VectorView, normalize};
 
 /// Queries whose given truth is computed again.
-const CHECKED_QUERIES: usize = 64;
+const CHECKED_QUERIES: usize = 256;
 
 /// Rows by which it is told how vectors are kept.
 const KEPT_ROWS: usize = 16;
