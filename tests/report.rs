@@ -100,8 +100,9 @@ fn shuffled(section: &mut Section, tensor: &str) {
         let to = (row * 7919 + 31) % rows;
         moved[to * width..][..width].copy_from_slice(values);
     }
-    let whole = std::mem::replace(section, Section::new("none"));
-    *section = whole.with(tensor, &Array::from_vec(moved), &shape);
+    let mut others = std::mem::replace(section, Section::new("none"));
+    others.tensors.retain(|(name, _)| name != tensor);
+    *section = others.with(tensor, &Array::from_vec(moved), &shape);
 }
 
 #[test]
