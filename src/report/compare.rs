@@ -505,11 +505,11 @@ mod tests {
         for seed in 0..20 {
             let comparison = compared(&measured(1.0, 0.0, seed));
             assert_eq!(comparison.regressions, [""; 0], "seed {seed}");
-            assert_eq!(comparison.lines.len(), 6, "{comparison:?}");
+            assert_eq!(comparison.lines.len(), 7, "{comparison:?}");
             outside += comparison.lines.iter().filter(|line| line.verdict != "within noise").count();
         }
-        // 120 intervals at 95 %: six are expected to miss, fifteen once in ten thousand runs.
-        assert!(outside <= 14, "{outside}");
+        // 140 intervals at 95 %: seven are expected to miss; those of one run stand and fall together.
+        assert!(outside <= 16, "{outside}");
     }
 
     #[test]
