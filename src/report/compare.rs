@@ -479,7 +479,9 @@ mod tests {
                         let micros = 100.0 * machine * factor * (1.0 + random.unit());
                         out.push(Measurement { item: &item, ..one(Measure::LatencyUs, micros) });
                         if round == 0 {
-                            let missed = f64::from(u8::from(random.unit() < 0.2)) * 0.1 + loss;
+                            // What an index misses, it misses each time.
+                            let misses = Random::of(seed, u64::from(query)).unit() < 0.2;
+                            let missed = f64::from(u8::from(misses)) * 0.1 + loss;
                             let recall = [0.85, 0.93, 0.995][place as usize] - missed + 0.02;
                             out.push(Measurement { item: &item, threads: 0, ..one(Measure::Recall, recall) });
                         }
