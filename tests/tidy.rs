@@ -19,7 +19,7 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("ivf", "vectors compute train artifact index"),
     ("hnsw", "vectors compute train artifact index"),
     ("loader", "error vectors compute train artifact store index flat ivf hnsw"),
-    ("report", "error vectors compute train artifact store index flat ivf hnsw loader"),
+    ("report", "error vectors compute train artifact store source index flat ivf hnsw loader"),
     ("job", "error vectors compute train artifact store source index flat ivf hnsw loader report"),
     (
         "cli",
@@ -30,9 +30,11 @@ const MAY_IMPORT: &[(&str, &str)] = &[
 /// The only places that name a crate: all others go through them.
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("wgpu", &["compute/gpu"]),
-    ("polars", &["source"]),
+    ("polars", &["source", "report/summary"]),
     ("polars_arrow", &["source"]),
-    ("parquet", &["source", "dataset"]),
+    ("parquet", &["source", "dataset", "report/measurements"]),
+    ("hdf5_pure", &["source"]),
+    ("minijinja", &["report/page"]),
     ("object_store", &["store"]),
     ("memmap2", &["artifact", "store"]),
     ("sqlparser", &["loader/filter"]),

@@ -6,13 +6,17 @@ import argparse
 import importlib.metadata
 import json
 import math
+import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
 
+import measurements
 from dataset import load
+from peer_annvil import program as annvil_program
 from worker import PeerFailed, Worker
 
 MODULES = ["annvil", "hnswlib", "faiss", "usearch", "scann", "svs", "rabitq", "vsag", "lance"]
@@ -32,10 +36,26 @@ def main() -> int:
         results = measure(dataset, chosen, options)
         report["datasets"].append({"name": dataset.name, "rows": len(dataset.base), "results": results})
         print(table(dataset, results, options))
+        if options.report:
+            render(dataset, results, options, report["machine"])
     if options.out:
         Path(options.out).write_text(json.dumps(report, indent=1, default=str) + "\n")
         say(f"wrote {options.out}")
     return 0
+
+
+def render(dataset, results, options, of_machine) -> None:
+    """By `annvil report`, which draws peers' measurements as it draws its own."""
+    folder = Path(options.report) / dataset.name
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "peers.parquet"
+    measurements.write(path, dataset, results, options, of_machine, sys.argv)
+    program = os.environ.get("ANNVIL_REPORT") or annvil_program()
+    command = [program, "report", "--measurements", str(path), "--out", str(folder), "-k", str(options.k)]
+    if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
+        say(f"  {program} report failed; the measurements are in {path}")
+    else:
+        say(f"  wrote {folder / 'index.html'}")
 
 
 def arguments():
@@ -49,6 +69,7 @@ def arguments():
     parser.add_argument("--builds", type=int, default=1, help="builds of each, interleaved")
     parser.add_argument("--rounds", type=int, default=3, help="search sweeps of each, interleaved")
     parser.add_argument("--out", help="JSON file for every measurement")
+    parser.add_argument("--report", help="folder for a page of each dataset, with all peers on one frontier, and its Parquet")
     return parser.parse_args()
 
 

@@ -34,12 +34,16 @@ metric = "{metric}"
 """
 
 
+def program():
+    return os.environ.get("ANNVIL", str(ROOT / "target" / "release" / "annvil"))
+
+
 class Annvil:
     efforts = []  # The index's own: they stand in its certificate.
 
     def __init__(self, parameters):
         self.parameters = parameters
-        self.program = os.environ.get("ANNVIL", str(ROOT / "target" / "release" / "annvil"))
+        self.program = program()
 
     def run(self, *arguments):
         if not Path(self.program).exists():

@@ -261,7 +261,7 @@ fn rate(measured: &Throughput) -> String {
 }
 
 /// As the system tells it; none where it has no file for it.
-fn cpu_model() -> Option<String> {
+pub(super) fn cpu_model() -> Option<String> {
     let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
     let (_, model) = text.lines().find(|line| line.starts_with("model name"))?.split_once(':')?;
     Some(cell(model.trim()))

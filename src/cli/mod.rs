@@ -18,6 +18,8 @@ mod inspect;
 mod interrupt;
 mod measure;
 mod query_file;
+#[cfg(feature = "polars")]
+mod report;
 mod rollback;
 mod search;
 mod table;
@@ -60,6 +62,8 @@ enum Command {
     Check(check::CheckArgs),
     Search(search::SearchArgs),
     Measure(measure::MeasureArgs),
+    #[cfg(feature = "polars")]
+    Report(Box<report::ReportArgs>),
     Inspect(inspect::InspectArgs),
     Verify(verify::VerifyArgs),
     Versions(versions::VersionsArgs),
@@ -83,6 +87,8 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(args, out),
         Command::Search(args) => search::run(args, out),
         Command::Measure(args) => measure::run(args, out),
+        #[cfg(feature = "polars")]
+        Command::Report(args) => report::run(args, out),
         Command::Inspect(args) => inspect::run(args, out),
         Command::Verify(args) => verify::run(args, out),
         Command::Versions(args) => versions::run(args, out),

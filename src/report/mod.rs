@@ -3,13 +3,49 @@
 //! Builds and publishes nothing.
 
 mod certify;
+#[cfg(feature = "polars")]
+mod compare;
 mod diff;
+#[cfg(feature = "polars")]
+mod error;
+#[cfg(feature = "polars")]
+mod filters;
+#[cfg(feature = "polars")]
+mod header;
 mod latency;
+#[cfg(feature = "polars")]
+mod measurements;
+#[cfg(feature = "polars")]
+mod page;
+#[cfg(feature = "polars")]
+mod plot;
 mod recall;
+#[cfg(feature = "polars")]
+mod run;
+#[cfg(feature = "polars")]
+mod sections;
+#[cfg(feature = "polars")]
+mod subject;
+#[cfg(feature = "polars")]
+mod summary;
+#[cfg(feature = "polars")]
+mod sweep;
 mod truth;
 
 pub use certify::{Certified, CertifyError, CertifyParams, QuerySet, certify};
 pub use diff::{Changed, IDS_TOLD, RowsDiff, VersionDiff};
 pub use latency::{latency, warm_up};
-pub use recall::{RecallSummary, summarize};
+pub use recall::{RecallSummary, interval, summarize};
 pub use truth::GroundTruth;
+
+#[cfg(feature = "polars")]
+pub use self::{
+    compare::{Bounds, Comparison, compare},
+    error::ReportError,
+    header::{Failed, Header, Machine, QuerySetFacts, Subject},
+    measurements::{MEASUREMENTS_FILE, Measure, Measurement, Measurements, MeasurementsError},
+    page::{HTML_FILE, MARKDOWN_FILE, html, markdown},
+    run::{ReportSpec, below_certificate, measure},
+    subject::{Base, GivenTruth, OpenSubject},
+    sweep::{Queries, SweepParams},
+};

@@ -22,7 +22,12 @@ pub fn summarize(recalls: &[f64], k: usize) -> RecallSummary {
     // A gate of 0.8 is met by a mean of 0.8: the roundings of a thousand fractions must not decide.
     let mean = (recalls.iter().sum::<f64>() / queries * 1e12).round() / 1e12;
     let spread = recalls.iter().map(|recall| (recall - mean).powi(2)).sum::<f64>();
-    let variance_of_mean = spread / (queries - 1.0).max(1.0) / queries;
+    interval(mean, spread / (queries - 1.0).max(1.0), queries, k)
+}
+
+/// As [`summarize`], from the mean and the (unbiased) variance of the recalls of so many queries.
+pub fn interval(mean: f64, variance: f64, queries: f64, k: usize) -> RecallSummary {
+    let variance_of_mean = variance / queries;
     let effective = if variance_of_mean > 0.0 {
         (mean * (1.0 - mean) / variance_of_mean).clamp(queries, queries * k as f64)
     } else {

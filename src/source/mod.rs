@@ -27,6 +27,7 @@ mod row_ids;
 mod scan;
 mod summary;
 mod validate;
+mod vector_files;
 mod windows;
 
 use std::cmp::Reverse;
@@ -56,6 +57,12 @@ pub use queries::{GroundTruth, QuerySpec, read_ground_truth, read_queries};
 pub use rejects::write_rejects;
 pub use summary::AttributeSummary;
 pub use validate::BadRow;
+pub use vector_files::{
+    Table, VectorFile, VectorFileError, VectorFormat, read_hdf5_base, read_neighbor_file, read_vector_file,
+};
+
+#[cfg(feature = "polars")]
+pub(crate) use polars_bridge::to_frame;
 
 /// Dimensions that a vector may have: 1 to this. Beyond every embedding model there is, and small enough that
 /// `rows × dim` of a batch cannot overflow.

@@ -16,7 +16,7 @@ const _: () = {
 };
 
 /// A frame of the same names, rows and values. Types that polars has no counterpart for are its error.
-pub(super) fn to_frame(rows: &RecordBatch) -> PolarsResult<DataFrame> {
+pub(crate) fn to_frame(rows: &RecordBatch) -> PolarsResult<DataFrame> {
     let schema = rows.schema();
     let columns = rows.columns().iter().zip(schema.fields());
     let columns = columns
