@@ -146,7 +146,7 @@ impl Side {
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         let above = points.iter().position(|(recall, _)| *recall >= target)?;
         let (high_recall, high) = points[above];
-        let Some(&(low_recall, low)) = above.checked_sub(1).map(|below| &points[below]) else { return None };
+        let &(low_recall, low) = above.checked_sub(1).map(|below| &points[below])?;
         let share = (target - low_recall) / (high_recall - low_recall).max(1e-12);
         Some(((1.0 - share) * low.ln() + share * high.ln()).exp())
     }

@@ -15,7 +15,7 @@ impl Maker<'_> {
     /// All that there are numbers for.
     pub fn sections(&self, comparison: Option<&Comparison>) -> Result<Vec<Section>, ReportError> {
         let mut sections = Vec::new();
-        sections.extend(comparison.map(|comparison| comparison_section(comparison)));
+        sections.extend(comparison.map(comparison_section));
         sections.push(self.frontier());
         sections.extend(self.latency()?);
         sections.extend(self.recall_of_queries()?);

@@ -123,6 +123,7 @@ pub(super) struct ByteKernels {
     pub columns: fn(panels: &mut [i32], units: usize, steps: usize, offsets: &mut [i32]),
     pub product: ByteProduct,
 }
+
 type Descend =
     fn(scored: ScoredRow<'_>, code: &mut [u8], along: &mut [f32], error: &mut [f32], loss: &mut [f32]);
 type ByteProduct = fn(strip: ByteStrip<'_>, panels: &[i32], offsets: &[i32], out: &mut [f32], stride: usize);
