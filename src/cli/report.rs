@@ -291,15 +291,6 @@ impl ReportArgs {
             let what = format!("`{}` has {} dimensions, the index {dim}", path.display(), vectors.dim());
             return Err(Error::BadInput(what.into()));
         }
-        let stated = match read.distance.as_deref() {
-            Some("angular") => Some(Metric::Cosine),
-            Some("euclidean") => Some(Metric::L2),
-            _ => None,
-        };
-        if let Some(stated) = stated.filter(|stated| *stated != metric) {
-            let what = format!("`{}` is of {stated}, the index of {metric}", path.display());
-            return Err(Error::BadInput(what.into()));
-        }
         if metric == Metric::Cosine {
             for (row, query) in vectors.as_mut_slice().chunks_exact_mut(dim).enumerate() {
                 if !normalize(query) {

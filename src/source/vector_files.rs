@@ -60,8 +60,6 @@ pub struct VectorFile {
     pub queries: VectorBuf,
     /// For each query the row numbers of its nearest, nearest first.
     pub neighbors: Option<Table<i64>>,
-    /// As the file has it: `angular`, `euclidean`, ….
-    pub distance: Option<String>,
 }
 
 impl VectorFormat {
@@ -93,7 +91,7 @@ impl VectorFormat {
 /// Queries, and in HDF5 (`test`) the ground truth that stands beside them (`neighbors`).
 pub fn read_vector_file(path: &Path, format: VectorFormat) -> Result<VectorFile, VectorFileError> {
     let wrong = |what| VectorFileError::Format { file: path.display().to_string(), what };
-    let alone = |queries| VectorFile { queries, neighbors: None, distance: None };
+    let alone = |queries| VectorFile { queries, neighbors: None };
     match format {
         VectorFormat::Hdf5 => guarded(|| hdf5(path)).map_err(wrong),
         VectorFormat::Ivecs | VectorFormat::Ibin => Err(wrong("row numbers, expected vectors".into())),
@@ -303,11 +301,7 @@ fn hdf5(path: &Path) -> Result<VectorFile, String> {
     {
         return Err(format!("{} queries and {} rows of neighbors", queries.rows(), neighbors.rows()));
     }
-    let distance = root.attrs().ok().and_then(|mut attributes| match attributes.remove("distance")? {
-        hdf5_pure::AttrValue::String(text) | hdf5_pure::AttrValue::AsciiString(text) => Some(text),
-        _ => None,
-    });
-    Ok(VectorFile { queries, neighbors, distance })
+    Ok(VectorFile { queries, neighbors })
 }
 
 fn table_of<T>(
@@ -449,7 +443,6 @@ mod tests {
         let file = read_vector_file(path, VectorFormat::Hdf5).unwrap();
         let base = read_hdf5_base(path).unwrap();
         assert_eq!((base.rows(), base.dim(), file.queries.rows()), (60, 8, 5));
-        assert_eq!(file.distance.as_deref(), Some("euclidean"));
         let neighbors = file.neighbors.unwrap();
         assert_eq!(neighbors, read_neighbor_file(path, VectorFormat::Hdf5).unwrap());
         for query in 0..5 {
