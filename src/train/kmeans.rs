@@ -30,7 +30,7 @@ pub struct KmeansParams {
     /// together, so this bounds what clustering can bound, not every list.
     pub max_imbalance: usize,
     /// More centroids than this begin in two levels, and every other pass compares a row with
-    /// [`SHORTLIST`] centroids only. Default 256.
+    /// 64 centroids only. Default 256.
     pub two_level_above: usize,
     /// Compare every row with every centroid in every pass, in f32 and from seeds of k-means++: Lloyd's iteration as
     /// written. Default false: that takes 2 to 3.5 times as long, for an inertia 0.1 to

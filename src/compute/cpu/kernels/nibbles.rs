@@ -192,7 +192,7 @@ fn key(score: f32, ordinal: u32) -> u64 {
     crate::vectors::Neighbor::new(ordinal, score).key()
 }
 
-/// Room that [`scan`] wants behind the keys of all rows.
+/// Room that `scan` wants behind the keys of all rows.
 pub const SLACK: usize = 8;
 
 /// The [`key`](crate::vectors::Neighbor::key)s of the rows whose score is `bound` at most, to the front of `out`; returns
