@@ -35,6 +35,17 @@ impl Pages {
         bytemuck::cast_slice_mut(&mut lines)[..bytes.len()].copy_from_slice(bytes);
         Self::Lines(lines, bytes.len())
     }
+
+    /// Has the system gather what lies in whole huge pages, wherever the bytes were allocated.
+    pub fn make_huge(bytes: &mut [u8]) {
+        let first = bytes.as_ptr().align_offset(Self::HUGE);
+        if let Some(rest) = bytes.get_mut(first..) {
+            let whole = rest.len() / Self::HUGE * Self::HUGE;
+            if whole > 0 {
+                collapse(&mut rest[..whole]);
+            }
+        }
+    }
 }
 
 /// Best effort, as all advice: `memmap2` does not know this one.
@@ -46,19 +57,6 @@ fn collapse(map: &mut [u8]) {
     }
     #[cfg(not(target_os = "linux"))]
     let _ = map;
-}
-
-impl Pages {
-    /// Has the system gather what lies in whole huge pages, wherever the bytes were allocated.
-    pub fn make_huge(bytes: &mut [u8]) {
-        let first = bytes.as_ptr().align_offset(Self::HUGE);
-        if let Some(rest) = bytes.get_mut(first..) {
-            let whole = rest.len() / Self::HUGE * Self::HUGE;
-            if whole > 0 {
-                collapse(&mut rest[..whole]);
-            }
-        }
-    }
 }
 
 impl AsRef<[u8]> for Pages {

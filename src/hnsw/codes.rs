@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::{Array, Section, TensorError};
-use crate::compute::cpu::{Kernels, kernels, prefetch};
+use crate::compute::cpu::{Kernels, kernels, prefetch, row_stride};
 use crate::vectors::{Metric, VectorView};
 
 /// Which code the walk reads.
@@ -101,16 +101,11 @@ struct Layout {
 }
 
 impl Layout {
-    const LINE: usize = 64;
     const NUMBER: usize = size_of::<f32>();
 
     fn new(bits: usize, dim: usize, metric: Metric) -> Self {
         let numbers = if metric == Metric::L2 { 2 } else { 1 };
-        let used = (dim * bits).div_ceil(8) + numbers * Self::NUMBER;
-        // Such that no row touches more cache lines than it needs.
-        let stride =
-            if used <= Self::LINE { used.next_power_of_two() } else { used.next_multiple_of(Self::LINE) };
-        Self { bits, dim, stride }
+        Self { bits, dim, stride: row_stride((dim * bits).div_ceil(8) + numbers * Self::NUMBER) }
     }
 
     fn planes(&self) -> usize {
@@ -169,13 +164,7 @@ impl Codes {
                 encode_row(layout, metric, &residual, &mut levels, out);
             }
         });
-        Some(Self {
-            code,
-            metric,
-            layout,
-            bytes: Array::from_vec(bytes).aligned_to_lines(),
-            mean: mean.into(),
-        })
+        Some(Self { code, metric, layout, bytes: Array::on_lines(bytes), mean: mean.into() })
     }
 
     pub fn section(&self) -> Section {

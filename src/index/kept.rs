@@ -67,12 +67,8 @@ impl KeptVectors {
     pub fn gather(rows: VectorView<'_>, order: &[u32], precision: Precision) -> Result<Self, KeepError> {
         Self::check(rows, precision)?;
         let values = match precision {
-            Precision::F32 => {
-                Values::F32(Array::from_vec(gathered(rows, order, |value| value)).aligned_to_lines())
-            }
-            Precision::F16 => {
-                Values::F16(Array::from_vec(gathered(rows, order, f16::from_f32)).aligned_to_lines())
-            }
+            Precision::F32 => Values::F32(Array::on_lines(gathered(rows, order, |value| value))),
+            Precision::F16 => Values::F16(Array::on_lines(gathered(rows, order, f16::from_f32))),
         };
         Ok(Self { values, dim: rows.dim() })
     }

@@ -7,7 +7,7 @@
 use rayon::prelude::*;
 
 use super::panels::Aligned;
-use super::{Kernels, kernels, prefetch};
+use super::{Kernels, kernels, prefetch, row_stride};
 use crate::vectors::VectorView;
 
 /// See [`ByteRows::encode`].
@@ -41,7 +41,7 @@ impl ByteRows {
         let widest =
             least.iter().zip(&greatest).fold(0f32, |widest, (low, high)| widest.max(high / 2.0 - low / 2.0));
         let per_step = if widest > 0.0 { (127.0 / widest).min(f32::MAX) } else { 0.0 };
-        let stride = stride(dim);
+        let stride = row_stride(dim + NORM);
         let mut data = Aligned::default();
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(data.resized(rows.rows() * stride / 4));
         bytes.par_chunks_mut(stride * BLOCK_ROWS).zip(rows.as_slice().par_chunks(dim * BLOCK_ROWS)).for_each(
@@ -64,7 +64,7 @@ impl ByteRows {
 
     /// Bytes of memory that so many rows of `dim` dimensions take.
     pub fn size_bytes(rows: usize, dim: usize) -> usize {
-        if dim > Self::MAX_DIM { 0 } else { rows * stride(dim) }
+        if dim > Self::MAX_DIM { 0 } else { rows * row_stride(dim + NORM) }
     }
 
     pub fn dim(&self) -> usize {
@@ -108,13 +108,6 @@ impl ByteRows {
     fn norm(&self, ordinal: u32) -> i32 {
         self.as_units()[(ordinal as usize + 1) * self.units - 1]
     }
-}
-
-/// Bytes per row, such that no row touches more cache lines than it needs.
-fn stride(dim: usize) -> usize {
-    const LINE: usize = 64;
-    let used = dim + NORM;
-    if used <= LINE { used.next_power_of_two() } else { used.next_multiple_of(LINE) }
 }
 
 /// The least and greatest value of each dimension.

@@ -46,6 +46,7 @@ mod top_k;
 pub use byte_rows::{ByteQuery, ByteRows};
 pub use dispatch::{ISA_VARIABLE, Isa, Kernels, available, kernels};
 pub use kernels::ScoredRow;
+pub use kernels::bytes::row_stride;
 pub use kernels::nibbles::{
     BLOCK_ROWS, NibbleBook, NibbleScan, Quantized, SLACK as NIBBLE_SLACK, tables_len as nibble_tables_len,
 };

@@ -10,6 +10,12 @@
 /// Products of u8 × i8 stay within i32 up to this many: the largest multiple of 64 below 2³¹ / (255 · 128).
 const MAX_STRIDE: usize = 65_792;
 
+/// Bytes from one row to the next of rows that hold `used` bytes each, such that none touches more cache lines than it needs.
+pub fn row_stride(used: usize) -> usize {
+    const LINE: usize = 64;
+    if used <= LINE { used.next_power_of_two() } else { used.next_multiple_of(LINE) }
+}
+
 /// The integer products of four rows with one query, exact.
 ///
 /// # Safety
