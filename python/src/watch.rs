@@ -1,0 +1,72 @@
+//! An index that is followed from version to version.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use annvil::loader::{self, Refresh, Watch};
+use pyo3::prelude::*;
+
+use crate::errors::{invalid, raised};
+use crate::index::{Index, options};
+
+#[pyclass(module = "annvil", frozen)]
+pub struct Watched {
+    watched: Arc<loader::Watched>,
+    watch: Mutex<Option<Watch>>,
+}
+
+#[pyfunction]
+#[pyo3(signature = (uri, *, every=5.0, residence="resident", check="open", memory_limit=None, filter_cache=None))]
+pub fn watch(
+    py: Python<'_>,
+    uri: &str,
+    every: Option<f64>,
+    residence: &str,
+    check: &str,
+    memory_limit: Option<u64>,
+    filter_cache: Option<usize>,
+) -> PyResult<Watched> {
+    let options = options(residence, check, memory_limit, filter_cache)?;
+    let interval = match every.map(Duration::try_from_secs_f64) {
+        None => None,
+        Some(Ok(interval)) if !interval.is_zero() => Some(interval),
+        Some(_) => return Err(invalid("every: expected seconds, above 0, or None".into())),
+    };
+    py.detach(|| {
+        let watched = Arc::new(loader::Watched::open(uri, options).map_err(raised)?);
+        let watch = interval.map(|interval| watched.every(interval, |_| ())).transpose().map_err(raised)?;
+        Ok(Watched { watched, watch: Mutex::new(watch) })
+    })
+}
+
+#[pymethods]
+impl Watched {
+    #[getter]
+    fn index(&self) -> Index {
+        self.watched.current().into()
+    }
+
+    #[getter]
+    fn refused(&self) -> Option<(u64, String)> {
+        self.watched.refused().map(|refused| (refused.version, refused.reason.to_string()))
+    }
+
+    fn refresh(&self, py: Python<'_>) -> PyResult<bool> {
+        let refresh = py.detach(|| self.watched.refresh()).map_err(raised)?;
+        Ok(matches!(refresh, Refresh::Taken { .. }))
+    }
+
+    fn close(&self, py: Python<'_>) {
+        // Waits for a refresh under way.
+        py.detach(|| drop(self.watch.lock().unwrap_or_else(PoisonError::into_inner).take()));
+    }
+
+    fn __enter__(this: Bound<'_, Self>) -> Bound<'_, Self> {
+        this
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, pyo3::types::PyTuple>) {
+        self.close(py);
+    }
+}

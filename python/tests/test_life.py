@@ -1,0 +1,132 @@
+"""Opening, building and following indexes from Python."""
+
+import pathlib
+import subprocess
+import sys
+import threading
+
+import annvil
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from conftest import GLOVE, job, write_rows
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A folder with 200 rows to build from."""
+    rows = np.random.default_rng(3).normal(size=(200, 6))
+    write_rows(tmp_path / "rows.parquet", rows, pa.array(range(200), pa.int64()))
+    return tmp_path
+
+
+def test_a_build_tells_what_it_does_and_what_it_made(small):
+    events = []
+    thread = threading.current_thread()
+
+    def progress(event):
+        assert threading.current_thread() is thread
+        events.append(event)
+
+    summary = annvil.build(job(small, "flat", id="id"), progress=progress)
+    assert summary["rows"]["kept"] == 180 and summary["indexes"][0]["outcome"] == "published"
+    names = [event["event"] for event in events]
+    assert {"stage_started", "stage_finished"} <= set(names)
+    index = annvil.open(str(small / "out" / "flat"))
+    assert index.manifest["row_counts"]["kept"] == 180
+    assert index.version == 1 and index.name == "flat" and "180 × 6, l2" in repr(index)
+
+
+def test_a_callback_that_raises_ends_the_build(small):
+    def progress(event):
+        raise KeyError(event["event"])
+
+    with pytest.raises(KeyError):
+        annvil.build(job(small, "hnsw", id="id"), progress=progress)
+
+
+def test_a_job_is_checked_before_anything_is_read(small):
+    spec = annvil.check(GLOVE.parents[1] / "pipelines" / "quickstart.toml")
+    assert spec["index"][0]["m"] == 16
+    assert annvil.check(job(small, "flat", where=None))["index"][0]["kind"] == "flat"
+    bad = job(small, "flat")
+    bad["index"][0]["metrik"] = "l2"
+    with pytest.raises(annvil.InvalidInput, match="metrik.*unknown key"):
+        annvil.check(bad)
+    with pytest.raises(annvil.InvalidInput, match="backend is `tpu`"):
+        annvil.build(job(small, "flat"), backend="tpu")
+    with pytest.raises(ValueError, match="missing.toml"):
+        annvil.check("missing.toml")
+
+
+def test_an_index_below_its_gate_is_an_error(small):
+    spec = job(small, "hnsw", id="id")
+    spec["index"][0] |= {"gate": {"k": 10, "min_recall": 1.0}, "m": 2, "ef_construction": 8, "code": "q1"}
+    rows = np.random.default_rng(4).normal(size=(6000, 64))
+    write_rows(small / "rows.parquet", rows, pa.array(range(6000), pa.int64()))
+    spec["queries"]["sample"] = 100
+    with pytest.raises(annvil.BelowGate, match="below its gate"):
+        annvil.build(spec)
+    assert not (small / "out" / "hnsw" / "v").exists()
+
+
+def test_damage_is_found_before_an_answer(small):
+    annvil.build(job(small, "flat", id="id"))
+    folder = small / "out" / "flat"
+    victim = next(folder.glob("seg/*/vectors.safetensors"), None) or max(
+        folder.glob("seg/*/*"), key=lambda path: path.stat().st_size
+    )
+    damaged = bytearray(victim.read_bytes())
+    damaged[-5] ^= 4
+    victim.write_bytes(damaged)
+    for residence in ("resident", "mapped"):
+        with pytest.raises(annvil.BadArtifact, match=victim.name):
+            annvil.open(str(folder), residence=residence)
+    index = annvil.open(str(folder), residence="mapped", check="background")
+    assert any(victim.name in damage for damage in index.wait_for_check())
+    with pytest.raises(annvil.BadArtifact, match="damaged"):
+        index.search(np.ones(6, np.float32))
+
+
+def test_what_cannot_be_opened_says_why(small):
+    with pytest.raises(annvil.InvalidInput):
+        annvil.open(str(small / "nothing"))
+    with pytest.raises(annvil.InvalidInput, match="residence is `ram`"):
+        annvil.open(str(small), residence="ram")
+    annvil.build(job(small, "flat", id="id"))
+    with pytest.raises(annvil.InvalidInput, match="more than the limit of 100"):
+        annvil.open(str(small / "out" / "flat"), memory_limit=100)
+
+
+def test_a_watched_index_moves_to_the_new_version(small):
+    spec = job(small, "flat", id="id")
+    annvil.build(spec)
+    with annvil.watch(str(small / "out" / "flat"), every=None) as watched:
+        before = watched.index
+        assert before.version == 1 and not watched.refresh() and watched.refused is None
+        annvil.build(spec, seed=7)
+        assert watched.refresh() and watched.index.version == 2
+        assert before.version == 1 and len(before.search(np.ones(6, np.float32)).ids) == 10
+        annvil.build(spec, seed=8)
+        manifest = small / "out" / "flat" / "v" / f"{3:020}.json"
+        manifest.write_bytes(manifest.read_bytes().replace(b'"l2"', b'"L2"'))
+        assert not watched.refresh() and watched.index.version == 2
+        assert watched.refused is not None and watched.refused[0] == 3
+
+
+def test_the_example_runs(tmp_path):
+    example = pathlib.Path(__file__).parents[1] / "examples" / "words.py"
+    shown = subprocess.run([sys.executable, example, tmp_path], capture_output=True, text=True, check=True).stdout
+    assert "recall@10" in shown
+
+
+def test_the_stubs_say_what_the_module_has():
+    stubtest = [sys.executable, "-m", "mypy.stubtest", "annvil"]
+    result = subprocess.run(stubtest, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_types_are_in_the_package():
+    folder = pathlib.Path(annvil.__file__).parent
+    assert (folder / "py.typed").is_file() and (folder / "_annvil.pyi").is_file()
