@@ -54,7 +54,7 @@ fn render(uri: &str, manifest: &Manifest, is_latest: bool) -> String {
     let mut line = |name: &str, value: String| text += &format!("{name:<9} {value}\n");
     line("kind", [vec![cell(&build.kind)], params(manifest)].concat().join(", "));
     line("rows", format!("{} × {}, {}", count(build.rows), build.dim, build.metric));
-    let files = || manifest.segments.iter().flat_map(|segment| &segment.files);
+    let files = || manifest.folders().flat_map(|segment| &segment.files);
     let size = files().map(|file| file.size_bytes).fold(0, u64::saturating_add);
     line("size", format!("{} in {} files", bytes(size), files().count()));
     line("built", format!("{} by annvil {}", utc(manifest.created_unix_ms), cell(&build.annvil_version)));
@@ -88,7 +88,7 @@ fn render(uri: &str, manifest: &Manifest, is_latest: bool) -> String {
     }
     text + &render_inputs(&build.inputs)
         + &render_attributes(&build.attributes)
-        + &manifest.segments.iter().map(render_segment).collect::<String>()
+        + &manifest.folders().map(render_segment).collect::<String>()
         + &render_stages(&build.stages)
 }
 

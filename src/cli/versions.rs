@@ -91,7 +91,7 @@ fn published(store: &IndexStore, version: u64) -> Result<PublishedVersion, Error
 impl Brief {
     fn of(manifest: &Manifest) -> Self {
         let build = &manifest.build;
-        let sizes = manifest.segments.iter().flat_map(|segment| &segment.files).map(|file| file.size_bytes);
+        let sizes = manifest.folders().flat_map(|segment| &segment.files).map(|file| file.size_bytes);
         let effort = effort_name(&build.kind).zip(build.search_defaults);
         let measured = |certificate| curve::default_point(certificate).zip(Some(certificate.target_k));
         let point = build.certificate.as_ref().and_then(measured);

@@ -200,7 +200,7 @@ fn default_recall(certificate: Option<&Certificate>) -> Vec<(String, Option<Reca
 }
 
 fn sizes(manifest: &Manifest) -> Vec<(String, Option<u64>)> {
-    let files = || manifest.segments.iter().flat_map(|segment| &segment.files);
+    let files = || manifest.folders().flat_map(|segment| &segment.files);
     let mut by_name: BTreeMap<&str, u64> = BTreeMap::new();
     for file in files() {
         let size = by_name.entry(&file.name).or_default();

@@ -57,7 +57,7 @@ impl IndexStore {
             Err(StoreError::NotFound { .. }) => return Err(damage),
             Err(error) => return Err(error),
         };
-        for segment in &manifest.segments {
+        for segment in manifest.folders() {
             if self.objects.list_below(&format!("seg/{}", segment.id))?.is_empty() {
                 return Err(StoreError::Refused {
                     index: self.name.clone(),
@@ -88,8 +88,7 @@ fn damaged_files(artifact: &Artifact) -> Result<Vec<(Digest, &FileRef)>, StoreEr
     }
     let files = artifact
         .manifest()
-        .segments
-        .iter()
+        .folders()
         .flat_map(|segment| segment.files.iter().map(|file| (segment.id, file)));
     Ok(files.filter(|(segment, file)| damaged.contains(&segment_object(segment, &file.name))).collect())
 }
