@@ -567,7 +567,8 @@ mod tests {
 
     #[test]
     fn tombstones_make_a_manifest_that_a_reader_of_format_1_refuses() {
-        let file = |name: &str| FileRef { name: name.into(), size_bytes: 9, blake3: Digest::of(name.as_bytes()) };
+        let file =
+            |name: &str| FileRef { name: name.into(), size_bytes: 9, blake3: Digest::of(name.as_bytes()) };
         let tombstones = SegmentRef::new(2, vec![file("tombstones.safetensors"), file(CHECKSUMS_FILE)]);
         let dead = Manifest { tombstones: Some(tombstones), ..manifest() }.with_its_format();
         assert_eq!((dead.format_version.as_str(), dead.live_rows(), dead.folders().count()), ("2.0", 3, 2));
@@ -577,11 +578,17 @@ mod tests {
         assert_eq!(again, manifest());
 
         let silent = Manifest { requires: Vec::new(), ..dead.clone() };
-        assert!(matches!(silent.encode(), Err(ManifestError::Content { .. })), "tombstones that nobody requires");
+        assert!(
+            matches!(silent.encode(), Err(ManifestError::Content { .. })),
+            "tombstones that nobody requires"
+        );
         for rows in [0, 5, u64::MAX] {
             let mut all = dead.clone();
             all.tombstones.as_mut().unwrap().rows = rows;
-            assert!(matches!(all.encode(), Err(ManifestError::Content { .. })), "{rows} tombstones of 5 rows");
+            assert!(
+                matches!(all.encode(), Err(ManifestError::Content { .. })),
+                "{rows} tombstones of 5 rows"
+            );
         }
         let unknown = Manifest { requires: vec!["tombstones".into(), "sealing".into()], ..dead };
         let error = Manifest::decode(&sealed(&unknown), "glove", 7).unwrap_err();

@@ -21,6 +21,11 @@ impl Tombstones {
         Self { of_segments: vec![Vec::new(); segments] }
     }
 
+    /// Those of each segment, ascending.
+    pub fn of(of_segments: Vec<Vec<u32>>) -> Self {
+        Self { of_segments }
+    }
+
     /// Of rows that are numbered through, in any order, where the segments have so many rows each.
     ///
     /// # Panics
@@ -78,7 +83,8 @@ impl Tombstones {
     pub fn from_section(section: &Section, count: u64, segment_rows: &[u64]) -> Result<Self, TensorError> {
         let content = |tensor: &str, what| TensorError::Content { tensor: tensor.into(), what };
         let offsets = section.array::<u64>(OFFSETS, &[segment_rows.len() + 1])?;
-        let count = usize::try_from(count).map_err(|_| content(ROWS, format!("{count} do not fit memory")))?;
+        let count =
+            usize::try_from(count).map_err(|_| content(ROWS, format!("{count} do not fit memory")))?;
         let rows = section.array::<u32>(ROWS, &[count])?;
         let ends = (offsets[0], offsets[segment_rows.len()]);
         if ends != (0, count as u64) || offsets.windows(2).any(|pair| pair[0] > pair[1]) {
@@ -117,7 +123,10 @@ mod tests {
             let mut sorted = dead.clone();
             sorted.sort_unstable();
             sorted.dedup();
-            assert_eq!((tombstones.ordinals(&rows), tombstones.count()), (sorted.clone(), sorted.len() as u64));
+            assert_eq!(
+                (tombstones.ordinals(&rows), tombstones.count()),
+                (sorted.clone(), sorted.len() as u64)
+            );
             let section = tombstones.to_section();
             let read = Tombstones::from_section(&section, sorted.len() as u64, &rows);
             assert_eq!(read, Ok(tombstones));

@@ -79,7 +79,10 @@ impl KeptVectors {
     /// If the parts differ in dimension or precision, or there is none.
     pub fn gather_from(parts: &[&KeptVectors], rows: &[(u32, u32)]) -> Self {
         let (dim, precision) = (parts[0].dim, parts[0].precision());
-        assert!(parts.iter().all(|part| (part.dim, part.precision()) == (dim, precision)), "parts of one kind");
+        assert!(
+            parts.iter().all(|part| (part.dim, part.precision()) == (dim, precision)),
+            "parts of one kind"
+        );
         let f32s = |part: u32| match &parts[part as usize].values {
             Values::F32(values) => &values[..],
             Values::F16(_) => unreachable!("checked above"),
@@ -126,10 +129,17 @@ impl KeptVectors {
     }
 
     pub fn vector(&self, ordinal: u32) -> Vec<f32> {
+        let mut vector = Vec::with_capacity(self.dim);
+        self.push_to(ordinal, &mut vector);
+        vector
+    }
+
+    /// Adds the values of a row to `out`.
+    pub fn push_to(&self, ordinal: u32, out: &mut Vec<f32>) {
         let range = ordinal as usize * self.dim..(ordinal as usize + 1) * self.dim;
         match &self.values {
-            Values::F32(values) => values[range].to_vec(),
-            Values::F16(values) => values[range].iter().map(|value| value.to_f32()).collect(),
+            Values::F32(values) => out.extend_from_slice(&values[range]),
+            Values::F16(values) => out.extend(values[range].iter().map(|value| value.to_f32())),
         }
     }
 

@@ -48,7 +48,8 @@ pub(super) fn widen(
     };
     let mut times = 1;
     loop {
-        let [k_wide, effort, refine] = [wanted, params.effort, params.refine].map(|value| widened(value, times));
+        let [k_wide, effort, refine] =
+            [wanted, params.effort, params.refine].map(|value| widened(value, times));
         let mut wider = SearchParams { k: k_wide, effort, refine };
         let all = wider.k >= mask.rows();
         if all {

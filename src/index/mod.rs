@@ -41,8 +41,8 @@ impl SearchParams {
 
 const ROWS_PER_EFFORT: usize = 32;
 
-/// An index over `rows` vectors, immutable and shareable.
-pub trait SearchIndex: Send + Sync {
+/// An index over `rows` vectors, immutable and shareable. Whoever must know the family asks by `Any`.
+pub trait SearchIndex: Send + Sync + std::any::Any {
     fn rows(&self) -> usize;
     fn dim(&self) -> usize;
     fn metric(&self) -> Metric;

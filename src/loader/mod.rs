@@ -233,9 +233,17 @@ impl Index {
         self.family.clone().searcher()
     }
 
-    /// The index below ids and checks, for whoever measures it.
-    pub fn family(&self) -> &Arc<dyn SearchIndex> {
-        &self.family
+    /// The segments, where there are several, or rows that were deleted.
+    pub fn segments(&self) -> Option<&Segments> {
+        self.segments.as_deref()
+    }
+
+    /// Each segment's index, below ids, checks and tombstones.
+    pub fn segment_indexes(&self) -> Vec<Arc<dyn SearchIndex>> {
+        match &self.segments {
+            Some(segments) => segments.indexes().cloned().collect(),
+            None => vec![self.family.clone()],
+        }
     }
 
     /// The setting that `options` come to: (`nprobe` or `ef_search`, refine); `None` for an exact search.

@@ -60,7 +60,8 @@ impl Rows {
 
 /// The index of one segment.
 fn family(manifest: &Manifest, segment: Segment<'_>) -> Result<Arc<dyn SearchIndex>, LoadError> {
-    let sections = segment.section_names().map(|name| segment.section(name)).collect::<Result<Vec<_>, _>>()?;
+    let sections =
+        segment.section_names().map(|name| segment.section(name)).collect::<Result<Vec<_>, _>>()?;
     let family = assemble(&manifest.build.kind, &sections)?;
     agrees("dim", u64::from(manifest.build.dim), family.dim() as u64)?;
     agrees("rows", segment.rows(), family.rows() as u64)?;

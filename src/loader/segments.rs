@@ -28,12 +28,6 @@ struct Part {
     exact: Option<Arc<FlatIndex>>,
 }
 
-impl Part {
-    fn kept(&self) -> Option<&KeptVectors> {
-        self.index.kept()
-    }
-}
-
 impl Segments {
     /// Of segments, one or more, each with its dead rows.
     ///
@@ -55,16 +49,45 @@ impl Segments {
         Self { parts, rows }
     }
 
+    /// Each segment by itself.
+    pub fn indexes(&self) -> impl ExactSizeIterator<Item = &Arc<dyn SearchIndex>> {
+        self.parts.iter().map(|part| &part.index)
+    }
+
+    /// The rows of a segment that are there; `None` where all are.
+    pub fn live_of(&self, segment: usize) -> Option<&RowMask> {
+        self.parts[segment].live.as_ref()
+    }
+
+    /// The ordinals of the rows that are there, ascending.
+    pub fn live_ordinals(&self) -> Vec<u32> {
+        let of = |part: &Part| -> Vec<u32> {
+            match &part.live {
+                Some(live) => live.iter().map(|row| part.first + row).collect(),
+                None => (part.first..part.first + part.index.rows() as u32).collect(),
+            }
+        };
+        self.parts.iter().flat_map(of).collect()
+    }
+
     /// Where all segments keep their vectors, so that they can be searched exactly.
-    pub(super) fn keep_vectors(&self) -> bool {
+    pub fn keep_vectors(&self) -> bool {
         self.parts.iter().all(|part| part.exact.is_some())
     }
 
     /// The vector of a row, where its segment keeps it.
-    pub(super) fn vector(&self, ordinal: u32) -> Option<Vec<f32>> {
+    pub fn vector(&self, ordinal: u32) -> Option<Vec<f32>> {
+        let mut vector = Vec::with_capacity(self.dim());
+        self.push_vector(ordinal, &mut vector).then_some(vector)
+    }
+
+    /// Adds a row's vector to `out`; whether its segment keeps it.
+    pub fn push_vector(&self, ordinal: u32, out: &mut Vec<f32>) -> bool {
         let place = self.parts.partition_point(|part| part.first <= ordinal) - 1;
         let part = &self.parts[place];
-        part.kept().map(|kept| kept.vector(ordinal - part.first))
+        let kept = part.index.kept();
+        kept.iter().for_each(|kept| kept.push_to(ordinal - part.first, out));
+        kept.is_some()
     }
 
     /// The largest segment: what holds of it holds of most rows.
@@ -170,6 +193,7 @@ impl Searcher for SegmentsSearcher {
         for (part, searcher) in self.segments.parts.iter().zip(&mut self.searchers) {
             match &part.live {
                 None => searcher.search(query, params, &mut self.of_part),
+                Some(live) if live.count() == 0 => continue,
                 Some(live) => {
                     searcher.search_masked(query, params, &Allowed::patiently(live), &mut self.of_part);
                 }
@@ -199,7 +223,9 @@ impl Searcher for SegmentsSearcher {
             // Each segment may take its share.
             let patience = match allowed.patience {
                 usize::MAX => usize::MAX,
-                all => (all as u64 * self.allowed.count() as u64).div_ceil(allowed.mask.count() as u64) as usize,
+                all => {
+                    (all as u64 * self.allowed.count() as u64).div_ceil(allowed.mask.count() as u64) as usize
+                }
             };
             let own = Allowed { mask: &self.allowed, patience };
             if !searcher.search_masked(query, params, &own, &mut self.of_part) {
@@ -223,6 +249,7 @@ impl Searcher for SegmentsSearcher {
                 None => searcher.search_batch(queries, params, &mut |query, found| {
                     self.merging.add(query, part.first, found);
                 }),
+                Some(live) if live.count() == 0 => {}
                 Some(live) => {
                     for (number, query) in queries.iter().enumerate() {
                         searcher.search_masked(query, params, &Allowed::patiently(live), &mut self.of_part);

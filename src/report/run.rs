@@ -213,7 +213,7 @@ fn described(subject: &OpenSubject) -> Subject {
         uri: subject.uri.clone(),
         version: Some(manifest.version),
         kind: build.kind.clone(),
-        rows: build.rows,
+        rows: manifest.live_rows(),
         effort_name: subject.index.effort_name().unwrap_or_default().into(),
         facts,
         is_ours: true,

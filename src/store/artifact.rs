@@ -83,7 +83,8 @@ impl Artifact {
     pub fn queries(&self) -> Result<Option<Vec<f32>>, StoreError> {
         let has_them = |segment: &Segment<'_>| segment.reference().file(QUERIES_FILE).is_some();
         let Some(segment) = self.segments().find(has_them) else { return Ok(None) };
-        let queries = queries::from_section(&segment.section(QUERIES_SECTION)?, self.manifest.build.dim as usize);
+        let queries =
+            queries::from_section(&segment.section(QUERIES_SECTION)?, self.manifest.build.dim as usize);
         queries.map(Some).map_err(|error| StoreError::malformed(segment.place(QUERIES_FILE), error))
     }
 
@@ -139,7 +140,11 @@ impl<'a> Segment<'a> {
     pub fn section_names(&self) -> impl Iterator<Item = &'a str> {
         let stem =
             |file: &'a FileRef| file.name.strip_suffix(safetensors::SECTION_EXTENSION)?.strip_suffix('.');
-        self.reference().files.iter().filter_map(stem).filter(|name| ![CHECKSUMS_SECTION, QUERIES_SECTION].contains(name))
+        self.reference()
+            .files
+            .iter()
+            .filter_map(stem)
+            .filter(|name| ![CHECKSUMS_SECTION, QUERIES_SECTION].contains(name))
     }
 
     /// Reads the section's file whole, checks it, and takes it apart. Its tensors share the file's bytes.

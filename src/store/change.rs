@@ -22,11 +22,7 @@ pub struct NextVersion {
 
 impl IndexStore {
     /// A segment of `rows` rows, given as its files' names and bytes, for [`publish_after`](Self::publish_after). Writes nothing.
-    pub fn stage_segment(
-        &self,
-        rows: u64,
-        files: Vec<(String, Bytes)>,
-    ) -> Result<StagedSegment, StoreError> {
+    pub fn stage_segment(&self, rows: u64, files: Vec<(String, Bytes)>) -> Result<StagedSegment, StoreError> {
         self.stage(rows, files)
     }
 

@@ -43,6 +43,10 @@ pub struct StagedSegment {
 }
 
 impl StagedSegment {
+    pub fn rows(&self) -> u64 {
+        self.reference.rows
+    }
+
     fn files(&self) -> impl Iterator<Item = (&FileRef, &Bytes)> {
         let of = |name: &str| self.reference.file(name).expect("made from these files");
         self.files.iter().map(move |(name, bytes)| (of(name), bytes))

@@ -86,9 +86,7 @@ fn damaged_files(artifact: &Artifact) -> Result<Vec<(Digest, &FileRef)>, StoreEr
             error => return Err(error),
         };
     }
-    let files = artifact
-        .manifest()
-        .folders()
-        .flat_map(|segment| segment.files.iter().map(|file| (segment.id, file)));
+    let files =
+        artifact.manifest().folders().flat_map(|segment| segment.files.iter().map(|file| (segment.id, file)));
     Ok(files.filter(|(segment, file)| damaged.contains(&segment_object(segment, &file.name))).collect())
 }
