@@ -186,7 +186,7 @@ fn format_2_0_is_read_as_it_was_written() {
         assert_eq!(segment.ids().unwrap(), ids());
     }
     let report = artifact.verify(&mut |_| ());
-    assert!(report.is_sound() && report.files == 13, "{report:?}");
+    assert!(report.is_sound() && report.files == 12, "{report:?}");
 }
 
 fn change() -> Change {

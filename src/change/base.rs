@@ -10,7 +10,7 @@ use crate::job::{IndexSpec, JobSpec, QueriesSpec};
 use crate::loader::Index;
 use crate::source::{Source, SourceSpec};
 use crate::store::{IndexStore, runtime};
-use crate::vectors::{VectorBuf, VectorView};
+use crate::vectors::{Random, VectorBuf};
 
 pub(super) struct Base {
     pub index: Index,
@@ -62,9 +62,10 @@ impl Base {
         }
     }
 
-    /// As many of the queries as the change is to be certified with.
-    pub fn queries(&self, at_most: usize) -> VectorView<'_> {
-        self.queries.view().slice(0, self.queries.rows().min(at_most.max(1)))
+    /// As many of the queries as the change is to be certified with, drawn by the seed: they may lie in an order.
+    pub fn queries(&self, at_most: usize) -> VectorBuf {
+        let (all, view) = (self.queries.rows(), self.queries.view());
+        view.gather(&Random::new(self.manifest().build.seed).sample(all, all.min(at_most.max(1))))
     }
 }
 

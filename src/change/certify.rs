@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::{ChangeError, Workplace};
-use crate::artifact::{Certificate, Gate};
 use crate::error::Error;
 use crate::flat::ground_truth;
 use crate::index::SearchIndex;
@@ -18,7 +17,7 @@ const TRUTH_K: usize = 100;
 /// Rows whose vectors are gathered at a time to be compared.
 const BLOCK_ROWS: usize = 1 << 15;
 
-/// Measures `segments` by what the certificate of the version before asked for.
+/// Measures `segments`.
 ///
 /// # Errors
 /// Segments without vectors; the backend's failure; cancellation. A recall below the gate is no error here.
@@ -26,16 +25,12 @@ pub(super) fn certify_segments(
     work: &Workplace<'_>,
     segments: &Arc<Segments>,
     queries: VectorView<'_>,
-    before: Option<&Certificate>,
+    params: &CertifyParams,
 ) -> Result<Certified, Error> {
-    let (target_k, target_recall, gate) = before.map_or((10, 0.95, None), |certificate| {
-        (certificate.target_k as usize, certificate.target_recall, certificate.gate)
-    });
-    let gate_k = gate.map_or(0, |Gate { k, .. }| k as usize);
-    let truth = truth(work, segments, queries, TRUTH_K.max(target_k).max(gate_k))?;
+    let gate_k = params.gate.map_or(0, |gate| gate.k as usize);
+    let truth = truth(work, segments, queries, TRUTH_K.max(params.target_k).max(gate_k))?;
     let order: Vec<u32> = (0..segments.rows() as u32).collect();
     let set = QuerySet { queries, truth: &truth, rows: Kept(segments), order: &order };
-    let params = CertifyParams { target_k, target_recall, gate };
     // One segment, all of it there, is searched by itself.
     let mut indexes = segments.indexes();
     let index: Arc<dyn SearchIndex> = match (indexes.next(), indexes.next(), segments.live_of(0)) {
@@ -43,7 +38,7 @@ pub(super) fn certify_segments(
         _ => segments.clone(),
     };
     let stage = work.progress.stage("certify", Unit::Count("settings"), None);
-    let certified = certify(&index, &set, &params, &|| {
+    let certified = certify(&index, &set, params, &|| {
         stage.inc(1);
         work.progress.check().is_ok()
     })?;

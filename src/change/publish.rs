@@ -10,11 +10,13 @@ use super::summary::{ChangeSummary, Changed, PublishedChange};
 use super::{ChangeError, Workplace};
 use crate::artifact::queries::QUERIES_FILE;
 use crate::artifact::tombstones::Tombstones;
-use crate::artifact::{AttributeSummary, Backend, Change, Input, ManifestDraft, SearchDefaults, SegmentRef};
+use crate::artifact::{
+    AttributeSummary, Backend, Change, Gate, Input, ManifestDraft, SearchDefaults, SegmentRef,
+};
 use crate::error::Error;
 use crate::job::{Ledger, StageCost, peak_memory_bytes};
 use crate::loader::{Segments, effort_name};
-use crate::report::Certified;
+use crate::report::{Certified, CertifyParams};
 use crate::source::{Dataset, RowCounts};
 use crate::store::{NextVersion, StagedSegment};
 
@@ -76,7 +78,7 @@ pub(super) enum Next {
 
 impl Workplace<'_> {
     /// Makes a change over the latest version, and again over a later one until it is published. `step` says what is to be
-    /// done; `keep_going` is told what was certified, and may ask for another step.
+    /// done; `again` is told what was certified, and may ask for another step.
     pub fn publish(
         &self,
         mut ledger: Ledger,
@@ -93,10 +95,10 @@ impl Workplace<'_> {
             let layout = Layout::of(&base, &step)?;
             let queries =
                 base.queries(if step.replaces_all { usize::MAX } else { self.options.certify_queries });
-            let before = base.manifest().build.certificate.as_ref();
+            let params = self.certify_params(&base);
             let segments = layout.segments(&base, &step);
             let certified =
-                ledger.enter("certify", |_| certify_segments(self, &segments, queries, before))?;
+                ledger.enter("certify", |_| certify_segments(self, &segments, queries.view(), &params))?;
             if again(&certified) {
                 continue;
             }
@@ -115,6 +117,22 @@ impl Workplace<'_> {
             self.progress.note("another version was published meanwhile: once more, over that one");
         }
         Err(ChangeError::Overtaken { index: self.store.name().into(), attempts: MAX_ATTEMPTS }.into())
+    }
+
+    /// What the version before was certified for; or what a job that was given asks for.
+    fn certify_params(&self, base: &Base) -> CertifyParams {
+        if self.options.job.is_some() {
+            let gate = base.spec.gate;
+            let gate = gate.map(|gate| Gate { k: gate.k as u32, min_recall: gate.min_recall });
+            let (target_k, target_recall) =
+                base.spec.target.map_or((10, 1.0), |target| (target.k, target.recall));
+            return CertifyParams { target_k, target_recall, gate };
+        }
+        let before = base.manifest().build.certificate.as_ref();
+        before.map_or(CertifyParams { target_k: 10, target_recall: 0.95, gate: None }, |before| {
+            let target_k = before.target_k as usize;
+            CertifyParams { target_k, target_recall: before.target_recall, gate: before.gate }
+        })
     }
 
     fn check_gate(&self, certified: &Certified) -> Result<(), Error> {

@@ -150,27 +150,18 @@ fn expect_exact(index: &Index, model: &Model, queries: VectorView<'_>, filter: O
     }
 }
 
-/// The part of `expected`'s ten nearest, by the model, that a search at `effort` finds.
-pub fn recall_at_10(index: &Index, model: &Model, queries: VectorView<'_>, effort: usize) -> f64 {
-    let metric = index.metric();
-    let rows = normalised(model, metric);
+/// The part of the ten nearest, found exactly, that a search at `effort` finds.
+pub fn recall_at_10(index: &Index, queries: VectorView<'_>, effort: usize) -> f64 {
+    let exact = index.ask(queries, &Query::new(10).exact()).unwrap();
     let answers = index.ask(queries, &Query::new(10).effort(effort)).unwrap();
-    let mut hits = 0;
-    for (number, asked) in queries.iter().enumerate() {
-        let mut asked = asked.to_vec();
-        if metric == Metric::Cosine {
-            normalize(&mut asked);
-        }
-        let mut distances: Vec<f32> =
-            rows.iter().map(|(_, row)| metric.distance(&asked, row) as f32).collect();
-        distances.sort_by(f32::total_cmp);
-        let limit = distances[9] + 1e-5;
-        hits += answers.of(number).iter().filter(|found| found.distance <= limit).count().min(10);
-    }
-    hits as f64 / (10 * queries.rows()) as f64
+    let hits = |query: usize| {
+        let limit = exact.of(query)[9].distance + 1e-5;
+        answers.of(query).iter().filter(|found| found.distance <= limit).count().min(10)
+    };
+    (0..queries.rows()).map(hits).sum::<usize>() as f64 / (10 * queries.rows()) as f64
 }
 
-/// Copies what an index's folder has at this moment.
+/// The names of all objects in an index's folder, ascending.
 pub fn objects(index: &str) -> Vec<String> {
     fn walk(folder: &Path, root: &Path, found: &mut Vec<String>) {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
