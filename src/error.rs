@@ -26,6 +26,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// | `BadArtifact` | 4 | the published files are damaged or not ours: publish again, or roll back |
 /// | `Store` | 5 | look at the store: address, permission, network, space; then run again |
 /// | `Device` | 6 | look at the GPU or its driver, or use `--backend cpu` |
+/// | `Inconsistent` | 7 | the index and its source differ: `annvil sync`, or build again |
 /// | `Cancelled` | 130 | nothing: someone asked for it; nothing was published |
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -39,6 +40,8 @@ pub enum Error {
     Device(Cause),
     #[error(transparent)]
     BelowGate(Cause),
+    #[error(transparent)]
+    Inconsistent(Cause),
     #[error("cancelled")]
     Cancelled,
     #[error(transparent)]
@@ -55,6 +58,7 @@ impl Error {
             Error::BadArtifact(_) => 4,
             Error::Store(_) => 5,
             Error::Device(_) => 6,
+            Error::Inconsistent(_) => 7,
             // 128 + SIGINT, as shells report a program that Ctrl-C ended.
             Error::Cancelled => 130,
         }
@@ -69,6 +73,7 @@ impl Error {
             Error::BadArtifact(_) => "bad_artifact",
             Error::Store(_) => "store",
             Error::Device(_) => "device",
+            Error::Inconsistent(_) => "inconsistent",
             Error::Cancelled => "cancelled",
         }
     }
@@ -81,7 +86,8 @@ impl Error {
             | Error::BelowGate(cause)
             | Error::BadArtifact(cause)
             | Error::Store(cause)
-            | Error::Device(cause) => Some(cause.as_ref()),
+            | Error::Device(cause)
+            | Error::Inconsistent(cause) => Some(cause.as_ref()),
             Error::Cancelled => None,
         }
     }
@@ -278,10 +284,11 @@ mod tests {
             Error::BadArtifact(cause()),
             Error::Store(cause()),
             Error::Device(cause()),
+            Error::Inconsistent(cause()),
             Error::Cancelled,
         ];
         let codes: Vec<u8> = errors.iter().map(Error::exit_code).collect();
-        assert_eq!(codes, [1, 2, 3, 4, 5, 6, 130]);
+        assert_eq!(codes, [1, 2, 3, 4, 5, 6, 7, 130]);
     }
 
     fn place(version: Option<u64>) -> Place {

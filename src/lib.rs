@@ -10,6 +10,8 @@
 //! [`job`] runs the upper line, [`loader`] the lower one.
 
 pub mod artifact;
+#[cfg(feature = "build")]
+pub mod change;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod compute;

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use annvil::artifact::columns::{self, ATTRIBUTES_FILE, IDS_FILE};
+use annvil::artifact::tombstones::Tombstones;
 use annvil::artifact::{
-    Array, AttributeSummary, Backend, Certificate, CertificatePoint, Digest, Gate, Input, Latency,
-    MANIFEST_FORMAT, ManifestDraft, Recall, RowCounts, SearchDefaults, Section, Stage, Training, safetensors,
+    Array, AttributeSummary, Backend, Certificate, CertificatePoint, Change, Digest, Gate, Input, Latency,
+    MANIFEST_FORMAT, MANIFEST_FORMAT_WITH_REQUIREMENTS, ManifestDraft, Recall, RowCounts, SearchDefaults,
+    Section, Stage, Training, queries, safetensors,
 };
-use annvil::store::IndexStore;
+use annvil::store::{IndexStore, NextVersion};
 use annvil::vectors::{Metric, RowIds};
 use arrow_array::{ArrayRef, BooleanArray, Int32Array, RecordBatch, StringArray};
 use bytes::Bytes;
@@ -141,9 +143,58 @@ fn files() -> Vec<(String, Bytes)> {
     files
 }
 
+/// Since format 1.1 the queries are kept.
+fn files_with_queries() -> Vec<(String, Bytes)> {
+    let section = safetensors::encode(&queries::to_section(&QUERIES, 4));
+    let mut files = files();
+    files.push((section.file_name, section.bytes));
+    files
+}
+
+const QUERIES: [f32; 8] = [0.5, -1.0, 2.0, 0.0, 1e-30, -0.0, 0.25, 1.0];
+
+/// A second segment.
+fn more_files() -> Vec<(String, Bytes)> {
+    files().into_iter().filter(|(name, _)| name != "types.safetensors").collect()
+}
+
 #[test]
 fn format_1_0_is_read_as_it_was_written() {
-    let index = IndexStore::open(folder("1.0").join("golden").to_str().unwrap()).unwrap();
+    expect_format_1("1.0", None);
+}
+
+#[test]
+fn format_1_1_is_read_as_it_was_written() {
+    expect_format_1("1.1", Some(QUERIES.to_vec()));
+}
+
+#[test]
+fn format_2_0_is_read_as_it_was_written() {
+    let index = IndexStore::open(folder("2.0").join("golden").to_str().unwrap()).unwrap();
+    assert_eq!(index.versions().unwrap(), [1, 2]);
+    let artifact = index.artifact(None).unwrap();
+    let manifest = artifact.manifest();
+    assert_eq!(
+        (manifest.format_version.as_str(), &manifest.requires[..]),
+        ("2.0", &["tombstones".to_string()][..])
+    );
+    assert_eq!((manifest.build.rows, manifest.live_rows(), &manifest.change), (8, 5, &Some(change())));
+    assert_eq!(artifact.tombstones().unwrap().of_segments(), [vec![1, 2], vec![3]]);
+    assert_eq!(artifact.queries().unwrap(), Some(QUERIES.to_vec()));
+    for segment in artifact.segments() {
+        assert_eq!(segment.section("long").unwrap(), long());
+        assert_eq!(segment.ids().unwrap(), ids());
+    }
+    let report = artifact.verify(&mut |_| ());
+    assert!(report.is_sound() && report.files == 12, "{report:?}");
+}
+
+fn change() -> Change {
+    Change { operation: "sync".into(), from: 1, added: 4, removed: 2, drift: Some(1.25) }
+}
+
+fn expect_format_1(format: &str, queries: Option<Vec<f32>>) {
+    let index = IndexStore::open(folder(format).join("golden").to_str().unwrap()).unwrap();
     assert_eq!(index.versions().unwrap(), [1, 2]);
     for version in [1, 2] {
         let artifact = index.artifact(Some(version)).unwrap();
@@ -151,6 +202,7 @@ fn format_1_0_is_read_as_it_was_written() {
         assert_eq!(artifact.section("types").unwrap(), types());
         assert_eq!(artifact.section("long").unwrap(), long());
         assert_eq!(artifact.ids().unwrap(), ids());
+        assert_eq!(artifact.queries().unwrap(), queries);
         assert_eq!(artifact.attributes().unwrap(), Some(attributes()));
         let report = artifact.verify(&mut |_| ());
         assert!(report.is_sound(), "{:?}", report.damage);
@@ -167,7 +219,7 @@ fn format_1_0_is_read_as_it_was_written() {
 fn the_same_segment_still_has_the_same_bytes() {
     let segments = folder(MANIFEST_FORMAT).join("golden/seg");
     let segment = std::fs::read_dir(segments).unwrap().next().unwrap().unwrap().path();
-    for (name, bytes) in files() {
+    for (name, bytes) in files_with_queries() {
         assert!(std::fs::read(segment.join(&name)).unwrap() == bytes, "{name}");
     }
 }
@@ -178,6 +230,23 @@ fn write_the_golden_artifact_of_this_format() {
     let folder = folder(MANIFEST_FORMAT);
     assert!(!folder.exists(), "golden artifacts are never made again");
     let index = IndexStore::open(folder.join("golden").to_str().unwrap()).unwrap();
-    assert_eq!(index.publish(files(), draft()).unwrap().version, 1);
+    assert_eq!(index.publish(files_with_queries(), draft()).unwrap().version, 1);
     assert_eq!(index.rollback(1).unwrap(), 2);
+}
+
+#[test]
+#[ignore = "adds the golden artifact of a new format version"]
+fn write_the_golden_artifact_with_requirements() {
+    let folder = folder(MANIFEST_FORMAT_WITH_REQUIREMENTS);
+    assert!(!folder.exists(), "golden artifacts are never made again");
+    let index = IndexStore::open(folder.join("golden").to_str().unwrap()).unwrap();
+    let first = index.publish(files_with_queries(), draft()).unwrap();
+    let next = NextVersion {
+        kept: first.manifest.segments,
+        new: vec![index.stage_segment(ROWS, more_files()).unwrap()],
+        tombstones: Tombstones::of(vec![vec![1, 2], vec![3]]),
+        change: change(),
+        build: ManifestDraft { rows: 2 * ROWS, ..draft() },
+    };
+    assert_eq!(index.publish_after(&next).unwrap().unwrap().version, 2);
 }

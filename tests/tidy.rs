@@ -21,9 +21,10 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("loader", "error vectors compute train artifact store index flat ivf hnsw"),
     ("report", "error vectors compute train artifact store source index flat ivf hnsw loader"),
     ("job", "error vectors compute train artifact store source index flat ivf hnsw loader report"),
+    ("change", "error vectors compute train artifact store source index flat ivf hnsw loader report job"),
     (
         "cli",
-        "error vectors compute train artifact store source dataset index flat ivf hnsw loader report job",
+        "error vectors compute train artifact store source dataset index flat ivf hnsw loader report job change",
     ),
 ];
 

@@ -13,9 +13,14 @@ use super::names::{NameError, check_file_name, check_index_name};
 use super::{Certificate, Digest, SearchDefaults};
 use crate::vectors::Metric;
 
-/// `major.minor` of what this code writes. A reader takes any minor of its major (fields it does not know are
-/// passed over), and refuses another major by name.
-pub const MANIFEST_FORMAT: &str = "1.0";
+/// `major.minor` of what this code writes for a version that any reader of its major reads rightly: fields that one does
+/// not know are passed over. Another major is refused by name.
+pub const MANIFEST_FORMAT: &str = "1.1";
+/// The format of a version that asks something of its reader, see [`Manifest::requires`].
+pub const MANIFEST_FORMAT_WITH_REQUIREMENTS: &str = "2.0";
+/// What [`Manifest::requires`] may ask of this code.
+pub const KNOWN_REQUIREMENTS: &[&str] = &[TOMBSTONES];
+const TOMBSTONES: &str = "tombstones";
 /// A manifest is read whole before it can be checked, so its size has a bound. 100,000 inputs take about 20 MB.
 pub const MAX_MANIFEST_BYTES: u64 = 64 << 20;
 
@@ -34,6 +39,8 @@ pub enum ManifestError {
     Json { what: String },
     #[error("manifest format {got} is not supported: this version of annvil reads {supported}")]
     Format { supported: String, got: String },
+    #[error("the manifest requires `{got}`, which this version of annvil does not know: it knows {known}")]
+    Requires { known: String, got: String },
     #[error("{field}: expected {expected}, got {got}")]
     Content { field: String, expected: String, got: String },
     #[error(transparent)]
@@ -57,10 +64,35 @@ pub struct Manifest {
     /// … and the older version whose segments, build and certificate this one has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restores: Option<u64>,
-    /// At least one; `rows` of them add up to the build's.
+    /// What a reader must know to read this version rightly. In format 2 only, which one that does not look for it refuses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requires: Vec<String>,
+    /// At least one; `rows` of them add up to the build's. Ordinals are numbered through, segment after segment.
     pub segments: Vec<SegmentRef>,
+    /// The files that say which rows are no longer there; `rows` of them, fewer than the segments have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tombstones: Option<SegmentRef>,
+    /// How this version was made of an older one, where it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<Change>,
     #[serde(flatten)]
     pub build: ManifestDraft,
+}
+
+/// How a version was made of another.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    /// `append`, `replace`, `delete`, `sync`, `compact`.
+    pub operation: String,
+    /// The version that was the latest until then.
+    pub from: u64,
+    /// Rows that came, and that went.
+    pub added: u64,
+    pub removed: u64,
+    /// How much farther from their centroids the rows lie that were added since the last training than those of the
+    /// training: the ratio of mean squared distances, for families that have centroids.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<f64>,
 }
 
 /// What a build says of itself: the part of a manifest that does not depend on where and when it is published.
@@ -73,6 +105,7 @@ pub struct ManifestDraft {
     pub kind: String,
     pub metric: Metric,
     pub dim: u32,
+    /// Of all segments together, tombstones or not.
     pub rows: u64,
     /// The job, normalised: every default written out.
     pub job: serde_json::Value,
@@ -263,6 +296,27 @@ fn content(field: String, expected: impl ToString, got: impl ToString) -> Manife
 }
 
 impl Manifest {
+    /// The same with the format, and the requirements, that its contents ask for.
+    #[must_use]
+    pub fn with_its_format(mut self) -> Self {
+        self.requires = self.tombstones.iter().map(|_| TOMBSTONES.to_string()).collect();
+        self.format_version = match self.requires[..] {
+            [] => MANIFEST_FORMAT.into(),
+            _ => MANIFEST_FORMAT_WITH_REQUIREMENTS.into(),
+        };
+        self
+    }
+
+    /// Everything under `seg/` that this version names: the segments, then the tombstones.
+    pub fn folders(&self) -> impl Iterator<Item = &SegmentRef> {
+        self.segments.iter().chain(&self.tombstones)
+    }
+
+    /// Rows that are no tombstones.
+    pub fn live_rows(&self) -> u64 {
+        self.build.rows - self.tombstones.as_ref().map_or(0, |tombstones| tombstones.rows)
+    }
+
     /// The sealed file.
     pub fn encode(&self) -> Result<Vec<u8>, ManifestError> {
         let json = serde_json::to_vec_pretty(self).map_err(json_error)?;
@@ -288,10 +342,23 @@ impl Manifest {
         struct Format {
             format_version: String,
         }
+        #[derive(Deserialize)]
+        struct Requirements {
+            #[serde(default)]
+            requires: Vec<String>,
+        }
         // First of all, since another major may have changed anything else.
         let Format { format_version } = serde_json::from_slice(json).map_err(json_error)?;
-        if format_version.split('.').next() != MANIFEST_FORMAT.split('.').next() {
-            return Err(ManifestError::Format { supported: MANIFEST_FORMAT.into(), got: format_version });
+        let major = |format: &str| format.split('.').next().map(str::to_string);
+        let supported = [MANIFEST_FORMAT, MANIFEST_FORMAT_WITH_REQUIREMENTS];
+        if !supported.iter().any(|format| major(format) == major(&format_version)) {
+            let supported = supported.join(" and ");
+            return Err(ManifestError::Format { supported, got: format_version });
+        }
+        // Then this: what a reader does not know it cannot check.
+        let Requirements { requires } = serde_json::from_slice(json).map_err(json_error)?;
+        if let Some(got) = requires.into_iter().find(|name| !KNOWN_REQUIREMENTS.contains(&name.as_str())) {
+            return Err(ManifestError::Requires { known: KNOWN_REQUIREMENTS.join(", "), got });
         }
         let manifest: Manifest = serde_json::from_slice(json).map_err(json_error)?;
         manifest.check()?;
@@ -306,13 +373,29 @@ impl Manifest {
         if self.segments.is_empty() {
             return Err(content("segments".into(), "at least one", "none"));
         }
-        self.segments.iter().try_for_each(SegmentRef::check)?;
+        self.folders().try_for_each(SegmentRef::check)?;
         let rows = self.segments.iter().try_fold(0u64, |rows, segment| rows.checked_add(segment.rows));
         if rows != Some(self.build.rows) {
             let got = rows.map_or("more than can be counted".into(), |rows| rows.to_string());
             return Err(content("rows of the segments together".into(), self.build.rows, got));
         }
+        self.check_tombstones()?;
         self.build.certificate.as_ref().map_or(Ok(()), check_certificate)
+    }
+
+    fn check_tombstones(&self) -> Result<(), ManifestError> {
+        let is_required = self.requires.iter().any(|name| name == TOMBSTONES);
+        if is_required != self.tombstones.is_some() {
+            let told = |has: bool| if has { "tombstones" } else { "no tombstones" };
+            return Err(content("requires".into(), told(self.tombstones.is_some()), told(is_required)));
+        }
+        match &self.tombstones {
+            Some(SegmentRef { rows, .. }) if *rows == 0 || *rows >= self.build.rows => {
+                let expected = format!("1 or more, and fewer than the {} rows", self.build.rows);
+                Err(content("tombstones.rows".into(), expected, rows))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -395,7 +478,10 @@ mod tests {
             publish_id: "00ff".into(),
             rolled_back_from: None,
             restores: None,
+            requires: Vec::new(),
             segments: vec![SegmentRef::new(5, vec![file("vectors.safetensors"), file(CHECKSUMS_FILE)])],
+            tombstones: None,
+            change: None,
             build,
         }
     }
@@ -474,9 +560,39 @@ mod tests {
         let read = Manifest::decode(&seal(json.to_string().as_bytes()), "glove", 7).unwrap();
         assert_eq!(Manifest { format_version: MANIFEST_FORMAT.into(), ..read }, manifest());
 
-        let future = seal(br#"{"format_version":"2.0","everything":"else"}"#);
+        let future = seal(br#"{"format_version":"3.0","everything":"else"}"#);
         let error = Manifest::decode(&future, "glove", 7).unwrap_err();
-        assert_eq!(error, ManifestError::Format { supported: "1.0".into(), got: "2.0".into() });
+        assert_eq!(error, ManifestError::Format { supported: "1.1 and 2.0".into(), got: "3.0".into() });
+    }
+
+    #[test]
+    fn tombstones_make_a_manifest_that_a_reader_of_format_1_refuses() {
+        let file =
+            |name: &str| FileRef { name: name.into(), size_bytes: 9, blake3: Digest::of(name.as_bytes()) };
+        let tombstones = SegmentRef::new(2, vec![file("tombstones.safetensors"), file(CHECKSUMS_FILE)]);
+        let dead = Manifest { tombstones: Some(tombstones), ..manifest() }.with_its_format();
+        assert_eq!((dead.format_version.as_str(), dead.live_rows(), dead.folders().count()), ("2.0", 3, 2));
+        let read = Manifest::decode(&dead.encode().unwrap(), "glove", 7).unwrap();
+        assert_eq!(read, dead);
+        let again = Manifest { tombstones: None, ..read }.with_its_format();
+        assert_eq!(again, manifest());
+
+        let silent = Manifest { requires: Vec::new(), ..dead.clone() };
+        assert!(
+            matches!(silent.encode(), Err(ManifestError::Content { .. })),
+            "tombstones that nobody requires"
+        );
+        for rows in [0, 5, u64::MAX] {
+            let mut all = dead.clone();
+            all.tombstones.as_mut().unwrap().rows = rows;
+            assert!(
+                matches!(all.encode(), Err(ManifestError::Content { .. })),
+                "{rows} tombstones of 5 rows"
+            );
+        }
+        let unknown = Manifest { requires: vec!["tombstones".into(), "sealing".into()], ..dead };
+        let error = Manifest::decode(&sealed(&unknown), "glove", 7).unwrap_err();
+        assert_eq!(error, ManifestError::Requires { known: "tombstones".into(), got: "sealing".into() });
     }
 
     #[test]

@@ -9,15 +9,18 @@ mod digest;
 mod manifest;
 mod names;
 mod pages;
+pub mod queries;
 pub mod safetensors;
 mod tensor;
+pub mod tombstones;
 
 pub use certificate::{Certificate, CertificatePoint, Gate, Latency, Recall, SearchDefaults};
 pub use columns::ColumnError;
 pub use digest::Digest;
 pub use manifest::{
-    AttributeSummary, Backend, FileRef, Input, MANIFEST_FORMAT, MAX_MANIFEST_BYTES, Manifest, ManifestDraft,
-    ManifestError, RowCounts, SegmentRef, Stage, Training, segment_id,
+    AttributeSummary, Backend, Change, FileRef, Input, KNOWN_REQUIREMENTS, MANIFEST_FORMAT,
+    MANIFEST_FORMAT_WITH_REQUIREMENTS, MAX_MANIFEST_BYTES, Manifest, ManifestDraft, ManifestError, RowCounts,
+    SegmentRef, Stage, Training, segment_id,
 };
 pub use names::{
     MAX_NAME_BYTES, NameError, check_file_name, check_index_name, version_file_name, version_of_file_name,

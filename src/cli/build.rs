@@ -97,16 +97,21 @@ impl BuildArgs {
     }
 
     fn progress(&self, cancel: CancelToken) -> Progress {
-        let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        if self.json {
-            Progress::new(JsonLines::new(std::io::stdout()), cancel)
-        } else if self.quiet {
-            Progress::new(Silent { warn: true }, cancel)
-        } else if std::io::stderr().is_terminal() && !is_dumb {
-            Progress::new(Bars::on_stderr(), cancel)
-        } else {
-            Progress::new(PlainLines::new(std::io::stderr()), cancel)
-        }
+        progress(self.json, self.quiet, cancel)
+    }
+}
+
+/// Events as JSON, only warnings, bars on a terminal, or lines.
+pub(super) fn progress(json: bool, quiet: bool, cancel: CancelToken) -> Progress {
+    let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    if json {
+        Progress::new(JsonLines::new(std::io::stdout()), cancel)
+    } else if quiet {
+        Progress::new(Silent { warn: true }, cancel)
+    } else if std::io::stderr().is_terminal() && !is_dumb {
+        Progress::new(Bars::on_stderr(), cancel)
+    } else {
+        Progress::new(PlainLines::new(std::io::stderr()), cancel)
     }
 }
 
@@ -158,7 +163,7 @@ fn render(summary: &BuildSummary) -> String {
     summary.indexes.iter().fold(text, |text, index| text + &render_index(index))
 }
 
-fn render_stages(stages: &[StageCost]) -> String {
+pub(super) fn render_stages(stages: &[StageCost]) -> String {
     let columns = [
         ("stage", Align::Left),
         ("time", Align::Right),

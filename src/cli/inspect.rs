@@ -9,7 +9,9 @@ use serde_json::Value;
 
 use super::table::{Align, Table, cell};
 use super::{answer, curve, json_line};
-use crate::artifact::{AttributeSummary, Backend, Gate, Input, Manifest, RowCounts, SegmentRef, Stage};
+use crate::artifact::{
+    AttributeSummary, Backend, Change, Gate, Input, Manifest, RowCounts, SegmentRef, Stage,
+};
 use crate::error::Error;
 use crate::job::quantity::{bytes, count, duration, utc};
 use crate::loader::effort_name;
@@ -53,8 +55,18 @@ fn render(uri: &str, manifest: &Manifest, is_latest: bool) -> String {
     let mut text = format!("{uri} version {}{latest}{restores}\n\n", manifest.version);
     let mut line = |name: &str, value: String| text += &format!("{name:<9} {value}\n");
     line("kind", [vec![cell(&build.kind)], params(manifest)].concat().join(", "));
-    line("rows", format!("{} × {}, {}", count(build.rows), build.dim, build.metric));
-    let files = || manifest.segments.iter().flat_map(|segment| &segment.files);
+    line("rows", format!("{} × {}, {}", count(manifest.live_rows()), build.dim, build.metric));
+    let dead = build.rows - manifest.live_rows();
+    if manifest.segments.len() > 1 || dead > 0 {
+        line("segments", format!("{}, with {} tombstones", manifest.segments.len(), count(dead)));
+    }
+    if let Some(Change { operation, from, added, removed, drift }) = &manifest.change {
+        let drift = drift.map_or(String::new(), |drift| format!(", drift {drift:.3}"));
+        let (added, removed) = (count(*added), count(*removed));
+        let operation = cell(operation);
+        line("change", format!("{operation} of version {from}: {added} added, {removed} removed{drift}"));
+    }
+    let files = || manifest.folders().flat_map(|segment| &segment.files);
     let size = files().map(|file| file.size_bytes).fold(0, u64::saturating_add);
     line("size", format!("{} in {} files", bytes(size), files().count()));
     line("built", format!("{} by annvil {}", utc(manifest.created_unix_ms), cell(&build.annvil_version)));
@@ -88,7 +100,7 @@ fn render(uri: &str, manifest: &Manifest, is_latest: bool) -> String {
     }
     text + &render_inputs(&build.inputs)
         + &render_attributes(&build.attributes)
-        + &manifest.segments.iter().map(render_segment).collect::<String>()
+        + &manifest.folders().map(render_segment).collect::<String>()
         + &render_stages(&build.stages)
 }
 
@@ -233,6 +245,9 @@ mod tests {
             created_unix_ms: 1_795_159_900_000,
             publish_id: String::new(),
             rolled_back_from: Some(3),
+            requires: Vec::new(),
+            tombstones: None,
+            change: None,
             restores: Some(2),
             segments: vec![SegmentRef::new(9_997, vec![file("graph.safetensors"), file("ids.arrow")])],
             build,

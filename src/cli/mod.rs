@@ -4,12 +4,16 @@
 //! What was asked for goes to stdout, what happens on the way to stderr. With `--json` stdout is JSON and nothing
 //! else. The exit code is [`Error::exit_code`]'s.
 
+mod append;
 mod attributes;
 mod build;
+mod change;
 mod check;
+mod compact;
 mod copy;
 mod curve;
 mod dataset;
+mod delete;
 mod diff;
 mod doctor;
 mod gc;
@@ -22,6 +26,7 @@ mod query_file;
 mod report;
 mod rollback;
 mod search;
+mod sync;
 mod table;
 mod verify;
 mod versions;
@@ -46,6 +51,7 @@ Exit codes:
     4  a published index is damaged
     5  the store refused or failed
     6  the GPU or its driver failed
+    7  an index and its source differ
   130  cancelled by Ctrl-C; nothing was published";
 
 /// Forges vector indexes: embeddings in Parquet become certified IVF-PQ and HNSW artifacts.
@@ -65,6 +71,10 @@ enum Command {
     #[cfg(feature = "polars")]
     Report(Box<report::ReportArgs>),
     Inspect(inspect::InspectArgs),
+    Append(append::AppendArgs),
+    Delete(delete::DeleteArgs),
+    Sync(sync::SyncArgs),
+    Compact(compact::CompactArgs),
     Verify(verify::VerifyArgs),
     Versions(versions::VersionsArgs),
     Rollback(rollback::RollbackArgs),
@@ -90,6 +100,10 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "polars")]
         Command::Report(args) => report::run(args, out),
         Command::Inspect(args) => inspect::run(args, out),
+        Command::Append(args) => append::run(args, out),
+        Command::Delete(args) => delete::run(args, out),
+        Command::Sync(args) => sync::run(args, out),
+        Command::Compact(args) => compact::run(args, out),
         Command::Verify(args) => verify::run(args, out),
         Command::Versions(args) => versions::run(args, out),
         Command::Rollback(args) => rollback::run(args, out),

@@ -1,6 +1,7 @@
-//! `annvil verify`: reads every byte of a published index again.
+//! `annvil verify`: reads every byte of a published index again; or compares its rows with their source.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -9,20 +10,26 @@ use serde::Serialize;
 use super::table::{Align, Table, one_line};
 use super::{answer, json_line};
 use crate::artifact::SegmentRef;
+use crate::change::{Compare, Consistency, Differing, compare};
 use crate::error::Error;
+use crate::job::Progress;
 use crate::job::quantity::{bytes, count, duration};
 use crate::store::{IndexStore, StoreError, VerifyReport};
 
-/// Read every byte of a published index and compare it with what was published.
+/// Compare every byte of a published index with what was published, or its rows with their source.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   annvil verify out/glove10k-hnsw
   annvil verify out/glove10k-hnsw --version 1 --json
   annvil verify out/glove10k-hnsw --repair-from s3://backup/glove10k-hnsw
+  annvil verify out/glove10k-hnsw --against datasets/glove10k/base.parquet --sample 1000
 
 Exits with code 4 if a byte is not what was published; `annvil rollback` returns to a version that is whole, and
---repair-from takes the damaged files from a copy (`annvil copy`), where their digests are right there.")]
+--repair-from takes the damaged files from a copy (`annvil copy`), where their digests are right there.
+
+With --against, ids are compared with a source's, and vectors and attributes as closely as they are kept: rows missing, orphaned,
+duplicated, different, and rows that no index could hold. Exits with code 7 if there is one; `annvil sync` puts it right.")]
 pub struct VerifyArgs {
     /// The index's folder or URI
     #[arg(value_name = "INDEX")]
@@ -33,6 +40,18 @@ pub struct VerifyArgs {
     /// A copy of the index to restore damaged files from
     #[arg(long, value_name = "URI")]
     repair_from: Option<String>,
+    /// Parquet files that the rows came from: paths, URIs or globs
+    #[arg(long, value_name = "SOURCE", num_args = 1.., conflicts_with = "repair_from")]
+    against: Vec<String>,
+    /// Compare vectors and attributes of so many rows only, drawn by --seed
+    #[arg(long, value_name = "N", requires = "against", value_parser = clap::value_parser!(u64).range(1..))]
+    sample: Option<u64>,
+    /// Draws the sample
+    #[arg(long, value_name = "N", default_value_t = 42, requires = "sample")]
+    seed: u64,
+    /// The job file that says which columns [default: the job that the index was built by]
+    #[arg(long, value_name = "JOB", requires = "against")]
+    job: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -77,12 +96,17 @@ enum VerifyError {
     Damaged { uri: String, version: u64, damaged: usize, files: usize },
     #[error("`{uri}` version {version} could not be read: {unread} of {files} files")]
     Unread { uri: String, version: u64, unread: usize, files: usize },
+    #[error("`{uri}` version {version} is not what its source says")]
+    Inconsistent { uri: String, version: u64 },
 }
 
 /// # Errors
 /// What reading the manifest says; `BadArtifact` if a file is damaged, `Store` if one could not be read. With a copy to
 /// repair from, what cannot be repaired.
 pub(super) fn run(args: &VerifyArgs, out: &mut dyn Write) -> Result<(), Error> {
+    if !args.against.is_empty() {
+        return against(args, out);
+    }
     let start = Instant::now();
     let store = IndexStore::open(&args.index)?;
     let repaired = match &args.repair_from {
@@ -96,8 +120,8 @@ pub(super) fn run(args: &VerifyArgs, out: &mut dyn Write) -> Result<(), Error> {
     let found = Verification {
         uri: args.index.clone(),
         version: manifest.version,
-        rows: manifest.build.rows,
-        files: verified_files(&manifest.segments, &report),
+        rows: manifest.live_rows(),
+        files: verified_files(manifest.folders(), &report),
         repaired,
         elapsed: start.elapsed(),
     };
@@ -105,8 +129,65 @@ pub(super) fn run(args: &VerifyArgs, out: &mut dyn Write) -> Result<(), Error> {
     found.judge()
 }
 
+/// Compares rows with their source.
+fn against(args: &VerifyArgs, out: &mut dyn Write) -> Result<(), Error> {
+    let asked = Compare {
+        index: args.index.clone(),
+        version: args.version,
+        job: args.job.clone(),
+        against: args.against.clone(),
+        sample: args.sample.map(|rows| usize::try_from(rows).unwrap_or(usize::MAX)),
+        seed: args.seed,
+    };
+    let found = compare(&asked, &Progress::silent())?;
+    answer(out, &if args.json { json_line(&found)? } else { render_consistency(&found) })?;
+    if found.is_clean() {
+        return Ok(());
+    }
+    let (uri, version) = (args.index.clone(), found.version);
+    Err(Error::Inconsistent(Box::new(VerifyError::Inconsistent { uri, version })))
+}
+
+fn render_consistency(found: &Consistency) -> String {
+    let Consistency { index, version, rows, source_rows, filtered, held_out, compared, precision, .. } =
+        found;
+    let mut table = Table::new([("", Align::Left), ("rows", Align::Right), ("as", Align::Left)]);
+    for (what, Differing { count: rows, some }) in [
+        ("missing", &found.missing),
+        ("orphaned", &found.orphaned),
+        ("duplicated", &found.duplicated),
+        ("other vector", &found.vectors),
+        ("other attributes", &found.attributes),
+    ] {
+        let some: Vec<String> = some.iter().map(|id| one_line(&id.to_string())).collect();
+        table.row([what.into(), count(*rows), some.join(", ")]);
+    }
+    for (reason, rows) in &found.refused {
+        table.row([format!("in the source: {reason}"), count(*rows), String::new()]);
+    }
+    let vectors = match precision {
+        Some(precision) => {
+            format!("vectors, kept as {precision}, and attributes of {} rows", count(*compared))
+        }
+        None => format!("attributes of {} rows; vectors are not kept", count(*compared)),
+    };
+    table.render("")
+        + &format!("compared: all ids; {vectors}\n")
+        + &format!(
+            "{}: {index} version {version}, {} rows; source {} rows, {} filtered, {} held out as queries\n",
+            if found.is_clean() { "consistent" } else { "NOT consistent" },
+            count(*rows),
+            count(*source_rows),
+            count(*filtered),
+            count(*held_out)
+        )
+}
+
 /// Each file with what the report says of it.
-fn verified_files(segments: &[SegmentRef], report: &VerifyReport) -> Vec<VerifiedFile> {
+fn verified_files<'a>(
+    folders: impl Iterator<Item = &'a SegmentRef>,
+    report: &VerifyReport,
+) -> Vec<VerifiedFile> {
     let verified = |path: String, size_bytes| {
         let error = report.damage.iter().find(|error| concerns(error, &path));
         let state = match error {
@@ -124,7 +205,7 @@ fn verified_files(segments: &[SegmentRef], report: &VerifyReport) -> Vec<Verifie
         let path = |name: &str| format!("seg/{}/{name}", segment.id);
         segment.files.iter().map(|file| verified(path(&file.name), file.size_bytes)).collect()
     };
-    segments.iter().flat_map(files).collect()
+    folders.flat_map(files).collect()
 }
 
 fn concerns(error: &StoreError, path: &str) -> bool {
@@ -206,7 +287,7 @@ mod tests {
             uri: "out/words".into(),
             version: 2,
             rows: 10_000,
-            files: verified_files(&[segment()], &report),
+            files: verified_files([segment()].iter(), &report),
             repaired: Vec::new(),
             elapsed: Duration::from_millis(12),
         }

@@ -62,6 +62,9 @@ struct Brief {
     recall: Option<Recall>,
     /// The version that a rollback restored.
     restores: Option<u64>,
+    /// What was done to the version before, as `append`, where this one was made of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    change: Option<String>,
 }
 
 /// # Errors
@@ -91,7 +94,7 @@ fn published(store: &IndexStore, version: u64) -> Result<PublishedVersion, Error
 impl Brief {
     fn of(manifest: &Manifest) -> Self {
         let build = &manifest.build;
-        let sizes = manifest.segments.iter().flat_map(|segment| &segment.files).map(|file| file.size_bytes);
+        let sizes = manifest.folders().flat_map(|segment| &segment.files).map(|file| file.size_bytes);
         let effort = effort_name(&build.kind).zip(build.search_defaults);
         let measured = |certificate| curve::default_point(certificate).zip(Some(certificate.target_k));
         let point = build.certificate.as_ref().and_then(measured);
@@ -99,11 +102,12 @@ impl Brief {
         Self {
             created_unix_ms: manifest.created_unix_ms,
             kind: build.kind.clone(),
-            rows: build.rows,
+            rows: manifest.live_rows(),
             size_bytes: sizes.fold(0, u64::saturating_add),
             default_setting: effort.map(|(name, defaults)| format!("{name} {}", defaults.effort)),
             recall,
             restores: manifest.restores,
+            change: manifest.change.as_ref().map(|change| change.operation.clone()),
         }
     }
 }
@@ -137,6 +141,7 @@ impl PublishedVersions {
                 }
             };
             notes.extend(brief.restores.map(|restored| format!("restores {restored}")));
+            notes.extend(brief.change.clone());
             table.row([
                 version.to_string(),
                 utc(brief.created_unix_ms),
@@ -167,6 +172,7 @@ mod tests {
             default_setting: Some("ef_search 64".into()),
             recall: Some(Recall { k: 10, mean: 0.953, low: 0.95, high: 0.956 }),
             restores,
+            change: (version == 10).then(|| "append".into()),
         };
         PublishedVersion { version, manifest: Readable::Yes(brief) }
     }
@@ -178,7 +184,7 @@ mod tests {
         let found = PublishedVersions { uri: "out/words".into(), versions };
         let expected = "\
 version  published                kind    rows      size  default       recall
-     10  2026-11-20 07:31:40 UTC  hnsw  10,000  12.0 MiB  ef_search 64  @10 0.953 ±0.003  latest, restores 8
+     10  2026-11-20 07:31:40 UTC  hnsw  10,000  12.0 MiB  ef_search 64  @10 0.953 ±0.003  latest, restores 8, append
       9                                                                                   DAMAGED manifest
       8  2026-11-20 07:31:40 UTC  hnsw  10,000  12.0 MiB  ef_search 64  @10 0.953 ±0.003
 damaged: cut short

@@ -73,6 +73,31 @@ impl KeptVectors {
         Ok(Self { values, dim: rows.dim() })
     }
 
+    /// Some rows of several, each given as the number of its part and its ordinal there.
+    ///
+    /// # Panics
+    /// If the parts differ in dimension or precision, or there is none.
+    pub fn gather_from(parts: &[&KeptVectors], rows: &[(u32, u32)]) -> Self {
+        let (dim, precision) = (parts[0].dim, parts[0].precision());
+        assert!(
+            parts.iter().all(|part| (part.dim, part.precision()) == (dim, precision)),
+            "parts of one kind"
+        );
+        let f32s = |part: u32| match &parts[part as usize].values {
+            Values::F32(values) => &values[..],
+            Values::F16(_) => unreachable!("checked above"),
+        };
+        let f16s = |part: u32| match &parts[part as usize].values {
+            Values::F16(values) => &values[..],
+            Values::F32(_) => unreachable!("checked above"),
+        };
+        let values = match precision {
+            Precision::F32 => Values::F32(Array::on_lines(picked(rows, dim, f32s))),
+            Precision::F16 => Values::F16(Array::on_lines(picked(rows, dim, f16s))),
+        };
+        Self { values, dim }
+    }
+
     pub fn precision(&self) -> Precision {
         match self.values {
             Values::F32(_) => Precision::F32,
@@ -104,10 +129,17 @@ impl KeptVectors {
     }
 
     pub fn vector(&self, ordinal: u32) -> Vec<f32> {
+        let mut vector = Vec::with_capacity(self.dim);
+        self.push_to(ordinal, &mut vector);
+        vector
+    }
+
+    /// Adds the values of a row to `out`.
+    pub fn push_to(&self, ordinal: u32, out: &mut Vec<f32>) {
         let range = ordinal as usize * self.dim..(ordinal as usize + 1) * self.dim;
         match &self.values {
-            Values::F32(values) => values[range].to_vec(),
-            Values::F16(values) => values[range].iter().map(|value| value.to_f32()).collect(),
+            Values::F32(values) => out.extend_from_slice(&values[range]),
+            Values::F16(values) => out.extend(values[range].iter().map(|value| value.to_f32())),
         }
     }
 
@@ -209,6 +241,15 @@ fn gathered<T: Send + bytemuck::Pod>(
             values.iter_mut().zip(rows.row(row as usize)).for_each(|(to, &value)| *to = of(value));
         }
     });
+    values
+}
+
+/// Rows of several parts, one after the other.
+fn picked<'a, T: Copy + 'a>(rows: &[(u32, u32)], dim: usize, part: impl Fn(u32) -> &'a [T]) -> Vec<T> {
+    let mut values = Vec::with_capacity(rows.len() * dim);
+    for &(of, row) in rows {
+        values.extend_from_slice(&part(of)[row as usize * dim..(row as usize + 1) * dim]);
+    }
     values
 }
 

@@ -54,6 +54,44 @@ impl RowMask {
         Self::from_words(words, self.rows)
     }
 
+    /// The rows that are allowed in both.
+    ///
+    /// # Panics
+    /// If they are of other numbers of rows.
+    #[must_use]
+    pub fn and(&self, other: &RowMask) -> Self {
+        assert_eq!(self.rows, other.rows, "masks of the same rows");
+        let words = self.words.iter().zip(&other.words).map(|(a, b)| a & b).collect();
+        Self::from_words(words, self.rows)
+    }
+
+    /// Becomes the `rows` rows of `whole` from `start` on that `others`, a mask of these, allows as well. Allocates nothing if
+    /// it had as many rows before.
+    ///
+    /// # Panics
+    /// If they are not rows of both.
+    pub fn load_part(&mut self, whole: &RowMask, start: usize, rows: usize, others: Option<&RowMask>) {
+        assert!(start + rows <= whole.rows, "{start} + {rows} of {} rows", whole.rows);
+        assert!(others.is_none_or(|others| others.rows == rows), "a mask of {rows} rows");
+        let (first, shift) = (start / 64, start % 64);
+        let word = |place: usize| whole.words.get(first + place).copied().unwrap_or(0);
+        self.words.clear();
+        self.words.extend((0..rows.div_ceil(64)).map(|place| {
+            let behind = if shift == 0 { 0 } else { word(place + 1) << (64 - shift) };
+            word(place) >> shift | behind
+        }));
+        if let Some(last) = self.words.last_mut()
+            && !rows.is_multiple_of(64)
+        {
+            *last &= (1 << (rows % 64)) - 1;
+        }
+        if let Some(others) = others {
+            self.words.iter_mut().zip(&others.words).for_each(|(word, other)| *word &= other);
+        }
+        self.rows = rows;
+        self.count = self.words.iter().map(|word| word.count_ones() as usize).sum();
+    }
+
     /// Of the index, allowed or not.
     pub fn rows(&self) -> usize {
         self.rows
@@ -135,6 +173,32 @@ mod tests {
                 assert_eq!(mask.without(gone), RowMask::from_ordinals(rows, left.iter().copied()));
             }
             assert_eq!(RowMask::all(rows), RowMask::from_ordinals(rows, 0..rows as u32));
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_mask_is_its_rows_counted_from_the_start() {
+        let mut random = Random::new(2);
+        let mut part = RowMask::all(3);
+        for rows in [1, 64, 65, 200] {
+            let mut draw = || (0..rows as u32).filter(|_| random.below(2) == 0).collect::<Vec<u32>>();
+            let (chosen, others) = (draw(), draw());
+            let whole = RowMask::from_ordinals(rows, chosen.iter().copied());
+            let others = RowMask::from_ordinals(rows, others);
+            let both = chosen.iter().copied().filter(|&row| others.contains(row));
+            assert_eq!(whole.and(&others), RowMask::from_ordinals(rows, both));
+            for start in 0..rows {
+                for end in [start, start + (rows - start) / 2, rows] {
+                    let inside = |row: &&u32| (start..end).contains(&(**row as usize));
+                    let own: Vec<u32> = chosen.iter().filter(inside).map(|row| row - start as u32).collect();
+                    part.load_part(&whole, start, end - start, None);
+                    assert_eq!(part, RowMask::from_ordinals(end - start, own.iter().copied()));
+                    let live = RowMask::from_ordinals(end - start, (0..(end - start) as u32).step_by(3));
+                    part.load_part(&whole, start, end - start, Some(&live));
+                    let live = own.into_iter().filter(|row| row % 3 == 0);
+                    assert_eq!(part, RowMask::from_ordinals(end - start, live));
+                }
+            }
         }
     }
 }

@@ -41,10 +41,16 @@ pub(super) fn widen(
     }
     // How many of the rows found are allowed varies by the root of their number: most queries need no second attempt.
     let wanted = k + 2 * k.isqrt();
-    let mut factor = mask.rows().div_ceil(mask.count());
+    // For each row that is allowed there are rows / count: a mask that keeps few away asks for little more.
+    let widened = |value: usize, times: usize| {
+        let value = value.saturating_mul(times).saturating_mul(mask.rows());
+        if value == usize::MAX { value } else { value.div_ceil(mask.count()) }
+    };
+    let mut times = 1;
     loop {
-        let mut wider = params.times(factor);
-        wider.k = wanted.saturating_mul(factor);
+        let [k_wide, effort, refine] =
+            [wanted, params.effort, params.refine].map(|value| widened(value, times));
+        let mut wider = SearchParams { k: k_wide, effort, refine };
         let all = wider.k >= mask.rows();
         if all {
             wider = SearchParams { k: mask.rows(), effort: usize::MAX, refine: mask.rows() };
@@ -61,6 +67,6 @@ pub(super) fn widen(
         if found.len() == k || all {
             return true;
         }
-        factor = factor.saturating_mul(2);
+        times = times.saturating_mul(2);
     }
 }

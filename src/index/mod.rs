@@ -32,13 +32,6 @@ impl SearchParams {
         Self { k, effort: self.effort, refine: self.refine * k.div_ceil(self.k.max(1)) }
     }
 
-    /// `factor` times the effort, and the candidates to rank again, for the same `k`.
-    #[must_use]
-    pub fn times(&self, factor: usize) -> Self {
-        let (effort, refine) = (self.effort.saturating_mul(factor), self.refine.saturating_mul(factor));
-        Self { k: self.k, effort, refine }
-    }
-
     /// About how many rows a search compares with the query: in a graph each step of the walk shows some 32 that are
     /// new, and a list's codes cost about as much as 32 rows.
     pub fn rows_compared(&self) -> usize {
@@ -48,8 +41,8 @@ impl SearchParams {
 
 const ROWS_PER_EFFORT: usize = 32;
 
-/// An index over `rows` vectors, immutable and shareable.
-pub trait SearchIndex: Send + Sync {
+/// An index over `rows` vectors, immutable and shareable. Whoever must know the family asks by `Any`.
+pub trait SearchIndex: Send + Sync + std::any::Any {
     fn rows(&self) -> usize;
     fn dim(&self) -> usize;
     fn metric(&self) -> Metric;

@@ -109,6 +109,57 @@ pub fn build(
     Ok(Built { index, order: lists.order, report })
 }
 
+/// Builds an index over `rows` with what `like` has learned: its centroids, its codebooks, its rotation, and vectors kept as
+/// it keeps them. Nothing is trained, so that a row costs an assignment and a code.
+///
+/// # Errors
+/// As [`build`], but for parameters.
+pub fn build_like(
+    compute: &dyn Compute,
+    rows: VectorView<'_>,
+    like: &IvfPq,
+    loss: Loss,
+    observer: Observer<'_>,
+) -> Result<Like, BuildError> {
+    if rows.is_empty() || rows.rows() >= u32::MAX as usize {
+        return Err(BuildError::Rows { rows: rows.rows() });
+    }
+    check_magnitude(rows)?;
+    let precision = like.kept().map(KeptVectors::precision);
+    if let Some(precision) = precision {
+        KeptVectors::check(rows, precision)?;
+    }
+    let code_centroids = match &like.turned {
+        Some(turned) => turned.centroids.view(),
+        None => like.centroids(),
+    };
+    let coder = Coder {
+        rotation: like.rotation().cloned(),
+        centroids: VectorBuf::from(code_centroids),
+        quantizer: like.quantizer.clone(),
+        loss: score_loss(loss, like.metric)?,
+    };
+    let encoded = encode(compute, rows, like.centroids(), &coder, observer)?;
+    let lists = Lists::of(&encoded.labels, like.nlist());
+    let kept = match precision {
+        Some(precision) => Some(KeptVectors::gather(rows, &lists.order, precision)?),
+        None => None,
+    };
+    let codes = lists.codes(&encoded.codes, &coder.quantizer, code_centroids, like.metric);
+    let index = like.with_rows(lists.offsets.into(), codes, kept);
+    Ok(Like { index, order: lists.order, inertia: encoded.inertia })
+}
+
+/// An index made with what another has learned.
+#[derive(Debug)]
+pub struct Like {
+    pub index: IvfPq,
+    /// `order[ordinal]` is the source row of an ordinal.
+    pub order: Vec<u32>,
+    /// The sum of the rows' squared distances to their centroids.
+    pub inertia: f64,
+}
+
 /// Steps of the rotation's training.
 const ROTATIONS: usize = 8;
 
@@ -250,6 +301,8 @@ fn residuals(rows: VectorView<'_>, centroids: VectorView<'_>, labels: &[u32]) ->
 struct Encoded {
     labels: Vec<u32>,
     codes: Vec<u8>,
+    /// The sum of the rows' squared distances to their centroids.
+    inertia: f64,
 }
 
 /// Rows are read once: a block is shown to the backend, assigned and encoded before the next.
@@ -263,12 +316,15 @@ fn encode(
     let mut encoded = Encoded {
         labels: Vec::with_capacity(rows.rows()),
         codes: Vec::with_capacity(rows.rows() * coder.quantizer.shape().code_size()),
+        inertia: 0.0,
     };
     for start in (0..rows.rows()).step_by(BLOCK_ROWS) {
         let end = (start + BLOCK_ROWS).min(rows.rows());
         let block = rows.slice(start, end);
         let uploaded = compute.upload(block)?;
-        let labels = checked_labels(&compute.assign(&uploaded, centroids, Metric::L2)?, centroids.rows())?;
+        let nearest = compute.assign(&uploaded, centroids, Metric::L2)?;
+        let labels = checked_labels(&nearest, centroids.rows())?;
+        encoded.inertia += nearest.iter().map(|nearest| f64::from(nearest.distance)).sum::<f64>();
         encoded.codes.extend(coder.encode(compute, block, &uploaded, &labels)?);
         encoded.labels.extend(labels);
         let progress =
@@ -281,10 +337,10 @@ fn encode(
 }
 
 /// Which rows each list holds.
-struct Lists {
-    offsets: Vec<u64>,
+pub(super) struct Lists {
+    pub offsets: Vec<u64>,
     /// Source rows, list by list, ascending within a list.
-    order: Vec<u32>,
+    pub order: Vec<u32>,
 }
 
 impl Lists {
@@ -302,7 +358,7 @@ impl Lists {
     }
 
     /// `codes`, which are in the order of the source, as the lists hold them.
-    fn codes(
+    pub fn codes(
         &self,
         codes: &[u8],
         quantizer: &ProductQuantizer,

@@ -12,6 +12,7 @@
 
 mod build;
 mod codes;
+mod merge;
 mod params;
 mod ranking;
 mod scan;
@@ -21,7 +22,8 @@ mod sections;
 use std::ops::Range;
 use std::sync::Arc;
 
-pub use build::{BuildError, BuildReport, Built, build};
+pub use build::{BuildError, BuildReport, Built, Like, build, build_like};
+pub use merge::{MergeError, merge};
 pub use params::{IvfPqParams, Loss, Refine, Rotate};
 
 use codes::Codes;
@@ -91,6 +93,20 @@ impl From<Parts> for IvfPq {
 }
 
 impl IvfPq {
+    /// The same centroids, codebooks and rotation over other rows.
+    fn with_rows(&self, list_offsets: Array<u64>, codes: Codes, kept: Option<KeptVectors>) -> Self {
+        Self { list_offsets, codes, kept, ..self.clone() }
+    }
+
+    /// Whether both have learned the same, so that a row has the same list and code in either.
+    pub fn is_trained_as(&self, other: &IvfPq) -> bool {
+        self.metric == other.metric
+            && self.dim == other.dim
+            && self.centroids[..] == other.centroids[..]
+            && self.quantizer == other.quantizer
+            && self.rotation() == other.rotation()
+    }
+
     pub fn nlist(&self) -> usize {
         self.list_offsets.len() - 1
     }

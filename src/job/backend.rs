@@ -9,7 +9,7 @@ use crate::compute::reference::Reference;
 use crate::error::Error;
 
 /// Chooses once, at the edge of the program, and says what was chosen.
-pub(super) fn choose(asked: Backend, progress: &Progress) -> Result<Box<dyn Compute>, Error> {
+pub(crate) fn choose(asked: Backend, progress: &Progress) -> Result<Box<dyn Compute>, Error> {
     let compute: Box<dyn Compute> = match asked {
         Backend::Reference => Box::new(Reference),
         Backend::Cpu => Box::new(Cpu::new()),

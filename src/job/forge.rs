@@ -22,7 +22,7 @@ use crate::train;
 use crate::vectors::{RowIds, VectorBuf};
 
 /// An index in its published form, and what its build has to say.
-pub(super) struct Forged {
+pub(crate) struct Forged {
     /// Assembled from `files`.
     pub index: Arc<dyn SearchIndex>,
     /// `order[ordinal]` is the row of the dataset.
@@ -45,7 +45,7 @@ struct Raw {
 }
 
 /// The rows of an index.
-pub(super) enum Rows<'a> {
+pub(crate) enum Rows<'a> {
     /// Which others need as well.
     Lent(&'a Dataset),
     /// Whose vectors an index may make its own, that none are left here: what would hold a second copy for all its build.
@@ -73,7 +73,7 @@ impl Rows<'_> {
 }
 
 /// Builds, encodes, decodes and assembles. What is certified later is what is published, bytes and all.
-pub(super) fn forge(
+pub(crate) fn forge(
     compute: &dyn Compute,
     mut rows: Rows<'_>,
     spec: &IndexSpec,
@@ -203,7 +203,7 @@ fn hnsw_params(spec: &HnswSpec) -> HnswParams {
 }
 
 /// Ids and attributes in the index's order.
-fn column_files(rows: &Dataset, order: &[u32]) -> Result<Vec<(String, Bytes)>, Error> {
+pub(crate) fn column_files(rows: &Dataset, order: &[u32]) -> Result<Vec<(String, Bytes)>, Error> {
     let order = UInt32Array::from(order.to_vec());
     let ids = arrow_select::take::take(&rows.ids, &order, None).map_err(internal)?;
     let ids = RowIds::from_array(ids.as_ref()).map_err(internal)?;
@@ -216,7 +216,7 @@ fn column_files(rows: &Dataset, order: &[u32]) -> Result<Vec<(String, Bytes)>, E
 }
 
 /// Turns what a build reports into stages of the job's progress: one at a time, each until another is named.
-struct Watch<'a> {
+pub(crate) struct Watch<'a> {
     progress: &'a Progress,
     index: &'a str,
     current: Mutex<Option<Current>>,
@@ -229,11 +229,11 @@ struct Current {
 }
 
 impl<'a> Watch<'a> {
-    fn new(progress: &'a Progress, index: &'a str) -> Self {
+    pub fn new(progress: &'a Progress, index: &'a str) -> Self {
         Self { progress, index, current: Mutex::new(None) }
     }
 
-    fn observe(&self, state: train::Progress) -> ControlFlow<()> {
+    pub fn observe(&self, state: train::Progress) -> ControlFlow<()> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.as_ref().is_none_or(|current| current.name != state.stage || current.done > state.done) {
             if let Some(finished) = current.take() {
@@ -254,7 +254,7 @@ impl<'a> Watch<'a> {
         if self.progress.check().is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
-    fn finish(self) {
+    pub fn finish(self) {
         if let Some(current) = self.current.into_inner().unwrap_or_else(PoisonError::into_inner) {
             current.stage.finish();
         }

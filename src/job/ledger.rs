@@ -6,13 +6,13 @@ use crate::artifact::Stage;
 
 /// The stages so far, in the order that they ran.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Ledger {
+pub(crate) struct Ledger {
     stages: Vec<Stage>,
 }
 
 /// Bytes that a stage moved to and from storage.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Moved {
+pub(crate) struct Moved {
     pub read: u64,
     pub written: u64,
 }
@@ -57,7 +57,7 @@ pub fn cpu_time() -> Option<Duration> {
 
 /// The largest resident set that this process has had.
 #[cfg(unix)]
-pub(super) fn peak_memory_bytes() -> Option<u64> {
+pub(crate) fn peak_memory_bytes() -> Option<u64> {
     let peak = resource_usage()?.ru_maxrss as u64;
     // Linux counts in KiB, macOS in bytes.
     Some(if cfg!(target_os = "macos") { peak } else { peak << 10 })
@@ -79,6 +79,6 @@ pub fn cpu_time() -> Option<Duration> {
 }
 
 #[cfg(not(unix))]
-pub(super) fn peak_memory_bytes() -> Option<u64> {
+pub(crate) fn peak_memory_bytes() -> Option<u64> {
     None
 }

@@ -17,15 +17,19 @@ mod spec;
 mod summary;
 mod uri;
 
+pub(crate) use backend::choose;
 pub use backend::{Chosen, automatic, or_cpu};
 pub use check::SourceFacts;
 pub use diagnostics::{Diagnostic, Diagnostics, Place, Quote, Severity};
+pub(crate) use forge::{Rows, Watch, column_files, forge};
 pub use ledger::cpu_time;
+pub(crate) use ledger::{Ledger, peak_memory_bytes};
 pub use parse::{MAX_JOB_FILE_BYTES, SpecError, documented_keys};
 #[cfg(feature = "cli")]
 pub use progress::Bars;
 pub use progress::{CancelToken, Cancelled, Event, Level, Progress, Renderer, Stage, StageState, Unit};
 pub use progress::{JsonLines, PlainLines, Silent};
+pub(crate) use run::on_threads;
 pub use run::{run, run_on};
 pub use spec::{
     Auto, Backend, FlatSpec, Gate, HnswExpert, HnswSpec, IndexParams, IndexSpec, IvfPqSpec, JobSpec,

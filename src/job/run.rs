@@ -21,7 +21,7 @@ use super::progress::{Progress, Unit};
 use super::spec::{IndexSpec, JobSpec, OnBadRow, QueriesSpec};
 use super::summary::{BuildSummary, BuiltIndex, Outcome, RowCounts, StageCost};
 use super::uri::Uri;
-use crate::artifact;
+use crate::artifact::{self, queries as kept_queries, safetensors};
 use crate::compute::Compute;
 use crate::error::Error;
 use crate::index::KeptVectors;
@@ -39,18 +39,21 @@ const TRUTH_K: usize = 100;
 /// The first thing that went wrong; nothing is published then. An index below its gate is no error here: it stands in
 /// the summary, and no index of the job is published.
 pub fn run(spec: &JobSpec, progress: &Progress) -> Result<BuildSummary, Error> {
-    on_threads(spec, || run_stages(&*backend::choose(spec.backend, progress)?, spec, progress))
+    on_threads(spec.threads, || run_stages(&*backend::choose(spec.backend, progress)?, spec, progress))
 }
 
 /// [`run`] on a backend of the caller's: the job's own choice is not asked.
 pub fn run_on(compute: &dyn Compute, spec: &JobSpec, progress: &Progress) -> Result<BuildSummary, Error> {
-    on_threads(spec, || run_stages(compute, spec, progress))
+    on_threads(spec.threads, || run_stages(compute, spec, progress))
 }
 
-/// All work of a job runs on as many threads as it asks for.
-fn on_threads<T: Send>(spec: &JobSpec, work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
+/// All work of a job runs on as many threads as it asks for; 0 is all there are.
+pub(crate) fn on_threads<T: Send>(
+    threads: usize,
+    work: impl FnOnce() -> Result<T, Error> + Send,
+) -> Result<T, Error> {
     let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(spec.threads)
+        .num_threads(threads)
         .thread_name(|thread| format!("annvil-{thread}"))
         .build()
         .map_err(|error| Error::Internal(Box::new(error)))?;
@@ -304,8 +307,10 @@ impl<'a> Job<'a> {
         let all_pass = certified.iter().all(|index| index.certified.below_gate.is_none());
         let mut total = ledger.clone();
         let mut indexes = Vec::new();
-        for index in certified {
+        let kept_queries = safetensors::encode(&kept_queries::to_section(queries.view().as_slice(), dim));
+        for mut index in certified {
             self.progress.check()?;
+            index.forged.files.push((kept_queries.file_name.clone(), kept_queries.bytes.clone()));
             let certificate = index.certified.certificate.clone();
             let effort_name = index.forged.index.effort_name().map(str::to_string);
             let mut own = index.ledger.clone();

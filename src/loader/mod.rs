@@ -28,7 +28,9 @@ mod families;
 mod filter;
 mod open;
 mod query;
+mod rows;
 mod search;
+mod segments;
 mod shards;
 mod watch;
 
@@ -43,14 +45,16 @@ pub use filter::{Filter, FilterError, Position, ROW_ID};
 pub use open::{Check, OpenOptions, Residence};
 pub use query::{Effort, Query, QueryError, SearchOptions};
 pub use search::{Prepared, Way};
+pub use segments::Segments;
 pub use shards::{PreparedShards, Shards};
 pub use watch::{Refresh, Refused, Watch, Watched};
 
 use self::filter::{Columns, FilterCache};
 use self::open::Checking;
+use self::rows::Rows;
 use self::search::Sessions;
+use self::segments::Exact;
 use crate::artifact::{Manifest, TensorError};
-use crate::flat::FlatIndex;
 use crate::index::{RowMask, SearchIndex, SearchParams, Searcher};
 use crate::store::{Artifact, StoreError};
 use crate::vectors::{Metric, RowId, RowIds, VectorView};
@@ -85,9 +89,13 @@ pub struct Index {
     artifact: Arc<Artifact>,
     family: Arc<dyn SearchIndex>,
     /// The same rows searched exactly, where there are few or the search asks for it.
-    exact: Option<Arc<FlatIndex>>,
+    exact: Option<Exact>,
+    /// What `family` is where there are several segments, or rows that are no longer there.
+    segments: Option<Arc<Segments>>,
     ids: RowIds,
     attributes: Option<RecordBatch>,
+    /// The rows that are there; `None` where all are.
+    live: Option<Arc<RowMask>>,
     sessions: Sessions,
     filters: FilterCache,
     /// Where the files were not checked before.
@@ -128,24 +136,16 @@ impl Index {
     }
 
     fn assembled(artifact: Artifact, filter_cache_bytes: usize) -> Result<Self, LoadError> {
-        let manifest = artifact.manifest();
-        let segment = artifact.only_segment()?;
-        let sections =
-            segment.section_names().map(|name| segment.section(name)).collect::<Result<Vec<_>, _>>()?;
-        let family = assemble(&manifest.build.kind, &sections)?;
-        let ids = artifact.ids()?;
-        agrees("dim", u64::from(manifest.build.dim), family.dim() as u64)?;
-        agrees("rows", manifest.build.rows, family.rows() as u64)?;
-        agrees("ids", manifest.build.rows, ids.len() as u64)?;
-        agrees("metric", manifest.build.metric, family.metric())?;
-        let exact = family.kept().map(|kept| Arc::new(FlatIndex::over(kept.clone(), family.metric())));
-        let attributes = artifact.attributes()?;
+        let Rows { family, segments, exact, ids, attributes, live } = Rows::of(&artifact)?;
+        agrees("ids", family.rows() as u64, ids.len() as u64)?;
         Ok(Self {
             artifact: Arc::new(artifact),
             family,
             exact,
+            segments,
             ids,
             attributes,
+            live,
             sessions: Sessions::default(),
             filters: FilterCache::new(filter_cache_bytes),
             checking: None,
@@ -160,8 +160,24 @@ impl Index {
         self.artifact.version()
     }
 
+    /// Ordinals are below this. Some of them may be of rows that were deleted, see [`live`](Self::live).
     pub fn rows(&self) -> usize {
         self.family.rows()
+    }
+
+    /// Rows that a search can find.
+    pub fn live_rows(&self) -> usize {
+        self.live.as_ref().map_or(self.rows(), |live| live.count())
+    }
+
+    /// The rows that a search can find; `None` where that is all of them.
+    pub fn live(&self) -> Option<&RowMask> {
+        self.live.as_deref()
+    }
+
+    /// The ordinals of the rows that a search can find, ascending.
+    pub fn live_ordinals(&self) -> Vec<u32> {
+        self.live.as_ref().map_or_else(|| (0..self.rows() as u32).collect(), |live| live.iter().collect())
     }
 
     pub fn dim(&self) -> usize {
@@ -172,6 +188,7 @@ impl Index {
         self.family.metric()
     }
 
+    /// By ordinal. A row that was deleted has its id still, and is not found by it.
     pub fn ids(&self) -> &RowIds {
         &self.ids
     }
@@ -183,7 +200,10 @@ impl Index {
 
     /// The vector of a row as the index keeps it (for cosine normalised), where it does.
     pub fn vector(&self, ordinal: u32) -> Option<Vec<f32>> {
-        self.family.kept().map(|kept| kept.vector(ordinal))
+        match &self.segments {
+            Some(segments) => segments.vector(ordinal),
+            None => self.family.kept().map(|kept| kept.vector(ordinal)),
+        }
     }
 
     /// What the effort of a search is called here, see [`SearchIndex::effort_name`].
@@ -213,16 +233,35 @@ impl Index {
         self.family.clone().searcher()
     }
 
+    /// The segments, where there are several, or rows that were deleted.
+    pub fn segments(&self) -> Option<&Segments> {
+        self.segments.as_deref()
+    }
+
+    /// Each segment's index, below ids, checks and tombstones.
+    pub fn segment_indexes(&self) -> Vec<Arc<dyn SearchIndex>> {
+        match &self.segments {
+            Some(segments) => segments.indexes().cloned().collect(),
+            None => vec![self.family.clone()],
+        }
+    }
+
     /// The setting that `options` come to: (`nprobe` or `ef_search`, refine); `None` for an exact search.
     pub fn setting(&self, options: &SearchOptions) -> Result<Option<SearchParams>, QueryError> {
         query::setting(self, options)
     }
 
-    /// The rows that pass a filter. Evaluated once for each filter that is in use, see
+    /// The rows that pass a filter, and are there. Evaluated once for each filter that is in use, see
     /// [`OpenOptions::filter_cache_bytes`].
     pub fn mask(&self, filter: &Filter) -> Result<Arc<RowMask>, FilterError> {
         let columns = Columns::new(&self.ids, self.attributes.as_ref());
-        self.filters.get(filter.text(), self.rows(), || filter.evaluate(&columns))
+        self.filters.get(filter.text(), self.rows(), || {
+            let mask = filter.evaluate(&columns)?;
+            Ok(match &self.live {
+                Some(live) => mask.and(live),
+                None => mask,
+            })
+        })
     }
 
     /// Makes a query ready: resolves its setting and names, and evaluates its filter.

@@ -4,6 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use super::{Index, LoadError};
 use crate::artifact::Manifest;
+use crate::artifact::columns::{ATTRIBUTES_FILE, IDS_FILE};
+use crate::artifact::queries::QUERIES_FILE;
 use crate::store::{Artifact, IndexStore, StoreError, local_folder};
 
 /// Memory for the masks of filters, where no other size is asked for: those of 50 filters over ten million rows.
@@ -89,10 +91,10 @@ impl OpenOptions {
     /// bytes a row, made when the first id is looked up) and the masks of filters. Not counted: what each searching thread uses, 2 bytes a row of a graph and some kilobytes. Mapped
     /// files take what the system gives them and can take back.
     pub fn needed_bytes(&self, manifest: &Manifest) -> u64 {
-        let files = manifest
-            .segments
-            .iter()
-            .flat_map(|segment| segment.files.iter().filter(|file| file.name != segment.checksums));
+        let is_read = |name: &str| name != QUERIES_FILE;
+        let files = manifest.folders().flat_map(|segment| {
+            segment.files.iter().filter(|file| file.name != segment.checksums && is_read(&file.name))
+        });
         let is_copied = |name: &str| manifest.build.kind == "hnsw" && !name.starts_with("vectors");
         let resident = match self.residence {
             Residence::Resident => {
@@ -100,7 +102,15 @@ impl OpenOptions {
             }
             Residence::Mapped(_) => 0u64,
         };
+        // Joined, the columns of several segments are copies, wherever those lie.
+        let is_column = |name: &str| name == IDS_FILE || name == ATTRIBUTES_FILE;
+        let columns = manifest.segments.iter().flat_map(|segment| &segment.files);
+        let joined = match manifest.folders().count() {
+            1 => 0,
+            _ => columns.filter(|file| is_column(&file.name)).map(|file| file.size_bytes).sum(),
+        };
         resident
+            .saturating_add(joined)
             .saturating_add(manifest.build.rows.saturating_mul(4))
             .saturating_add(self.filter_cache_bytes as u64)
     }

@@ -16,8 +16,8 @@ use rayon::prelude::*;
 
 use super::answers::{Answers, Match, Slots};
 use super::query::{self, Query, QueryError, Threshold};
+use super::segments::{Exact, ExactSearcher};
 use super::{Index, SearchOptions, attributes};
-use crate::flat::FlatSearcher;
 use crate::index::{Allowed, RowMask, SearchParams, Searcher};
 use crate::vectors::{Metric, Neighbor, VectorView, normalize};
 
@@ -74,7 +74,10 @@ impl<'a> Prepared<'a> {
         if !excluded.is_empty() && (mask.is_some() || excluded.len() > MAX_EXTRA) {
             let without = match &mask {
                 Some(mask) => mask.without(&excluded),
-                None => RowMask::all(index.rows()).without(&excluded),
+                None => match &index.live {
+                    Some(live) => live.without(&excluded),
+                    None => RowMask::all(index.rows()).without(&excluded),
+                },
             };
             mask = Some(Arc::new(without));
             excluded.clear();
@@ -93,7 +96,7 @@ impl<'a> Prepared<'a> {
 
     /// Rows that the filter, and the exclusions where they are many, let through.
     pub fn allowed_rows(&self) -> usize {
-        self.mask.as_ref().map_or(self.index.rows(), |mask| mask.count())
+        self.mask.as_ref().map_or(self.index.live_rows(), |mask| mask.count())
     }
 
     /// The nearest rows of each query into `answers`. Up to 16 queries are searched on the caller's thread, more on all
@@ -257,7 +260,7 @@ impl Clock {
 /// One thread's memory for searching.
 pub(super) struct Session {
     searcher: Box<dyn Searcher>,
-    exact: Option<FlatSearcher>,
+    exact: Option<ExactSearcher>,
     queries: LoadedQueries,
     found: Vec<Neighbor>,
 }
@@ -288,7 +291,7 @@ impl Sessions {
         let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
         waiting.unwrap_or_else(|| Session {
             searcher: index.family.clone().searcher(),
-            exact: index.exact.clone().map(FlatSearcher::new),
+            exact: index.exact.clone().map(Exact::searcher),
             queries: LoadedQueries::default(),
             found: Vec::new(),
         })

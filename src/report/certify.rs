@@ -9,7 +9,7 @@ use super::recall::summarize;
 use super::truth::GroundTruth;
 use crate::artifact::{Certificate, CertificatePoint, Gate, Latency, Recall};
 use crate::index::{SearchIndex, SearchParams};
-use crate::vectors::VectorView;
+use crate::vectors::{Metric, VectorView};
 
 /// Queries that latency is measured with, one at a time on one thread: p99 then stands on ten of them.
 const LATENCY_QUERIES: usize = 1000;
@@ -53,21 +53,32 @@ pub enum CertifyError {
     Cancelled,
 }
 
+/// The exact distance of a row, where it is asked for: of one that was found and is not among the true ones.
+pub trait ExactRows: Sync {
+    fn distance(&self, metric: Metric, query: &[f32], row: u32) -> f32;
+}
+
+impl ExactRows for VectorView<'_> {
+    fn distance(&self, metric: Metric, query: &[f32], row: u32) -> f32 {
+        metric.distance(query, self.row(row as usize)) as f32
+    }
+}
+
 /// The query set and what is true of it.
-pub struct QuerySet<'a> {
+pub struct QuerySet<'a, R = VectorView<'a>> {
     pub queries: VectorView<'a>,
     pub truth: &'a GroundTruth,
     /// The rows that `truth` numbers.
-    pub rows: VectorView<'a>,
+    pub rows: R,
     /// `order[ordinal]` is the row that the index calls `ordinal`.
     pub order: &'a [u32],
 }
 
 /// Measures `index` on `set`, cheapest setting first, until more effort brings nothing; then halves the step between
 /// the last setting that misses the target and the first that reaches it. `keep_going` is asked between settings.
-pub fn certify(
+pub fn certify<R: ExactRows>(
     index: &Arc<dyn SearchIndex>,
-    set: &QuerySet<'_>,
+    set: &QuerySet<'_, R>,
     params: &CertifyParams,
     keep_going: &dyn Fn() -> bool,
 ) -> Result<Certified, CertifyError> {
@@ -158,13 +169,13 @@ fn between_miss_and_hit(
     apart.then_some(SearchParams { k, effort: middle as usize, refine: high.refine as usize })
 }
 
-struct Sweep<'a> {
+struct Sweep<'a, R> {
     index: &'a Arc<dyn SearchIndex>,
-    set: &'a QuerySet<'a>,
+    set: &'a QuerySet<'a, R>,
     ks: Vec<usize>,
 }
 
-impl Sweep<'_> {
+impl<R: ExactRows> Sweep<'_, R> {
     fn place_of(&self, k: usize) -> usize {
         self.ks.iter().position(|&measured| measured == k).expect("the job's k are measured")
     }
@@ -190,7 +201,7 @@ impl Sweep<'_> {
     /// recall@k of one search for each of the first `count` queries, for each of `ks`, none above `params.k`; on all
     /// threads.
     fn recalls(&self, params: &SearchParams, ks: &[usize], count: usize) -> Vec<Recall> {
-        let QuerySet { queries, truth, rows, order } = *self.set;
+        let QuerySet { queries, truth, rows, order } = self.set;
         let queries = queries.slice(0, count);
         let metric = self.index.metric();
         let tasks = queries.rows().div_ceil(QUERIES_PER_TASK);
@@ -205,7 +216,7 @@ impl Sweep<'_> {
                 searcher.search_batch(queries.slice(start, end), params, &mut |index, found| {
                     let query = queries.row(start + index);
                     let found: Vec<u32> = found.iter().map(|found| order[found.ordinal as usize]).collect();
-                    let exact = |row: u32| metric.distance(query, rows.row(row as usize)) as f32;
+                    let exact = |row: u32| rows.distance(metric, query, row);
                     recalls.extend(ks.iter().map(|&k| truth.recall(start + index, &found, k, exact)));
                 });
                 recalls
@@ -248,7 +259,7 @@ mod tests {
     use crate::compute::reference::Reference;
     use crate::flat::FlatIndex;
     use crate::index::{KeptVectors, Precision, Searcher};
-    use crate::vectors::{Metric, Neighbor, Random, VectorBuf};
+    use crate::vectors::{Neighbor, Random, VectorBuf};
 
     /// Rows on a line. At effort `e` it finds of the `k` nearest the first, a share of `e / full`, and far rows for the
     /// others.

@@ -27,7 +27,7 @@ pub struct VersionDiff {
     /// Wall-clock milliseconds of each stage, in the order of the stages, and `total`.
     pub stages_ms: Vec<Changed<Option<f64>>>,
     pub peak_memory_bytes: Changed<Option<u64>>,
-    /// Whether both have the very same segments: then they answer every query alike.
+    /// Whether both have the very same segments and tombstones: then they answer every query alike.
     pub same_segments: bool,
 }
 
@@ -56,9 +56,9 @@ impl VersionDiff {
     /// Reads the ids of both, and nothing else beyond the manifests.
     pub fn between(a: &Artifact, b: &Artifact) -> Result<Self, StoreError> {
         let (before, after) = (a.manifest(), b.manifest());
-        let same_segments = before.segments == after.segments;
+        let same_segments = before.segments == after.segments && before.tombstones == after.tombstones;
         let rows = if same_segments {
-            let rows = before.build.rows;
+            let rows = before.live_rows();
             RowsDiff { a: rows, b: rows, added: 0, removed: 0, some_added: vec![], some_removed: vec![] }
         } else {
             RowsDiff::between(&ids(a)?, &ids(b)?)
@@ -131,12 +131,14 @@ fn tell(told: &mut Vec<RowId>, id: &RowId) {
     }
 }
 
-/// The ids of all segments.
+/// The ids of all segments' rows that are there.
 fn ids(artifact: &Artifact) -> Result<Vec<RowId>, StoreError> {
+    let tombstones = artifact.tombstones()?;
     let mut all = Vec::new();
-    for segment in artifact.segments() {
+    for (segment, dead) in artifact.segments().zip(tombstones.of_segments()) {
         let ids: RowIds = segment.ids()?;
-        all.extend((0..ids.len() as u32).map(|row| ids.get(row)));
+        let there = (0..ids.len() as u32).filter(|row| dead.binary_search(row).is_err());
+        all.extend(there.map(|row| ids.get(row)));
     }
     Ok(all)
 }
@@ -200,7 +202,7 @@ fn default_recall(certificate: Option<&Certificate>) -> Vec<(String, Option<Reca
 }
 
 fn sizes(manifest: &Manifest) -> Vec<(String, Option<u64>)> {
-    let files = || manifest.segments.iter().flat_map(|segment| &segment.files);
+    let files = || manifest.folders().flat_map(|segment| &segment.files);
     let mut by_name: BTreeMap<&str, u64> = BTreeMap::new();
     for file in files() {
         let size = by_name.entry(&file.name).or_default();

@@ -32,7 +32,7 @@ mod summary;
 mod sweep;
 mod truth;
 
-pub use certify::{Certified, CertifyError, CertifyParams, QuerySet, certify};
+pub use certify::{Certified, CertifyError, CertifyParams, ExactRows, QuerySet, certify};
 pub use diff::{Changed, IDS_TOLD, RowsDiff, VersionDiff};
 pub use latency::{latency, warm_up};
 pub use recall::{RecallSummary, interval, summarize};

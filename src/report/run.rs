@@ -184,7 +184,7 @@ fn record_facts(subject: &OpenSubject, out: &mut Gathered) {
         out.push(Measurement { item: &stage.name, ..of(Measure::BuildWallS, stage.wall_ms / 1e3) });
         out.push(Measurement { item: &stage.name, ..of(Measure::BuildCpuS, stage.cpu_ms / 1e3) });
     }
-    for file in manifest.segments.iter().flat_map(|segment| &segment.files) {
+    for file in manifest.folders().flat_map(|segment| &segment.files) {
         out.push(Measurement { item: &file.name, ..of(Measure::Bytes, file.size_bytes as f64) });
     }
     for (round, &ms) in subject.open_ms.iter().enumerate() {
@@ -213,7 +213,7 @@ fn described(subject: &OpenSubject) -> Subject {
         uri: subject.uri.clone(),
         version: Some(manifest.version),
         kind: build.kind.clone(),
-        rows: build.rows,
+        rows: manifest.live_rows(),
         effort_name: subject.index.effort_name().unwrap_or_default().into(),
         facts,
         is_ours: true,

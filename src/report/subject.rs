@@ -76,15 +76,17 @@ impl OpenSubject {
         Ok(Self { name: name.into(), uri: uri.into(), index, open_ms, memory_bytes })
     }
 
-    /// All vectors by ordinal: of `base`, whose row ids are given, or as the index keeps them.
+    /// All vectors by ordinal: of `base`, whose row ids are given, or as the index keeps them. Zeros for rows that were deleted.
     ///
     /// # Errors
     /// Neither; a row of the index that `base` has not.
     pub fn vectors(&self, base: Option<&Base>) -> Result<VectorBuf, ReportError> {
         let (rows, dim) = (self.index.rows(), self.index.dim());
         let mut data = Vec::with_capacity(rows * dim);
+        let live = self.index.live();
         for ordinal in 0..rows as u32 {
             match base {
+                _ if live.is_some_and(|live| !live.contains(ordinal)) => data.resize(data.len() + dim, 0.0),
                 Some(base) => {
                     let id = self.index.ids().get(ordinal);
                     let row = base.find(&id).ok_or_else(|| ReportError::NotInBase {
@@ -179,9 +181,7 @@ impl OpenSubject {
     ) -> Result<GroundTruth, ReportError> {
         match (given, exact.rows) {
             (None, None) => Err(ReportError::NoVectors { index: self.name.clone() }),
-            (None, Some(rows)) => {
-                Ok(GroundTruth::compute(compute, exact.queries, rows, self.index.metric(), exact.k)?)
-            }
+            (None, Some(rows)) => self.nearest(compute, exact.queries, rows, exact.k),
             (Some(given), rows) => {
                 let truth = self.numbered(given, exact.queries, rows)?;
                 if let Some(rows) = rows {
@@ -190,6 +190,23 @@ impl OpenSubject {
                 Ok(GroundTruth::of(truth))
             }
         }
+    }
+
+    /// The nearest of the rows that are there; `rows` has all, by ordinal.
+    fn nearest(
+        &self,
+        compute: &dyn Compute,
+        queries: VectorView<'_>,
+        rows: VectorView<'_>,
+        k: usize,
+    ) -> Result<GroundTruth, ReportError> {
+        let metric = self.index.metric();
+        if self.index.live().is_none() {
+            return Ok(GroundTruth::compute(compute, queries, rows, metric, k)?);
+        }
+        let ordinals = self.index.live_ordinals();
+        let there = rows.gather(&ordinals);
+        Ok(GroundTruth::compute(compute, queries, there.view(), metric, k)?.numbered(&ordinals))
     }
 
     /// By ordinal, with exact distances; 0 where there are no vectors to compute them from.
@@ -240,8 +257,8 @@ impl OpenSubject {
         let count = CHECKED_QUERIES.min(queries.rows());
         let sample = Random::new(seed).sample(queries.rows(), count);
         let sampled = queries.gather(&sample);
-        let k = given.k.min(rows.rows());
-        let exact = GroundTruth::compute(compute, sampled.view(), rows, self.index.metric(), k)?;
+        let k = given.k.min(self.index.live_rows());
+        let exact = self.nearest(compute, sampled.view(), rows, k)?;
         for (place, &query) in sample.iter().enumerate() {
             let kth = f64::from(exact.row(place)[k - 1].distance);
             let span = (kth - f64::from(exact.row(place)[0].distance)).abs();

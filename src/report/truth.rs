@@ -69,6 +69,16 @@ impl GroundTruth {
         Self { neighbors }
     }
 
+    /// The same where what was called row `i` here is `numbers[i]`: ascending, so that ties stay in order.
+    pub fn numbered(mut self, numbers: &[u32]) -> Self {
+        for neighbor in self.neighbors.as_mut_slice() {
+            if neighbor.ordinal != Neighbor::NONE.ordinal {
+                neighbor.ordinal = numbers[neighbor.ordinal as usize];
+            }
+        }
+        self
+    }
+
     /// BLAKE3 of the neighbours' ordinals after `renumber`, query by query, u32 little-endian.
     pub fn digest(&self, renumber: impl Fn(u32) -> u32) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new();

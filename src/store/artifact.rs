@@ -10,7 +10,9 @@ use super::objects::ReadError;
 use super::{IndexStore, Place, StoreError};
 use crate::artifact::checksums::{BLOCK_BYTES, BlockChecksums, CHECKSUMS_SECTION};
 use crate::artifact::columns::{self, ATTRIBUTES_FILE, IDS_FILE};
+use crate::artifact::queries::{self, QUERIES_FILE, QUERIES_SECTION};
 use crate::artifact::safetensors::{self, section_file_name};
+use crate::artifact::tombstones::{TOMBSTONES_SECTION, Tombstones};
 use crate::artifact::{FileRef, Manifest, Section, SegmentRef};
 use crate::vectors::RowIds;
 
@@ -20,7 +22,7 @@ use crate::vectors::RowIds;
 pub struct Artifact {
     store: IndexStore,
     manifest: Manifest,
-    /// One for each segment, read by the first range that is asked for.
+    /// One for each folder, read by the first range that is asked for.
     checksums: Vec<OnceLock<BlockChecksums>>,
     /// Where whole files are mapped and not read.
     pub(super) maps: Option<Maps>,
@@ -35,7 +37,7 @@ pub struct Segment<'a> {
 
 impl Artifact {
     pub(super) fn new(store: IndexStore, manifest: Manifest) -> Self {
-        let checksums = manifest.segments.iter().map(|_| OnceLock::new()).collect();
+        let checksums = manifest.folders().map(|_| OnceLock::new()).collect();
         Self { store, manifest, checksums, maps: None }
     }
 
@@ -53,6 +55,37 @@ impl Artifact {
 
     pub fn segments(&self) -> impl ExactSizeIterator<Item = Segment<'_>> {
         (0..self.manifest.segments.len()).map(|number| Segment { artifact: self, number })
+    }
+
+    /// The segments, then the tombstones' folder: whatever has files.
+    pub(super) fn folders(&self) -> impl ExactSizeIterator<Item = Segment<'_>> {
+        (0..self.checksums.len()).map(|number| Segment { artifact: self, number })
+    }
+
+    /// Rows of each segment, tombstones or not.
+    pub fn segment_rows(&self) -> Vec<u64> {
+        self.manifest.segments.iter().map(|segment| segment.rows).collect()
+    }
+
+    /// The rows of each segment that are no longer there.
+    pub fn tombstones(&self) -> Result<Tombstones, StoreError> {
+        let segments = self.manifest.segments.len();
+        let Some(reference) = &self.manifest.tombstones else { return Ok(Tombstones::none(segments)) };
+        let folder = Segment { artifact: self, number: segments };
+        let section = folder.section(TOMBSTONES_SECTION)?;
+        let place = || folder.place(&section_file_name(TOMBSTONES_SECTION));
+        Tombstones::from_section(&section, reference.rows, &self.segment_rows())
+            .map_err(|error| StoreError::malformed(place(), error))
+    }
+
+    /// The queries that the index was certified with, as far as they were kept, row by row; `None` where a version from
+    /// before format 1.1 has none.
+    pub fn queries(&self) -> Result<Option<Vec<f32>>, StoreError> {
+        let has_them = |segment: &Segment<'_>| segment.reference().file(QUERIES_FILE).is_some();
+        let Some(segment) = self.segments().find(has_them) else { return Ok(None) };
+        let queries =
+            queries::from_section(&segment.section(QUERIES_SECTION)?, self.manifest.build.dim as usize);
+        queries.map(Some).map_err(|error| StoreError::malformed(segment.place(QUERIES_FILE), error))
     }
 
     /// The section `name` of a version that has one segment: see [`Segment::section`].
@@ -95,18 +128,23 @@ impl Artifact {
 
 impl<'a> Segment<'a> {
     pub fn reference(&self) -> &'a SegmentRef {
-        &self.artifact.manifest.segments[self.number]
+        let manifest = &self.artifact.manifest;
+        manifest.folders().nth(self.number).expect("a folder of the manifest")
     }
 
     pub fn rows(&self) -> u64 {
         self.reference().rows
     }
 
-    /// The names of the sections, without the checksums.
+    /// The names of the sections that the index is made of: without the checksums and the queries.
     pub fn section_names(&self) -> impl Iterator<Item = &'a str> {
         let stem =
             |file: &'a FileRef| file.name.strip_suffix(safetensors::SECTION_EXTENSION)?.strip_suffix('.');
-        self.reference().files.iter().filter_map(stem).filter(|name| *name != CHECKSUMS_SECTION)
+        self.reference()
+            .files
+            .iter()
+            .filter_map(stem)
+            .filter(|name| ![CHECKSUMS_SECTION, QUERIES_SECTION].contains(name))
     }
 
     /// Reads the section's file whole, checks it, and takes it apart. Its tensors share the file's bytes.

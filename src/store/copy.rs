@@ -37,7 +37,7 @@ impl IndexStore {
             destination.expect_manifest(version, &encoded)?;
         }
         let mut copied = Copied { version, files: 0, bytes_written: 0, bytes: 0 };
-        for segment in &manifest.segments {
+        for segment in manifest.folders() {
             for file in &segment.files {
                 if !destination.has_file(&segment.id, file) {
                     destination.write_file_of(

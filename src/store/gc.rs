@@ -131,7 +131,7 @@ impl IndexStore {
             return Ok(());
         }
         for (version, _) in self.manifests()? {
-            for segment in self.read_manifest(version)?.segments {
+            for segment in self.read_manifest(version)?.folders() {
                 let files = segment.files.iter().filter(|_| removed.contains(&segment.id));
                 for file in files {
                     if self.objects.size(&segment_object(&segment.id, &file.name))?.is_none() {
@@ -156,11 +156,11 @@ impl IndexStore {
         Ok(manifests)
     }
 
-    /// The segments that versions name.
+    /// The segments, and folders of tombstones, that versions name.
     fn named_by(&self, versions: &[u64]) -> Result<HashSet<Digest>, StoreError> {
         let mut named = HashSet::new();
         for version in versions {
-            named.extend(self.read_manifest(*version)?.segments.into_iter().map(|segment| segment.id));
+            named.extend(self.read_manifest(*version)?.folders().map(|segment| segment.id));
         }
         Ok(named)
     }

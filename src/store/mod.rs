@@ -14,6 +14,7 @@
 //! and what comes back is compared with what was asked for. Credentials come from the environment.
 
 mod artifact;
+mod change;
 mod connection;
 mod copy;
 mod error;
@@ -30,6 +31,7 @@ mod runtime;
 mod verify;
 
 pub use artifact::{Artifact, Segment};
+pub use change::NextVersion;
 pub use copy::Copied;
 pub use error::{FileError, Place, StoreError};
 pub use gc::{GcPolicy, GcReport, RemovedSegment};
@@ -37,6 +39,6 @@ pub use index::IndexStore;
 pub use location::{Level, Location, LocationError, Object, READ_ONLY_SCHEMES, SCHEMES};
 pub use mapped::local_folder;
 pub use options::{Encryption, Secret, StoreOptions};
-pub use publish::Published;
+pub use publish::{Published, StagedSegment};
 pub use runtime::runtime;
 pub use verify::{VerifyProgress, VerifyReport};

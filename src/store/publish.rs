@@ -34,6 +34,25 @@ pub struct Published {
     pub bytes_written: u64,
 }
 
+/// A segment's files in memory, and what a manifest will say of them.
+#[derive(Debug, Clone)]
+pub struct StagedSegment {
+    pub(super) reference: SegmentRef,
+    /// Ascending by name, but for the checksums, which are the last.
+    files: Vec<(String, Bytes)>,
+}
+
+impl StagedSegment {
+    pub fn rows(&self) -> u64 {
+        self.reference.rows
+    }
+
+    fn files(&self) -> impl Iterator<Item = (&FileRef, &Bytes)> {
+        let of = |name: &str| self.reference.file(name).expect("made from these files");
+        self.files.iter().map(move |(name, bytes)| (of(name), bytes))
+    }
+}
+
 impl IndexStore {
     /// Publishes one segment, given as its files' names and bytes, as a new version.
     ///
@@ -50,15 +69,7 @@ impl IndexStore {
         segment_files: Vec<(String, Bytes)>,
         draft: ManifestDraft,
     ) -> Result<Published, StoreError> {
-        let files = self.with_checksums(segment_files)?;
-        let references = files
-            .iter()
-            .map(|(name, bytes)| FileRef {
-                name: name.clone(),
-                size_bytes: bytes.len() as u64,
-                blake3: Digest::of(bytes),
-            })
-            .collect();
+        let staged = self.stage(draft.rows, segment_files)?;
         let manifest = Manifest {
             format_version: MANIFEST_FORMAT.into(),
             index_name: self.name.clone(),
@@ -67,28 +78,18 @@ impl IndexStore {
             publish_id: String::new(),
             rolled_back_from: None,
             restores: None,
-            segments: vec![SegmentRef::new(draft.rows, references)],
+            requires: Vec::new(),
+            segments: vec![staged.reference.clone()],
+            tombstones: None,
+            change: None,
             build: draft,
         };
         // Before anything is written: a draft that cannot be a manifest.
         self.encode(&manifest)?;
         self.check_writable()?;
-
-        let segment = &manifest.segments[0];
-        let mut bytes_written = 0;
-        for (name, bytes) in &files {
-            let file = segment.file(name).expect("made from these files");
-            bytes_written += self.write_and_read_back(segment, file, bytes)?;
-        }
-        let (smallest, bytes) =
-            files.iter().min_by_key(|(_, bytes)| bytes.len()).expect("at least the checksums");
-        self.check_put_if_absent(&segment_object(&segment.id, smallest), bytes)?;
+        let mut bytes_written = self.write(&staged)?;
         let manifest = self.commit(manifest)?;
-        let segment = &manifest.segments[0];
-        for (name, bytes) in &files {
-            let file = segment.file(name).expect("made from these files");
-            bytes_written += self.write_if_missing(segment, file, bytes)?;
-        }
+        bytes_written += self.write_if_gone(&staged)?;
         Ok(Published { version: manifest.version, manifest, bytes_written })
     }
 
@@ -101,11 +102,12 @@ impl IndexStore {
             return Err(damage);
         }
         let manifest = Manifest {
-            format_version: MANIFEST_FORMAT.into(),
             rolled_back_from: self.latest()?,
             restores: Some(to),
+            change: None,
             ..artifact.manifest().clone()
         };
+        let manifest = manifest.with_its_format();
         let version = self.commit(manifest)?.version;
         // Garbage collection removes a version's manifest, and then looks once more which segments are named. So where
         // the old manifest is still there, it will see the new one; where it is not, it may not have.
@@ -159,6 +161,44 @@ impl IndexStore {
             }),
             _ => Ok(()),
         }
+    }
+
+    /// The files as those of a segment, with their checksums; nothing is written yet.
+    pub(super) fn stage(
+        &self,
+        rows: u64,
+        segment_files: Vec<(String, Bytes)>,
+    ) -> Result<StagedSegment, StoreError> {
+        let files = self.with_checksums(segment_files)?;
+        let reference = |(name, bytes): &(String, Bytes)| FileRef {
+            name: name.clone(),
+            size_bytes: bytes.len() as u64,
+            blake3: Digest::of(bytes),
+        };
+        let references = files.iter().map(reference).collect();
+        Ok(StagedSegment { reference: SegmentRef::new(rows, references), files })
+    }
+
+    /// Writes the files that are not there yet, reads them back, and asks the store with one of them whether it puts if
+    /// absent. Returns the bytes written.
+    pub(super) fn write(&self, staged: &StagedSegment) -> Result<u64, StoreError> {
+        let mut bytes_written = 0;
+        for (file, bytes) in staged.files() {
+            bytes_written += self.write_and_read_back(&staged.reference, file, bytes)?;
+        }
+        let smallest = staged.files.iter().min_by_key(|(_, bytes)| bytes.len());
+        let (smallest, bytes) = smallest.expect("at least the checksums");
+        self.check_put_if_absent(&segment_object(&staged.reference.id, smallest), bytes)?;
+        Ok(bytes_written)
+    }
+
+    /// Once a manifest names them: writes again what garbage collection took meanwhile.
+    pub(super) fn write_if_gone(&self, staged: &StagedSegment) -> Result<u64, StoreError> {
+        let mut bytes_written = 0;
+        for (file, bytes) in staged.files() {
+            bytes_written += self.write_if_missing(&staged.reference, file, bytes)?;
+        }
+        Ok(bytes_written)
     }
 
     fn with_checksums(&self, mut files: Vec<(String, Bytes)>) -> Result<Vec<(String, Bytes)>, StoreError> {
@@ -264,8 +304,7 @@ impl IndexStore {
 
     /// Creates the manifest under the first number that is free: the one step that makes a version.
     fn commit(&self, mut manifest: Manifest) -> Result<Manifest, StoreError> {
-        manifest.created_unix_ms = unix_ms();
-        manifest.publish_id = random_id();
+        manifest.is_published_now();
         let mut highest = self.latest()?.unwrap_or(0);
         for _ in 0..MAX_ATTEMPTS {
             manifest.version = highest.checked_add(1).ok_or_else(|| StoreError::Refused {
@@ -349,6 +388,13 @@ impl IndexStore {
             return Err(ReadError::Size { got: bytes.len() as u64 }.of(place, MAX_MANIFEST_BYTES));
         }
         Ok(bytes.into())
+    }
+}
+
+impl Manifest {
+    pub(super) fn is_published_now(&mut self) {
+        self.created_unix_ms = unix_ms();
+        self.publish_id = random_id();
     }
 }
 

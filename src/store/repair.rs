@@ -57,7 +57,7 @@ impl IndexStore {
             Err(StoreError::NotFound { .. }) => return Err(damage),
             Err(error) => return Err(error),
         };
-        for segment in &manifest.segments {
+        for segment in manifest.folders() {
             if self.objects.list_below(&format!("seg/{}", segment.id))?.is_empty() {
                 return Err(StoreError::Refused {
                     index: self.name.clone(),
@@ -86,10 +86,7 @@ fn damaged_files(artifact: &Artifact) -> Result<Vec<(Digest, &FileRef)>, StoreEr
             error => return Err(error),
         };
     }
-    let files = artifact
-        .manifest()
-        .segments
-        .iter()
-        .flat_map(|segment| segment.files.iter().map(|file| (segment.id, file)));
+    let files =
+        artifact.manifest().folders().flat_map(|segment| segment.files.iter().map(|file| (segment.id, file)));
     Ok(files.filter(|(segment, file)| damaged.contains(&segment_object(segment, &file.name))).collect())
 }

@@ -34,10 +34,10 @@ impl Artifact {
     /// Reads every byte of every file again, a few megabytes at a time, and compares whole files and blocks with what
     /// the manifest says of them. (The manifest was compared with its own digest when the artifact was opened.)
     pub fn verify(&self, progress: &mut dyn FnMut(&VerifyProgress<'_>)) -> VerifyReport {
-        let all = || self.segments().flat_map(|segment| segment.reference().files.iter());
+        let all = || self.folders().flat_map(|segment| segment.reference().files.iter());
         let mut report = VerifyReport { files: 0, bytes: 0, damage: Vec::new() };
         let bytes = all().map(|file| file.size_bytes).fold(0, u64::saturating_add);
-        for segment in self.segments() {
+        for segment in self.folders() {
             let checksums = segment.checksums();
             for file in &segment.reference().files {
                 let done = report.bytes;

@@ -144,7 +144,9 @@ impl<'de> Deserialize<'de> for RowId {
 #[derive(Debug)]
 pub struct RowIds {
     column: Column,
-    /// Ordinals in the order of (id, ordinal); made by the first `find`.
+    /// Rows that no id finds, ascending.
+    hidden: Vec<u32>,
+    /// The other ordinals in the order of (id, ordinal); made by the first `find`.
     by_id: OnceLock<Vec<u32>>,
 }
 
@@ -240,12 +242,24 @@ impl RowIds {
         Self::from_array(&taken).expect("the same type, without nulls")
     }
 
+    /// The same ids, none of which finds these rows any more: those that were deleted, and may have come back as others.
+    #[must_use]
+    pub fn hiding(mut self, mut ordinals: Vec<u32>) -> Self {
+        ordinals.sort_unstable();
+        self.hidden = ordinals;
+        self.by_id = OnceLock::new();
+        self
+    }
+
     /// The ordinal of the row that bears this id, the lowest if several do. Numbers and strings are found as
     /// [`RowId::to_kind`] has it. The first call sorts: 4 bytes per row are kept from then on.
     pub fn find(&self, id: &RowId) -> Option<u32> {
         let id = id.to_kind(self.kind())?;
         let by_id = self.by_id.get_or_init(|| {
             let mut ordinals: Vec<u32> = (0..self.len() as u32).collect();
+            if !self.hidden.is_empty() {
+                ordinals.retain(|row| self.hidden.binary_search(row).is_err());
+            }
             // A stable sort: equal ids stay in the order of their ordinals.
             match &self.column {
                 Column::Int(ids) => ordinals.sort_by_key(|&row| ids.value(row as usize)),
@@ -277,19 +291,19 @@ impl RowIds {
 
 impl Clone for RowIds {
     fn clone(&self) -> Self {
-        self.column.clone().into()
+        Self { column: self.column.clone(), hidden: self.hidden.clone(), by_id: OnceLock::new() }
     }
 }
 
 impl PartialEq for RowIds {
     fn eq(&self, other: &Self) -> bool {
-        self.column == other.column
+        self.column == other.column && self.hidden == other.hidden
     }
 }
 
 impl From<Column> for RowIds {
     fn from(column: Column) -> Self {
-        Self { column, by_id: OnceLock::new() }
+        Self { column, hidden: Vec::new(), by_id: OnceLock::new() }
     }
 }
 
@@ -361,6 +375,14 @@ mod tests {
     #[test]
     fn of_two_rows_with_one_id_the_lowest_ordinal_is_found() {
         assert_eq!(RowIds::from(vec![9u64, 4, 9, 4]).find(&RowId::UInt(4)), Some(1));
+    }
+
+    #[test]
+    fn a_hidden_row_is_found_by_nobody_and_keeps_its_id() {
+        let ids = RowIds::from(vec![9u64, 4, 9, 5]).hiding(vec![3, 0]);
+        assert_eq!(ids.find(&RowId::UInt(9)), Some(2));
+        assert_eq!(ids.find(&RowId::UInt(5)), None);
+        assert_eq!((ids.find(&RowId::UInt(4)), ids.get(3)), (Some(1), RowId::UInt(5)));
     }
 
     #[test]

@@ -1,0 +1,69 @@
+//! Several indexes of one training become one, without the rows that are no longer there: lists are put together, codes
+//! and kept vectors are moved as they are. No vector is needed, and none is rounded a second time.
+
+use super::IvfPq;
+use super::build::Lists;
+use crate::index::{KeptVectors, RowMask};
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum MergeError {
+    #[error("segments {first} and {other} were not trained alike: their codes do not mean the same")]
+    Training { first: usize, other: usize },
+    #[error("segments {first} and {other} keep their vectors differently")]
+    Kept { first: usize, other: usize },
+    #[error("no row is left")]
+    Empty,
+}
+
+/// One index over the rows of `parts` that are there (all, where a mask is `None`), and of each of its ordinals the number
+/// of its part and its ordinal there.
+///
+/// # Errors
+/// Parts that were not trained alike; no rows.
+///
+/// # Panics
+/// If there is no part, or they have more rows than can be numbered.
+pub fn merge(parts: &[(&IvfPq, Option<&RowMask>)]) -> Result<(IvfPq, Vec<(u32, u32)>), MergeError> {
+    let (first, _) = parts[0];
+    for (other, (part, _)) in parts.iter().enumerate().skip(1) {
+        if !first.is_trained_as(part) {
+            return Err(MergeError::Training { first: 0, other });
+        }
+        if first.kept().map(KeptVectors::precision) != part.kept().map(KeptVectors::precision) {
+            return Err(MergeError::Kept { first: 0, other });
+        }
+    }
+    let mut rows: Vec<(u32, u32)> = Vec::new();
+    let mut offsets = vec![0u64];
+    for list in 0..first.nlist() {
+        for (number, (part, live)) in (0u32..).zip(parts) {
+            let own = part.list(list).map(|row| row as u32);
+            let there = own.filter(|&row| live.is_none_or(|live| live.contains(row)));
+            rows.extend(there.map(|row| (number, row)));
+        }
+        offsets.push(rows.len() as u64);
+    }
+    if rows.is_empty() {
+        return Err(MergeError::Empty);
+    }
+    assert!(rows.len() < u32::MAX as usize, "{} rows", rows.len());
+
+    let code_size = first.quantizer.shape().code_size();
+    let mut codes = vec![0u8; rows.len() * code_size];
+    for (list, pair) in offsets.windows(2).enumerate() {
+        for place in pair[0] as usize..pair[1] as usize {
+            let (part, row) = rows[place];
+            let code = &mut codes[place * code_size..(place + 1) * code_size];
+            parts[part as usize].0.read_code(row, list, code);
+        }
+    }
+    let lists = Lists { offsets, order: (0..rows.len() as u32).collect() };
+    let code_centroids = match &first.turned {
+        Some(turned) => turned.centroids.view(),
+        None => first.centroids(),
+    };
+    let codes = lists.codes(&codes, &first.quantizer, code_centroids, first.metric);
+    let kept: Option<Vec<&KeptVectors>> = parts.iter().map(|(part, _)| part.kept()).collect();
+    let kept = kept.map(|kept| KeptVectors::gather_from(&kept, &rows));
+    Ok((first.with_rows(lists.offsets.into(), codes, kept), rows))
+}

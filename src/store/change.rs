@@ -1,0 +1,80 @@
+//! A version made of the one before it: its segments, some of them new, and tombstones.
+
+use bytes::Bytes;
+
+use super::publish::{Published, StagedSegment};
+use super::{IndexStore, StoreError};
+use crate::artifact::tombstones::Tombstones;
+use crate::artifact::{Change, Manifest, ManifestDraft, SegmentRef, safetensors};
+
+/// What a changed version consists of.
+#[derive(Debug, Clone)]
+pub struct NextVersion {
+    /// Those of the version before that stay, …
+    pub kept: Vec<SegmentRef>,
+    /// … and, behind them, new ones.
+    pub new: Vec<StagedSegment>,
+    /// Of all these segments.
+    pub tombstones: Tombstones,
+    pub change: Change,
+    pub build: ManifestDraft,
+}
+
+impl IndexStore {
+    /// A segment of `rows` rows, given as its files' names and bytes, for [`publish_after`](Self::publish_after). Writes nothing.
+    pub fn stage_segment(&self, rows: u64, files: Vec<(String, Bytes)>) -> Result<StagedSegment, StoreError> {
+        self.stage(rows, files)
+    }
+
+    /// Publishes a version as the one after `next.change.from`; `None` where another publisher had that number first: then
+    /// nothing was published, what was written is found again by the next attempt, and what the version was made of must be
+    /// looked at again. Otherwise as [`publish`](Self::publish).
+    pub fn publish_after(&self, next: &NextVersion) -> Result<Option<Published>, StoreError> {
+        self.check_writable()?;
+        let from = next.change.from;
+        let version = from.checked_add(1).ok_or_else(|| StoreError::Refused {
+            index: self.name.clone(),
+            what: format!("there is no version after {from}"),
+        })?;
+        let tombstones = match next.tombstones.count() {
+            0 => None,
+            count => {
+                let section = safetensors::encode(&next.tombstones.to_section());
+                Some(self.stage(count, vec![(section.file_name, section.bytes)])?)
+            }
+        };
+        let segments = next.kept.iter().cloned().chain(next.new.iter().map(|new| new.reference.clone()));
+        let mut manifest = Manifest {
+            format_version: String::new(),
+            index_name: self.name.clone(),
+            version,
+            created_unix_ms: 0,
+            publish_id: String::new(),
+            rolled_back_from: None,
+            restores: None,
+            requires: Vec::new(),
+            segments: segments.collect(),
+            tombstones: tombstones.as_ref().map(|staged| staged.reference.clone()),
+            change: Some(next.change.clone()),
+            build: next.build.clone(),
+        }
+        .with_its_format();
+        manifest.is_published_now();
+        let encoded = self.encode(&manifest)?;
+        if self.latest()? != Some(from) {
+            return Ok(None);
+        }
+        let staged = || next.new.iter().chain(&tombstones);
+        let mut bytes_written = 0;
+        for staged in staged() {
+            bytes_written += self.write(staged)?;
+        }
+        if !self.create_manifest(version, &encoded)? {
+            return Ok(None);
+        }
+        for staged in staged() {
+            bytes_written += self.write_if_gone(staged)?;
+        }
+        Ok(Some(Published { version, manifest, bytes_written }))
+    }
+}
