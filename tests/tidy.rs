@@ -21,9 +21,10 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("loader", "error vectors compute train artifact store index flat ivf hnsw"),
     ("report", "error vectors compute train artifact store source index flat ivf hnsw loader"),
     ("job", "error vectors compute train artifact store source index flat ivf hnsw loader report"),
+    ("serve", "error vectors artifact loader"),
     (
         "cli",
-        "error vectors compute train artifact store source dataset index flat ivf hnsw loader report job",
+        "error vectors compute train artifact store source dataset index flat ivf hnsw loader report job serve",
     ),
 ];
 
@@ -39,7 +40,11 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("memmap2", &["artifact", "store"]),
     ("sqlparser", &["loader/filter"]),
     ("reqwest", &["store"]),
-    ("rustls", &["store"]),
+    ("rustls", &["store", "serve/tls"]),
+    ("axum", &["serve"]),
+    ("hyper", &["serve"]),
+    ("utoipa", &["serve"]),
+    ("prometheus_client", &["serve/metrics"]),
     ("tar", &["dataset"]),
     ("clap", &["cli", "main.rs"]),
 ];

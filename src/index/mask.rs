@@ -54,6 +54,17 @@ impl RowMask {
         Self::from_words(words, self.rows)
     }
 
+    /// The rows of both masks.
+    ///
+    /// # Panics
+    /// If they are of different numbers of rows.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        assert_eq!(self.rows, other.rows, "masks of one index");
+        let words = self.words.iter().zip(&other.words).map(|(a, b)| a & b).collect();
+        Self::from_words(words, self.rows)
+    }
+
     /// Of the index, allowed or not.
     pub fn rows(&self) -> usize {
         self.rows
