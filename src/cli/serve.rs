@@ -14,7 +14,9 @@ use serde_json::{Value, json};
 use super::{answer, json_line};
 use crate::error::Error;
 use crate::loader::{Check, OpenOptions, Residence};
-use crate::serve::{ApiKeys, Event, KEYS_VARIABLE, KeyError, Limits, ServeError, ServeOptions, Server, Source, Tls, TlsError};
+use crate::serve::{
+    ApiKeys, Event, KEYS_VARIABLE, KeyError, Limits, ServeError, ServeOptions, Server, Source, Tls, TlsError,
+};
 
 /// Answer searches over HTTP: JSON, Arrow, and the read side of Qdrant's REST API.
 #[derive(Debug, Args)]

@@ -87,7 +87,8 @@ pub fn in_utc(column: &dyn Array) -> Result<ArrayRef, ArrowError> {
 mod tests {
     use super::*;
     use arrow_array::{
-        BooleanArray, Float32Array, Float64Array, Int64Array, LargeStringArray, TimestampSecondArray, UInt8Array,
+        BooleanArray, Float32Array, Float64Array, Int64Array, LargeStringArray, TimestampSecondArray,
+        UInt8Array,
     };
 
     #[test]

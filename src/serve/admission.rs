@@ -102,7 +102,9 @@ async fn read(body: Body, headers: &HeaderMap, limits: &Limits) -> Result<Bytes,
     let allowed = limits.body_bytes;
     let large = |got: String| Fault::LargeBody { got, allowed };
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
-    if let Some(length) = announced.filter(|length| length.parse().is_ok_and(|length: u64| length > allowed as u64)) {
+    if let Some(length) =
+        announced.filter(|length| length.parse().is_ok_and(|length: u64| length > allowed as u64))
+    {
         return Err(large(length.into()));
     }
     let read = Limited::new(body, allowed).collect();

@@ -31,7 +31,8 @@ fn written(
 ) -> Result<Vec<u8>, ArrowError> {
     let all = || answers.iter().flatten();
     let numbered = answers.iter().enumerate();
-    let places = numbered.flat_map(|(query, found)| (0..found.len()).map(move |rank| (query as u32, rank as u32)));
+    let places =
+        numbered.flat_map(|(query, found)| (0..found.len()).map(move |rank| (query as u32, rank as u32)));
     let (queries, ranks): (Vec<u32>, Vec<u32>) = places.unzip();
     let ordinals: Vec<u32> = all().map(|found| found.ordinal).collect();
     let mut columns: Vec<(Field, ArrayRef)> = Vec::new();
@@ -42,7 +43,8 @@ fn written(
     add("rank", Arc::new(UInt32Array::from(ranks)));
     add("id", index.ids().gather(&ordinals).to_array());
     add("distance", Arc::new(all().map(|found| Some(found.distance)).collect::<Float32Array>()));
-    let similarities: Option<Vec<f32>> = all().map(|found| index.metric().similarity(found.distance)).collect();
+    let similarities: Option<Vec<f32>> =
+        all().map(|found| index.metric().similarity(found.distance)).collect();
     if let Some(similarities) = similarities.filter(|_| index.metric().similarity(0.0).is_some()) {
         add("similarity", Arc::new(Float32Array::from(similarities)));
     }

@@ -128,7 +128,9 @@ impl Fault {
             Fault::Query(QueryError::TimeOut { timeout, .. }) => Some(format!("{} s", timeout.as_secs_f64())),
             Fault::Query(QueryError::Filter(error)) => match error {
                 FilterError::Long { expected, .. } => Some(expected.to_string()),
-                FilterError::Deep { limit, .. } | FilterError::Complex { limit, .. } => Some(limit.to_string()),
+                FilterError::Deep { limit, .. } | FilterError::Complex { limit, .. } => {
+                    Some(limit.to_string())
+                }
                 FilterError::Column { known, .. } => Some(known.clone()),
                 _ => None,
             },

@@ -25,8 +25,8 @@ pub struct ApiKeys(Vec<blake3::Hash>);
 impl ApiKeys {
     /// One key per line; empty lines and those that begin with `#` are passed over.
     pub fn read(path: &Path) -> Result<Self, KeyError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| KeyError::Read { path: path.into(), source })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|source| KeyError::Read { path: path.into(), source })?;
         let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
         Self::of(lines, &format!("`{}`", path.display()))
     }

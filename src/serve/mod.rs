@@ -80,7 +80,9 @@ pub type Events = Arc<dyn Fn(Event) + Send + Sync>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    #[error("`{text}` names no index: expected NAME=URI, or a URI whose last part is a name of letters, digits, `-`, `_`, `.`")]
+    #[error(
+        "`{text}` names no index: expected NAME=URI, or a URI whose last part is a name of letters, digits, `-`, `_`, `.`"
+    )]
     Name { text: String },
     #[error("two indexes are called `{name}`: give one another name, as NAME=URI")]
     Twice { name: String },

@@ -18,7 +18,8 @@ pub(super) async fn root(headers: HeaderMap) -> Response {
         true => response(StatusCode::OK, "text/html; charset=utf-8", include_str!("page/page.html")),
         false => {
             let title = "annvil: read-only vector search, with the read side of Qdrant's REST API";
-            let answer = json!({ "title": title, "version": SPOKEN_VERSION, "annvil": env!("CARGO_PKG_VERSION") });
+            let answer =
+                json!({ "title": title, "version": SPOKEN_VERSION, "annvil": env!("CARGO_PKG_VERSION") });
             response(StatusCode::OK, JSON, answer.to_string())
         }
     };

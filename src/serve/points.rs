@@ -47,7 +47,8 @@ impl<'de> Deserialize<'de> for PointId {
             Number(u64),
             Text(String),
         }
-        let uuid = |text: String| match RowIdKind::Uuid.parse(text.strip_prefix("urn:uuid:").unwrap_or(&text)) {
+        let uuid = |text: String| match RowIdKind::Uuid.parse(text.strip_prefix("urn:uuid:").unwrap_or(&text))
+        {
             Ok(uuid) => Ok(Self::Uuid(uuid.to_string())),
             Err(_) => {
                 let message = format!("`{text}` is no point's id: expected an unsigned integer or a UUID");

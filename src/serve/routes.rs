@@ -50,7 +50,10 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/", get(page::root))
         .route("/page.css", get(page::style))
         .route("/page.js", get(page::script))
-        .route("/openapi.json", get(async || response(StatusCode::OK, "application/json", openapi::document())))
+        .route(
+            "/openapi.json",
+            get(async || response(StatusCode::OK, "application/json", openapi::document())),
+        )
         .route("/healthz", get(async || response(StatusCode::OK, "text/plain", "healthy\n")))
         .route("/livez", get(async || response(StatusCode::OK, "text/plain", "healthy\n")))
         .route("/readyz", get(ready))
@@ -105,7 +108,10 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
 
 async fn nowhere(request: Request) -> Response {
     let path = request.uri().path().to_string();
-    refusal(&qdrant::unanswered(request.method(), &path).unwrap_or(Fault::Nowhere { path: path.clone() }), &path)
+    refusal(
+        &qdrant::unanswered(request.method(), &path).unwrap_or(Fault::Nowhere { path: path.clone() }),
+        &path,
+    )
 }
 
 async fn wrong_method(method: Method, uri: Uri) -> Response {

@@ -386,12 +386,7 @@ impl SearchRequest {
 
     /// `ef` or `nprobe`, whichever the index has.
     fn effort(&self, index: &Index) -> Result<Option<usize>, Fault> {
-        let given = [
-            self.ef.is_some(),
-            self.nprobe.is_some(),
-            self.recall.is_some(),
-            self.exact,
-        ];
+        let given = [self.ef.is_some(), self.nprobe.is_some(), self.recall.is_some(), self.exact];
         if given.iter().filter(|&&given| given).count() > 1 {
             let allowed = "one of `ef`, `nprobe`, `recall`, `exact`".into();
             return Err(Fault::Value { what: "the effort", got: "more than one".into(), allowed });
@@ -438,7 +433,8 @@ fn typed(index: &Index, id: &RowId) -> RowId {
 fn rows_of(index: &Index, ids: &[RowId]) -> Result<Rows, Fault> {
     let mut rows = Rows { dim: index.dim(), rows: ids.len(), ..Rows::default() };
     for id in ids {
-        let ordinal = index.ids().find(&typed(index, id)).ok_or_else(|| Fault::NoPoint { id: id.to_string() })?;
+        let ordinal =
+            index.ids().find(&typed(index, id)).ok_or_else(|| Fault::NoPoint { id: id.to_string() })?;
         rows.values.extend(index.vector(ordinal).ok_or(QueryError::NoVectors)?);
     }
     Ok(rows)
@@ -447,7 +443,9 @@ fn rows_of(index: &Index, ids: &[RowId]) -> Result<Rows, Fault> {
 impl Serialize for Results<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self { index, columns, .. } = self;
-        serializer.collect_seq(self.answers.iter().map(|found| QueryResult { hits: Hits { index, found, columns } }))
+        serializer.collect_seq(
+            self.answers.iter().map(|found| QueryResult { hits: Hits { index, found, columns } }),
+        )
     }
 }
 

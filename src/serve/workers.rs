@@ -27,7 +27,12 @@ impl Drop for Place<'_> {
 
 impl Workers {
     pub fn new(workers: usize, max_waiting: usize, patience: Duration) -> Self {
-        Self { free: Arc::new(Semaphore::new(workers.max(1))), waiting: AtomicUsize::new(0), max_waiting, patience }
+        Self {
+            free: Arc::new(Semaphore::new(workers.max(1))),
+            waiting: AtomicUsize::new(0),
+            max_waiting,
+            patience,
+        }
     }
 
     /// Runs `work` when a worker is free. It runs to its end even if nobody waits for it any longer.

@@ -30,20 +30,39 @@ pub enum Condition {
     AtLeast(usize, Vec<Condition>),
     Not(Box<Condition>),
     /// A value is one of these constants.
-    Among { column: String, constants: Vec<Constant> },
+    Among {
+        column: String,
+        constants: Vec<Constant>,
+    },
     /// A value is none of these constants.
-    Except { column: String, constants: Vec<Constant> },
+    Except {
+        column: String,
+        constants: Vec<Constant>,
+    },
     /// A value compares so with each of these constants: numbers with numbers; dates, timestamps and strings that read as
     /// one with strings that read as one.
-    Compare { column: String, bounds: Vec<(Bound, Constant)> },
+    Compare {
+        column: String,
+        bounds: Vec<(Bound, Constant)>,
+    },
     /// A string passes a test.
-    Text { column: String, test: TextTest },
+    Text {
+        column: String,
+        test: TextTest,
+    },
     /// So many values: those of a list, one for any other value, none for a null.
-    Count { column: String, bounds: Vec<(Bound, i64)> },
+    Count {
+        column: String,
+        bounds: Vec<(Bound, i64)>,
+    },
     /// The value is null, or a list with a null. Not so where the index has no such column.
-    IsNull { column: String },
+    IsNull {
+        column: String,
+    },
     /// The value is null or a list of none, or the index has no such column.
-    IsEmpty { column: String },
+    IsEmpty {
+        column: String,
+    },
     /// One of these rows, by ordinal; no row has any other.
     Rows(Vec<u32>),
 }
@@ -113,7 +132,9 @@ impl Condition {
         Ok(match self {
             Self::All(parts) => {
                 let all = BooleanBuffer::new_set(rows);
-                parts.iter().try_fold(all, |all, part| Ok::<_, FilterError>(&all & &part.evaluate(columns)?))?
+                parts
+                    .iter()
+                    .try_fold(all, |all, part| Ok::<_, FilterError>(&all & &part.evaluate(columns)?))?
             }
             Self::AtLeast(wanted, parts) => at_least(*wanted, parts, columns)?,
             Self::Not(part) => !&part.evaluate(columns)?,
@@ -123,7 +144,9 @@ impl Condition {
             Self::Text { column, test } => of(column, &|column| Ok(texts_that(column, &test.compiled())))?,
             Self::Count { column, bounds } => {
                 let column = columns.exactly(column);
-                let passes = |count: i64| bounds.iter().all(|(bound, limit)| bound.comparison().holds(count.cmp(limit)));
+                let passes = |count: i64| {
+                    bounds.iter().all(|(bound, limit)| bound.comparison().holds(count.cmp(limit)))
+                };
                 BooleanBuffer::collect_bool(rows, |row| {
                     passes(column.as_ref().map_or(0, |column| count_of(column, row)))
                 })
@@ -222,7 +245,8 @@ fn words_of<'a>(constants: impl Iterator<Item = &'a Constant>) -> HashSet<&'a st
 fn within(column: &Column, bounds: &[(Bound, Constant)]) -> Result<BooleanBuffer, FilterError> {
     let rows = column.array.len();
     let are_times = bounds.iter().all(|(_, constant)| matches!(constant, Constant::Text(_)));
-    let are_numbers = bounds.iter().all(|(_, constant)| matches!(constant, Constant::Int(_) | Constant::Float(_)));
+    let are_numbers =
+        bounds.iter().all(|(_, constant)| matches!(constant, Constant::Int(_) | Constant::Float(_)));
     let suits = match column.values() {
         Values::Int(_) | Values::Float { .. } => are_numbers,
         Values::Time { .. } => are_times,

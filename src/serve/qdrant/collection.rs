@@ -13,8 +13,7 @@ use crate::vectors::Metric;
 
 pub(super) fn list(call: &Call) -> Result<Reply, Fault> {
     let start = Instant::now();
-    let names: Vec<Value> =
-        call.shared.indexes.iter().map(|hosted| json!({ "name": hosted.name })).collect();
+    let names: Vec<Value> = call.shared.indexes.iter().map(|hosted| json!({ "name": hosted.name })).collect();
     enveloped(json!({ "collections": names }), start, None, &call.shared.limits)
 }
 
@@ -77,5 +76,7 @@ fn schema(attributes: &Schema, rows: usize) -> Map<String, Value> {
         _ => "keyword",
     };
     let fields = attributes.fields().iter();
-    fields.map(|field| (field.name().clone(), json!({ "data_type": of(field.data_type()), "points": rows }))).collect()
+    fields
+        .map(|field| (field.name().clone(), json!({ "data_type": of(field.data_type()), "points": rows })))
+        .collect()
 }

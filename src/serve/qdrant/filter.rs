@@ -61,7 +61,12 @@ impl Parser<'_> {
                     all.extend((!alternatives.is_empty()).then(|| Condition::any(alternatives)));
                 }
                 "min_should" => all.push(self.min_should(object(value, clause)?, depth)?),
-                _ => return Err(Fault::Unsupported { what: format!("`{clause}` in a filter"), allowed: CLAUSES }),
+                _ => {
+                    return Err(Fault::Unsupported {
+                        what: format!("`{clause}` in a filter"),
+                        allowed: CLAUSES,
+                    });
+                }
             }
         }
         Ok(Condition::All(all))
@@ -145,7 +150,12 @@ impl Parser<'_> {
                     let condition = self.presence(name, key)?;
                     if wanted { condition } else { condition.negated() }
                 }
-                _ => return Err(Fault::Unsupported { what: format!("the condition `{name}`"), allowed: CONDITIONS }),
+                _ => {
+                    return Err(Fault::Unsupported {
+                        what: format!("the condition `{name}`"),
+                        allowed: CONDITIONS,
+                    });
+                }
             });
         }
         match all.is_empty() {
@@ -165,7 +175,8 @@ impl Parser<'_> {
             list.iter().map(constant).collect::<Result<Vec<_>, _>>()
         };
         let text = || {
-            let text = value.as_str().ok_or_else(|| malformed(format_args!("`{name}`: expected a string")))?;
+            let text =
+                value.as_str().ok_or_else(|| malformed(format_args!("`{name}`: expected a string")))?;
             Ok::<_, Fault>(text.to_string())
         };
         let test = match name {
@@ -232,7 +243,11 @@ fn bound_of(value: &Value) -> Result<Constant, Fault> {
         Value::String(text) => Ok(Constant::Text(text.clone())),
         Value::Number(number) => {
             let float = || number.as_f64().map(Constant::Float);
-            number.as_i64().map(Constant::Int).or_else(float).ok_or_else(|| malformed("a bound that is no number"))
+            number
+                .as_i64()
+                .map(Constant::Int)
+                .or_else(float)
+                .ok_or_else(|| malformed("a bound that is no number"))
         }
         _ => Err(malformed(format_args!("`range`: expected numbers or dates, got {value}"))),
     }

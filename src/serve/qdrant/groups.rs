@@ -12,9 +12,9 @@ use super::query::{QueryRequest, search};
 use super::scroll::{FacetValue, attribute, values};
 use super::{Asked, filter};
 use crate::loader::{Condition, Constant, Filter, Match, Query};
+use crate::serve::Fault;
 use crate::serve::reply::Reply;
 use crate::serve::routes::Call;
-use crate::serve::Fault;
 
 #[derive(Debug, Deserialize)]
 struct GroupsRequest {

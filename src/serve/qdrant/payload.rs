@@ -13,7 +13,10 @@ use crate::vectors::{Metric, RowId};
 
 /// `true`, names of keys, or keys to take or to leave out.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(untagged, expecting = "expected true, false, a list of keys, or an object with `include` or `exclude`")]
+#[serde(
+    untagged,
+    expecting = "expected true, false, a list of keys, or an object with `include` or `exclude`"
+)]
 pub(super) enum WithPayload {
     All(bool),
     Keys(Vec<String>),

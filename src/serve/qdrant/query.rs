@@ -205,7 +205,8 @@ impl<'de> Visitor<'de> for Given {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Target, E> {
-        let wrong = || E::custom(format!("`{text}` is no point's id: expected an unsigned integer or a UUID"));
+        let wrong =
+            || E::custom(format!("`{text}` is no point's id: expected an unsigned integer or a UUID"));
         PointId::parse(text).filter(|id| matches!(id, PointId::Uuid(_))).map(Target::Point).ok_or_else(wrong)
     }
 
@@ -216,7 +217,9 @@ impl<'de> Visitor<'de> for Given {
                 "nearest" if !self.is_nearest => target = Some(fields.next_value_seed(Nearest)?),
                 "mmr" if fields.next_value::<Option<IgnoredAny>>()?.is_none() => {}
                 other => {
-                    return Err(A::Error::custom(format!("`{other}` is no query that is answered: expected `nearest`")));
+                    return Err(A::Error::custom(format!(
+                        "`{other}` is no query that is answered: expected `nearest`"
+                    )));
                 }
             }
         }

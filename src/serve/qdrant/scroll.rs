@@ -67,7 +67,8 @@ pub(super) fn page(
     limit: usize,
 ) -> Result<Page, Fault> {
     let Asked { index, points, .. } = asked;
-    let mask = index.mask(&filter.map_or_else(|| Filter::of(Condition::All(Vec::new())), |f| Ok(f.clone()))?)?;
+    let mask =
+        index.mask(&filter.map_or_else(|| Filter::of(Condition::All(Vec::new())), |f| Ok(f.clone()))?)?;
     let in_order = points.in_order(index);
     let start = from.map_or(0, |from| in_order.partition_point(|&ordinal| points.id(index, ordinal) < *from));
     let mut passing = in_order[start..].iter().copied().filter(|&ordinal| mask.contains(ordinal));
@@ -119,7 +120,8 @@ pub(super) fn point(call: &Call) -> Result<Reply, Fault> {
     let ordinal = ordinal.ok_or_else(|| Fault::NoPoint { id: call.name(1).into() })?;
     let is_kept = asked.index.vector(ordinal).is_some();
     let selection = Selection::new(&asked.index, None, true, Some(&WithVector::All(is_kept)))?;
-    asked.reply(Listed { asked: &asked, selection, points: vec![(ordinal, None)] }.only(), &call.shared.limits)
+    asked
+        .reply(Listed { asked: &asked, selection, points: vec![(ordinal, None)] }.only(), &call.shared.limits)
 }
 
 pub(super) fn count(call: &Call) -> Result<Reply, Fault> {
