@@ -26,6 +26,8 @@ pub mod ivf;
 pub mod job;
 pub mod loader;
 pub mod report;
+#[cfg(feature = "serve")]
+pub mod serve;
 #[cfg(feature = "build")]
 pub mod source;
 pub mod store;

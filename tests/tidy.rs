@@ -22,9 +22,10 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("report", "error vectors compute train artifact store source index flat ivf hnsw loader"),
     ("job", "error vectors compute train artifact store source index flat ivf hnsw loader report"),
     ("change", "error vectors compute train artifact store source index flat ivf hnsw loader report job"),
+    ("serve", "error vectors artifact loader"),
     (
         "cli",
-        "error vectors compute train artifact store source dataset index flat ivf hnsw loader report job change",
+        "error vectors compute train artifact store source dataset index flat ivf hnsw loader report job change serve",
     ),
 ];
 
@@ -40,7 +41,11 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("memmap2", &["artifact", "store"]),
     ("sqlparser", &["loader/filter"]),
     ("reqwest", &["store"]),
-    ("rustls", &["store"]),
+    ("rustls", &["store", "serve/tls"]),
+    ("axum", &["serve"]),
+    ("hyper", &["serve"]),
+    ("utoipa", &["serve"]),
+    ("prometheus_client", &["serve/metrics"]),
     ("tar", &["dataset"]),
     ("clap", &["cli", "main.rs"]),
 ];

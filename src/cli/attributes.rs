@@ -1,13 +1,12 @@
-//! Attribute columns by row: a value as JSON, and the row that has a value. Reads what a person typed as the column
+//! Attribute columns: the row that has a value. Reads what a person typed as the column
 //! would print it: `4711`, `true`, `2024-05-01`.
 
-use arrow_array::cast::AsArray;
-use arrow_array::{Array, ArrayRef, RecordBatch, make_array};
+use arrow_array::{Array, RecordBatch};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
-use arrow_schema::{ArrowError, DataType};
-use serde_json::Value;
+use arrow_schema::ArrowError;
 
 use crate::artifact::columns::IDS_COLUMN;
+use crate::loader::in_utc;
 use crate::vectors::RowIds;
 
 /// Why a value names no row.
@@ -72,24 +71,6 @@ pub(super) fn find(
     }
 }
 
-/// The value as JSON has it: numbers are numbers; lists are arrays; dates and times, and numbers that JSON cannot write, are text.
-pub(super) fn json_value(column: &dyn Array, row: usize) -> Result<Value, ArrowError> {
-    if column.is_null(row) {
-        return Ok(Value::Null);
-    }
-    if let Some(lists) = column.as_list_opt::<i32>() {
-        let items = lists.value(row);
-        return (0..items.len()).map(|item| json_value(&items, item)).collect();
-    }
-    let column = in_utc(column)?;
-    let text = ArrayFormatter::try_new(&column, &FormatOptions::default())?.value(row).try_to_string()?;
-    let data_type = column.data_type();
-    // By way of text, an f32 0.1 stays 0.1.
-    let number = || serde_json::from_str(&text).ok();
-    let is_bare = data_type.is_numeric() || *data_type == DataType::Boolean;
-    Ok(is_bare.then(number).flatten().unwrap_or(Value::String(text)))
-}
-
 /// The attributes and the row ids, which go by a name of their own unless an attribute has it.
 fn column_names(attributes: Option<&RecordBatch>) -> Vec<String> {
     let fields = attributes.map(|batch| batch.schema_ref().fields().iter());
@@ -107,14 +88,6 @@ fn is_attribute(attributes: Option<&RecordBatch>, name: &str) -> bool {
 fn first_text_column(attributes: &RecordBatch) -> Option<&str> {
     let fields = attributes.schema_ref().fields();
     fields.iter().find(|field| field.data_type().is_string()).map(|field| field.name().as_str())
-}
-
-/// Times with a zone are shown in UTC: a zone's name says nothing without the tables of its rules.
-fn in_utc(column: &dyn Array) -> Result<ArrayRef, ArrowError> {
-    let values = column.to_data();
-    let DataType::Timestamp(unit, Some(_)) = values.data_type() else { return Ok(make_array(values)) };
-    let utc = DataType::Timestamp(*unit, Some("+00:00".into()));
-    Ok(make_array(values.into_builder().data_type(utc).build()?))
 }
 
 fn row_of(column: &dyn Array, value: &str) -> Result<Option<u32>, ArrowError> {
@@ -198,27 +171,5 @@ mod tests {
         }
         let error = find(None, &RowIds::from(vec![30u64]), None, "x").unwrap_err();
         assert_eq!(error.to_string(), "no row has `x` in the row ids; --column takes `row_id`");
-    }
-
-    #[test]
-    fn values_become_what_json_has_for_them() {
-        let berlin = TimestampSecondArray::from(vec![3_600]).with_timezone("Europe/Berlin");
-        let columns: [(ArrayRef, &str); 8] = [
-            (Arc::new(berlin), "\"1970-01-01T01:00:00Z\""),
-            (Arc::new(Int64Array::from(vec![i64::MIN])), "-9223372036854775808"),
-            (Arc::new(UInt8Array::from(vec![Some(3)])), "3"),
-            (Arc::new(Float32Array::from(vec![0.1])), "0.1"),
-            (Arc::new(Float64Array::from(vec![f64::NAN])), "\"NaN\""),
-            (Arc::new(BooleanArray::from(vec![true])), "true"),
-            (Arc::new(LargeStringArray::from(vec!["12"])), "\"12\""),
-            (Arc::new(Int64Array::from(vec![None])), "null"),
-        ];
-        for (column, expected) in columns {
-            assert_eq!(json_value(&column, 0).unwrap().to_string(), expected, "{}", column.data_type());
-        }
-        for number in [1e300, -2.5e-7, f64::MAX, 0.1 + 0.2] {
-            let column = Float64Array::from(vec![number]);
-            assert_eq!(json_value(&column, 0).unwrap().as_f64(), Some(number));
-        }
     }
 }

@@ -26,6 +26,8 @@ mod query_file;
 mod report;
 mod rollback;
 mod search;
+#[cfg(feature = "serve")]
+mod serve;
 mod sync;
 mod table;
 mod verify;
@@ -67,6 +69,8 @@ enum Command {
     Build(build::BuildArgs),
     Check(check::CheckArgs),
     Search(search::SearchArgs),
+    #[cfg(feature = "serve")]
+    Serve(Box<serve::ServeArgs>),
     Measure(measure::MeasureArgs),
     #[cfg(feature = "polars")]
     Report(Box<report::ReportArgs>),
@@ -96,6 +100,8 @@ pub fn main() -> ExitCode {
         Command::Build(args) => build::run(args, out),
         Command::Check(args) => check::run(args, out),
         Command::Search(args) => search::run(args, out),
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => serve::run(args, out),
         Command::Measure(args) => measure::run(args, out),
         #[cfg(feature = "polars")]
         Command::Report(args) => report::run(args, out),

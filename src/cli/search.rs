@@ -10,13 +10,13 @@ use clap::{ArgGroup, Args};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::attributes::{Found, LookupError, find, json_value};
+use super::attributes::{Found, LookupError, find};
 use super::table::{Align, Table, cell};
 use super::{QueryFile, QueryFileError, answer, json_line};
 use crate::artifact::Manifest;
 use crate::error::Error;
 use crate::job::quantity::{count, duration};
-use crate::loader::{Answers, Effort, Filter, Hit, Index, Prepared, Query, SearchOptions, Way};
+use crate::loader::{Answers, Effort, Filter, Hit, Index, Prepared, Query, SearchOptions, Way, json_value};
 use crate::source::{QuerySpec, read_queries};
 use crate::store::runtime;
 use crate::vectors::{Metric, RowId, RowIdError, VectorBuf};

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
-use arrow_schema::Schema;
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, make_array};
+use arrow_cast::display::{ArrayFormatter, FormatOptions};
+use arrow_schema::{ArrowError, DataType, Schema};
 use arrow_select::interleave::interleave;
+use serde_json::Value;
 
 use super::answers::Answers;
 use super::query::{Attributes, QueryError};
@@ -52,4 +55,61 @@ pub(super) fn take(shards: &[(Option<&RecordBatch>, &[usize])], answers: &Answer
     let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
     let schema = Arc::new(Schema::new(fields));
     RecordBatch::try_new_with_options(schema, arrays, &options).expect("as many rows in each column")
+}
+
+/// The value as JSON has it: numbers are numbers; lists are arrays; dates and times, and numbers that JSON cannot write, are text.
+pub fn json_value(column: &dyn Array, row: usize) -> Result<Value, ArrowError> {
+    if column.is_null(row) {
+        return Ok(Value::Null);
+    }
+    if let Some(lists) = column.as_list_opt::<i32>() {
+        let items = lists.value(row);
+        return (0..items.len()).map(|item| json_value(&items, item)).collect();
+    }
+    let column = in_utc(column)?;
+    let text = ArrayFormatter::try_new(&column, &FormatOptions::default())?.value(row).try_to_string()?;
+    let data_type = column.data_type();
+    // By way of text, an f32 0.1 stays 0.1.
+    let number = || serde_json::from_str(&text).ok();
+    let is_bare = data_type.is_numeric() || *data_type == DataType::Boolean;
+    Ok(is_bare.then(number).flatten().unwrap_or(Value::String(text)))
+}
+
+/// Times with a zone are shown in UTC: a zone's name says nothing without the tables of its rules.
+pub fn in_utc(column: &dyn Array) -> Result<ArrayRef, ArrowError> {
+    let values = column.to_data();
+    let DataType::Timestamp(unit, Some(_)) = values.data_type() else { return Ok(make_array(values)) };
+    let utc = DataType::Timestamp(*unit, Some("+00:00".into()));
+    Ok(make_array(values.into_builder().data_type(utc).build()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::{
+        BooleanArray, Float32Array, Float64Array, Int64Array, LargeStringArray, TimestampSecondArray,
+        UInt8Array,
+    };
+
+    #[test]
+    fn values_become_what_json_has_for_them() {
+        let berlin = TimestampSecondArray::from(vec![3_600]).with_timezone("Europe/Berlin");
+        let columns: [(ArrayRef, &str); 8] = [
+            (Arc::new(berlin), "\"1970-01-01T01:00:00Z\""),
+            (Arc::new(Int64Array::from(vec![i64::MIN])), "-9223372036854775808"),
+            (Arc::new(UInt8Array::from(vec![Some(3)])), "3"),
+            (Arc::new(Float32Array::from(vec![0.1])), "0.1"),
+            (Arc::new(Float64Array::from(vec![f64::NAN])), "\"NaN\""),
+            (Arc::new(BooleanArray::from(vec![true])), "true"),
+            (Arc::new(LargeStringArray::from(vec!["12"])), "\"12\""),
+            (Arc::new(Int64Array::from(vec![None])), "null"),
+        ];
+        for (column, expected) in columns {
+            assert_eq!(json_value(&column, 0).unwrap().to_string(), expected, "{}", column.data_type());
+        }
+        for number in [1e300, -2.5e-7, f64::MAX, 0.1 + 0.2] {
+            let column = Float64Array::from(vec![number]);
+            assert_eq!(json_value(&column, 0).unwrap().as_f64(), Some(number));
+        }
+    }
 }

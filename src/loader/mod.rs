@@ -40,8 +40,9 @@ use std::time::Instant;
 use arrow_array::RecordBatch;
 
 pub use answers::{Answers, Match};
+pub use attributes::{in_utc, json_value};
 pub use families::{assemble, effort_name};
-pub use filter::{Filter, FilterError, Position, ROW_ID};
+pub use filter::{Bound, Condition, Constant, Filter, FilterError, Position, ROW_ID, TextTest};
 pub use open::{Check, OpenOptions, Residence};
 pub use query::{Effort, Query, QueryError, SearchOptions};
 pub use search::{Prepared, Way};

@@ -121,6 +121,13 @@ impl Query {
         SearchOptions { k, ..SearchOptions::default() }.into()
     }
 
+    /// Another number of rows, 1 or more.
+    #[must_use]
+    pub fn k(mut self, k: usize) -> Self {
+        self.options.k = k;
+        self
+    }
+
     /// `nprobe` or `ef_search`, 1 or more.
     #[must_use]
     pub fn effort(mut self, effort: usize) -> Self {

@@ -61,6 +61,11 @@ impl<'a> Columns<'a> {
         }
     }
 
+    /// The column of this name, in this case.
+    pub(super) fn exactly(&self, name: &str) -> Option<Column> {
+        self.find(|other| other == name)
+    }
+
     fn find(&self, is: impl Fn(&str) -> bool) -> Option<Column> {
         let attribute = self.attributes.and_then(|batch| {
             let place = batch.schema_ref().fields().iter().position(|field| is(field.name()))?;

@@ -47,7 +47,7 @@ impl Comparison {
         }
     }
 
-    fn holds(self, order: Ordering) -> bool {
+    pub fn holds(self, order: Ordering) -> bool {
         match self {
             Self::Eq => order.is_eq(),
             Self::NotEq => order.is_ne(),
@@ -88,7 +88,7 @@ fn number(literal: &Literal) -> Option<f64> {
 }
 
 /// Nanoseconds since 1970 of a date or a time, in a column's zone where it names none.
-fn parsed_time(text: &str, zone: Option<&str>, at: Position) -> Result<i128, FilterError> {
+pub(super) fn parsed_time(text: &str, zone: Option<&str>, at: Position) -> Result<i128, FilterError> {
     let unknown = |got: String| FilterError::Type { at, expected: "a date or a timestamp".into(), got };
     // Names of zones are known by their rules, which are not linked here; this one has none.
     let offset = zone.filter(|zone| !matches!(*zone, "UTC" | "Etc/UTC" | "GMT" | "Z")).unwrap_or("+00:00");
@@ -102,7 +102,7 @@ fn parsed_time(text: &str, zone: Option<&str>, at: Position) -> Result<i128, Fil
     Ok(i128::from(time.timestamp()) * 1_000_000_000 + i128::from(time.timestamp_subsec_nanos()))
 }
 
-fn parsed_uuid(text: &str, at: Position) -> Result<[u8; 16], FilterError> {
+pub(super) fn parsed_uuid(text: &str, at: Position) -> Result<[u8; 16], FilterError> {
     match RowIdKind::Uuid.parse(text) {
         Ok(RowId::Uuid(uuid)) => Ok(uuid),
         _ => Err(FilterError::Type { at, expected: "a UUID".into(), got: format!("'{text}'") }),

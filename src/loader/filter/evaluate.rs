@@ -12,7 +12,7 @@ use super::columns::{Column, Columns, Values};
 use super::compare::{self, Comparison, article};
 use super::literal::Literal;
 use super::parse::{describe, position};
-use super::truth::Truth;
+use super::truth::{Truth, mask};
 use super::{FilterError, Position};
 use crate::index::RowMask;
 
@@ -20,7 +20,7 @@ use crate::index::RowMask;
 const MAX_DEPTH: usize = 100;
 
 pub(super) fn evaluate(expr: &Expr, columns: &Columns<'_>) -> Result<RowMask, FilterError> {
-    Ok(Evaluation { columns }.truth(expr, 0)?.into_mask())
+    Ok(mask(&Evaluation { columns }.truth(expr, 0)?.into_true()))
 }
 
 struct Evaluation<'a> {

@@ -24,6 +24,7 @@
 mod cache;
 mod columns;
 mod compare;
+mod condition;
 mod evaluate;
 mod literal;
 mod parse;
@@ -35,6 +36,7 @@ use sqlparser::ast::Expr;
 
 pub(super) use cache::FilterCache;
 pub(super) use columns::Columns;
+pub use condition::{Bound, Condition, Constant, TextTest};
 
 use crate::index::RowMask;
 
@@ -44,9 +46,20 @@ pub const ROW_ID: &str = "row_id";
 /// A condition on rows, parsed. Cheap to clone; not bound to an index.
 #[derive(Debug, Clone)]
 pub struct Filter {
+    /// Filters of the same text are the same.
     text: Arc<str>,
-    expr: Arc<Expr>,
+    form: Arc<Form>,
 }
+
+#[derive(Debug)]
+enum Form {
+    Sql(Box<Expr>),
+    Made(Condition),
+    Both(Filter, Filter),
+}
+
+/// Begins the text of what is no SQL: no SQL has it outside of quotes.
+const MADE: char = '\0';
 
 /// Where in a filter's text. Line 0: in a part that the parser gives no place for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,7 +103,17 @@ impl Filter {
     /// # Errors
     /// What is no SQL, with its place. Columns and their types are looked at when the filter meets an index.
     pub fn parse(text: &str) -> Result<Self, FilterError> {
-        Ok(Self { text: text.trim().into(), expr: Arc::new(parse::parse(text)?) })
+        let expr = Box::new(parse::parse(text)?);
+        Ok(Self { text: text.trim().into(), form: Arc::new(Form::Sql(expr)) })
+    }
+
+    /// Of a condition that a program made.
+    ///
+    /// # Errors
+    /// Conditions nested too deep.
+    pub fn of(condition: Condition) -> Result<Self, FilterError> {
+        condition.check_depth(condition::MAX_DEPTH)?;
+        Ok(Self { text: format!("{MADE}{condition:?}").into(), form: Arc::new(Form::Made(condition)) })
     }
 
     /// Rows whose ids, strings or UUIDs, begin so.
@@ -100,15 +123,25 @@ impl Filter {
 
     /// Rows that pass both.
     pub fn and(&self, other: &Self) -> Result<Self, FilterError> {
-        Self::parse(&format!("({}) AND ({})", self.text, other.text))
+        if let (Form::Sql(_), Form::Sql(_)) = (&*self.form, &*other.form) {
+            return Self::parse(&format!("({}) AND ({})", self.text, other.text));
+        }
+        // The first text's length says where it ends.
+        let text = format!("{MADE}{}{MADE}{}{}", self.text.len(), self.text, other.text);
+        Ok(Self { text: text.into(), form: Arc::new(Form::Both(self.clone(), other.clone())) })
     }
 
+    /// The SQL, or a text of no grammar that only equal conditions share.
     pub fn text(&self) -> &str {
         &self.text
     }
 
     pub(super) fn evaluate(&self, columns: &Columns<'_>) -> Result<RowMask, FilterError> {
-        evaluate::evaluate(&self.expr, columns)
+        match &*self.form {
+            Form::Sql(expr) => evaluate::evaluate(expr, columns),
+            Form::Made(condition) => Ok(truth::mask(&condition.evaluate(columns)?)),
+            Form::Both(a, b) => Ok(a.evaluate(columns)?.and(&b.evaluate(columns)?)),
+        }
     }
 }
 

@@ -51,11 +51,15 @@ impl Truth {
     }
 
     /// The rows for which it is true.
-    pub fn into_mask(self) -> RowMask {
-        let rows = self.yes.len();
-        let words = self.yes.bit_chunks().iter_padded().take(rows.div_ceil(64)).collect();
-        RowMask::from_words(words, rows)
+    pub fn into_true(self) -> BooleanBuffer {
+        self.yes
     }
+}
+
+/// The rows whose bit is set.
+pub(super) fn mask(rows: &BooleanBuffer) -> RowMask {
+    let words = rows.bit_chunks().iter_padded().take(rows.len().div_ceil(64)).collect();
+    RowMask::from_words(words, rows.len())
 }
 
 impl BitAnd for Truth {

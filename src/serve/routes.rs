@@ -1,0 +1,124 @@
+//! Which path is whose, and the way of each request through the workers.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::rejection::RawPathParamsRejection;
+use axum::extract::{RawPathParams, Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::middleware::from_fn_with_state;
+use axum::response::Response;
+use axum::routing::{MethodRouter, get, post};
+use serde::de::DeserializeOwned;
+
+use super::admission::{admit, refusal};
+use super::reply::{Reply, response};
+use super::shared::Shared;
+use super::{Fault, openapi, page, qdrant, v1};
+
+/// A request that was admitted.
+pub(super) struct Call {
+    pub shared: Arc<Shared>,
+    /// The parts of the path that are names, in order.
+    names: Vec<String>,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// Answers a call, on a worker's thread.
+pub(super) type Work = fn(&Call) -> Result<Reply, Fault>;
+
+impl Call {
+    /// The first name of the path.
+    pub fn index(&self) -> &str {
+        self.name(0)
+    }
+
+    pub fn name(&self, place: usize) -> &str {
+        self.names.get(place).map_or("", String::as_str)
+    }
+
+    /// The body as JSON.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, Fault> {
+        serde_json::from_slice(&self.body).map_err(|error| Fault::Body(error.to_string()))
+    }
+}
+
+pub(super) fn router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/", get(page::root))
+        .route("/page.css", get(page::style))
+        .route("/page.js", get(page::script))
+        .route(
+            "/openapi.json",
+            get(async || response(StatusCode::OK, "application/json", openapi::document())),
+        )
+        .route("/healthz", get(async || response(StatusCode::OK, "text/plain", "healthy\n")))
+        .route("/livez", get(async || response(StatusCode::OK, "text/plain", "healthy\n")))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/v1/indexes", gets(v1::list))
+        .route("/v1/indexes/{name}", gets(v1::describe))
+        .route("/v1/indexes/{name}/search", posts(v1::search))
+        .merge(qdrant::router())
+        .fallback(nowhere)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(shared.clone(), admit))
+        .with_state(shared)
+}
+
+pub(super) fn gets(work: Work) -> MethodRouter<Arc<Shared>> {
+    get(move |shared, names, uri, headers, body| answer(work, shared, names, uri, headers, body))
+}
+
+pub(super) fn posts(work: Work) -> MethodRouter<Arc<Shared>> {
+    post(move |shared, names, uri, headers, body| answer(work, shared, names, uri, headers, body))
+}
+
+#[expect(clippy::too_many_arguments, reason = "one for each part of a request")]
+async fn answer(
+    work: Work,
+    State(shared): State<Arc<Shared>>,
+    names: Result<RawPathParams, RawPathParamsRejection>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let Ok(names) = names else { return refusal(&Fault::Path, uri.path()) };
+    let names = names.iter().map(|(_, name)| name.to_string()).collect();
+    let call = Call { shared: shared.clone(), names, headers, body };
+    match shared.workers.run(move || work(&call)).await {
+        Ok(reply) => reply.into_response(),
+        Err(fault) => refusal(&fault, uri.path()),
+    }
+}
+
+async fn ready(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.is_ready() {
+        true => response(StatusCode::OK, "text/plain", "ready\n"),
+        false => response(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "not ready\n"),
+    }
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    let text = shared.metrics.text(shared.workers.waiting());
+    response(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text)
+}
+
+async fn nowhere(request: Request) -> Response {
+    let path = request.uri().path().to_string();
+    refusal(
+        &qdrant::unanswered(request.method(), &path).unwrap_or(Fault::Nowhere { path: path.clone() }),
+        &path,
+    )
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Response {
+    let path = uri.path();
+    let fault = qdrant::unanswered(&method, path).unwrap_or_else(|| Fault::Method {
+        method: method.to_string(),
+        allowed: if path.ends_with("/search") { "POST" } else { "GET, HEAD" },
+    });
+    refusal(&fault, path)
+}
