@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::index::segment_object;
 use super::mapped::Maps;
-use super::objects::ReadError;
+use super::objects::{Objects, ReadError};
 use super::{IndexStore, Place, StoreError};
 use crate::artifact::checksums::{BLOCK_BYTES, BlockChecksums, CHECKSUMS_SECTION};
 use crate::artifact::columns::{self, ATTRIBUTES_FILE, IDS_FILE};
@@ -212,6 +212,10 @@ impl<'a> Segment<'a> {
             _ => error,
         };
         error.of(self.artifact.place(object), size_bytes)
+    }
+
+    pub(super) fn objects(&self) -> &'a Objects {
+        &self.artifact.store.objects
     }
 
     pub(super) fn place(&self, file: &str) -> Place {

@@ -14,8 +14,11 @@
 //! and what comes back is compared with what was asked for. Credentials come from the environment.
 
 mod artifact;
+mod blocks;
+mod clock;
 mod connection;
 mod copy;
+mod disk_cache;
 mod error;
 mod gc;
 mod index;
@@ -30,6 +33,7 @@ mod runtime;
 mod verify;
 
 pub use artifact::{Artifact, Segment};
+pub use blocks::{BlockReader, CacheOptions, RangedFile};
 pub use copy::Copied;
 pub use error::{FileError, Place, StoreError};
 pub use gc::{GcPolicy, GcReport, RemovedSegment};
