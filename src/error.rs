@@ -158,6 +158,14 @@ impl From<QueryError> for Error {
     fn from(error: QueryError) -> Self {
         match error {
             QueryError::Damaged(_) => Error::BadArtifact(Box::new(error)),
+            QueryError::Store(ref failure) => match *failure.0 {
+                StoreError::Missing { .. }
+                | StoreError::Damaged { .. }
+                | StoreError::Malformed { .. }
+                | StoreError::Range { .. } => Error::BadArtifact(Box::new(error)),
+                StoreError::Runtime(_) => Error::Internal(Box::new(error)),
+                _ => Error::Store(Box::new(error)),
+            },
             error => Error::BadInput(Box::new(error)),
         }
     }

@@ -26,6 +26,7 @@ mod answers;
 mod attributes;
 mod families;
 mod filter;
+mod lazy;
 mod open;
 mod query;
 mod search;
@@ -36,20 +37,23 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
 
 pub use answers::{Answers, Match};
 pub use families::{assemble, effort_name};
 pub use filter::{Filter, FilterError, Position, ROW_ID};
 pub use open::{Check, OpenOptions, Residence};
-pub use query::{Effort, Query, QueryError, SearchOptions};
+pub use query::{Effort, Query, QueryError, SearchOptions, StoreFailure};
 pub use search::{Prepared, Way};
 pub use shards::{PreparedShards, Shards};
 pub use watch::{Refresh, Refused, Watch, Watched};
 
+use self::attributes::AttributeColumns;
 use self::filter::{Columns, FilterCache};
+use self::lazy::Lazy;
 use self::open::Checking;
-use self::search::Sessions;
-use crate::artifact::{Manifest, TensorError};
+use self::search::{Limit, Sessions};
+use crate::artifact::{FetchStats, Fetching, Manifest, TensorError};
 use crate::flat::FlatIndex;
 use crate::index::{RowMask, SearchIndex, SearchParams, Searcher};
 use crate::store::{Artifact, StoreError};
@@ -87,11 +91,13 @@ pub struct Index {
     /// The same rows searched exactly, where there are few or the search asks for it.
     exact: Option<Arc<FlatIndex>>,
     ids: RowIds,
-    attributes: Option<RecordBatch>,
+    attributes: AttributeColumns,
     sessions: Sessions,
     filters: FilterCache,
     /// Where the files were not checked before.
     checking: Option<Checking>,
+    /// Where the index stays where it is.
+    lazy: Option<Lazy>,
 }
 
 /// A found row.
@@ -133,22 +139,35 @@ impl Index {
         let sections =
             segment.section_names().map(|name| segment.section(name)).collect::<Result<Vec<_>, _>>()?;
         let family = assemble(&manifest.build.kind, &sections)?;
-        let ids = artifact.ids()?;
+        let (ids, attributes) = (artifact.ids()?, artifact.attributes()?);
+        let mut index = Self::checked(artifact, family, ids, filter_cache_bytes)?;
+        index.attributes = attributes.map_or(AttributeColumns::None, AttributeColumns::Here);
+        Ok(index)
+    }
+
+    /// Of parts that agree with the manifest; without attributes.
+    fn checked(
+        artifact: Artifact,
+        family: Arc<dyn SearchIndex>,
+        ids: RowIds,
+        filter_cache_bytes: usize,
+    ) -> Result<Self, LoadError> {
+        let manifest = artifact.manifest();
         agrees("dim", u64::from(manifest.build.dim), family.dim() as u64)?;
         agrees("rows", manifest.build.rows, family.rows() as u64)?;
         agrees("ids", manifest.build.rows, ids.len() as u64)?;
         agrees("metric", manifest.build.metric, family.metric())?;
         let exact = family.kept().map(|kept| Arc::new(FlatIndex::over(kept.clone(), family.metric())));
-        let attributes = artifact.attributes()?;
         Ok(Self {
             artifact: Arc::new(artifact),
             family,
             exact,
             ids,
-            attributes,
+            attributes: AttributeColumns::None,
             sessions: Sessions::default(),
             filters: FilterCache::new(filter_cache_bytes),
             checking: None,
+            lazy: None,
         })
     }
 
@@ -176,14 +195,75 @@ impl Index {
         &self.ids
     }
 
-    /// The attribute columns, a row per ordinal.
+    /// The attribute columns, a row per ordinal; also `None` where the index stays where it is: see
+    /// [`attribute_schema`](Self::attribute_schema) and [`fetch_attributes`](Self::fetch_attributes).
     pub fn attributes(&self) -> Option<&RecordBatch> {
-        self.attributes.as_ref()
+        match &self.attributes {
+            AttributeColumns::Here(batch) => Some(batch),
+            AttributeColumns::None | AttributeColumns::Ranged(_) => None,
+        }
     }
 
-    /// The vector of a row as the index keeps it (for cosine normalised), where it does.
+    /// The names and types of the attribute columns, where there are any.
+    pub fn attribute_schema(&self) -> Option<&SchemaRef> {
+        self.attributes.schema()
+    }
+
+    /// As [`attributes`](Self::attributes), read if they are not here.
+    ///
+    /// # Errors
+    /// [`QueryError::Store`], [`QueryError::Damaged`].
+    pub fn fetch_attributes(&self) -> Result<Option<RecordBatch>, QueryError> {
+        let Some(schema) = self.attribute_schema() else { return Ok(None) };
+        let all: Vec<usize> = (0..schema.fields().len()).collect();
+        self.columns(&all, None).map(Some)
+    }
+
+    /// Some attribute columns, by their places.
+    fn columns(&self, places: &[usize], limit: Option<Limit>) -> Result<RecordBatch, QueryError> {
+        let batch = self.attributes.project(places, limit.and_then(|limit| limit.end));
+        batch.map_err(|error| QueryError::of_fetch(&error, limit.map(|limit| limit.timeout), [0, 0]))
+    }
+
+    /// The vector of a row as the index keeps it (for cosine normalised), where it does. Also `None` where it could not be
+    /// read: see [`fetch_vector`](Self::fetch_vector).
     pub fn vector(&self, ordinal: u32) -> Option<Vec<f32>> {
-        self.family.kept().map(|kept| kept.vector(ordinal))
+        self.fetch_vector(ordinal).ok().flatten()
+    }
+
+    /// The vector of a row as the index keeps it, where it does, read if it is not here.
+    ///
+    /// # Errors
+    /// [`QueryError::Store`], [`QueryError::Damaged`].
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn fetch_vector(&self, ordinal: u32) -> Result<Option<Vec<f32>>, QueryError> {
+        let Some(kept) = self.family.kept() else { return Ok(None) };
+        if !kept.is_ranged() {
+            return Ok(Some(kept.vector(ordinal)));
+        }
+        assert!((ordinal as usize) < kept.rows(), "ordinal {ordinal} of {} rows", kept.rows());
+        match kept.fetch(&[ordinal], &mut Fetching::default()) {
+            Ok(row) => Ok(Some(row.vector(0))),
+            Err(error) => Err(QueryError::of_fetch(&error, None, [0, 0])),
+        }
+    }
+
+    /// What was asked of the store to open the index, where it stays where it is; nothing otherwise.
+    pub fn fetched_at_open(&self) -> FetchStats {
+        self.lazy.as_ref().map_or(FetchStats::default(), |lazy| lazy.opened)
+    }
+
+    /// What was asked of the store since the index was opened, by all threads, where it stays where it is. Each thread's
+    /// round trips count.
+    pub fn fetched(&self) -> FetchStats {
+        self.lazy.as_ref().map_or(FetchStats::default(), |lazy| lazy.reader.stats())
+    }
+
+    /// Bytes of the blocks that are kept in memory, where the index stays where it is.
+    pub fn cached_bytes(&self) -> u64 {
+        self.lazy.as_ref().map_or(0, |lazy| lazy.reader.kept_bytes())
     }
 
     /// What the effort of a search is called here, see [`SearchIndex::effort_name`].
@@ -221,8 +301,25 @@ impl Index {
     /// The rows that pass a filter. Evaluated once for each filter that is in use, see
     /// [`OpenOptions::filter_cache_bytes`].
     pub fn mask(&self, filter: &Filter) -> Result<Arc<RowMask>, FilterError> {
-        let columns = Columns::new(&self.ids, self.attributes.as_ref());
-        self.filters.get(filter.text(), self.rows(), || filter.evaluate(&columns))
+        self.mask_within(filter, None).map_err(|error| match error {
+            QueryError::Filter(error) => error,
+            QueryError::Store(failure) => FilterError::Store(failure),
+            other => FilterError::Damaged(other.to_string()),
+        })
+    }
+
+    /// The same, with a limit to how long columns may be read.
+    fn mask_within(&self, filter: &Filter, limit: Option<Limit>) -> Result<Arc<RowMask>, QueryError> {
+        let columns = match &self.attributes {
+            AttributeColumns::None => None,
+            AttributeColumns::Here(batch) => Some(batch.clone()),
+            AttributeColumns::Ranged(columns) => {
+                let named = filter.columns_named(&self.ids, columns.schema())?;
+                Some(self.columns(&named, limit)?)
+            }
+        };
+        let columns = Columns::new(&self.ids, columns.as_ref());
+        Ok(self.filters.get(filter.text(), self.rows(), || filter.evaluate(&columns))?)
     }
 
     /// Makes a query ready: resolves its setting and names, and evaluates its filter.
@@ -231,7 +328,11 @@ impl Index {
     /// `k` or effort 0; a recall that the certificate does not have; exact search where no vectors are kept; a filter or
     /// attributes that do not fit the index's columns; a similarity asked of a metric that has none.
     pub fn prepare(&self, query: &Query) -> Result<Prepared<'_>, QueryError> {
-        Prepared::new(self, query)
+        self.prepare_since(Instant::now(), query)
+    }
+
+    fn prepare_since(&self, start: Instant, query: &Query) -> Result<Prepared<'_>, QueryError> {
+        Prepared::new(self, query, start)
     }
 
     /// That no check in the background has found damage so far.
@@ -250,7 +351,7 @@ impl Index {
     pub fn ask(&self, queries: VectorView<'_>, query: &Query) -> Result<Answers, QueryError> {
         let start = Instant::now();
         let mut answers = Answers::new();
-        self.prepare(query)?.search_since(start, queries, &mut answers)?;
+        self.prepare_since(start, query)?.search_since(start, queries, &mut answers)?;
         Ok(answers)
     }
 

@@ -17,12 +17,16 @@ use rayon::prelude::*;
 use super::answers::{Answers, Match, Slots};
 use super::query::{self, Query, QueryError, Threshold};
 use super::{Index, SearchOptions, attributes};
+use crate::artifact::{FetchError, FetchStats};
 use crate::flat::FlatSearcher;
 use crate::index::{Allowed, RowMask, SearchParams, Searcher};
 use crate::vectors::{Metric, Neighbor, VectorView, normalize};
 
 /// Queries searched by one task.
 const QUERIES_PER_TASK: usize = 16;
+
+/// The same of an index that stays where it is: what a task needs is fetched at once, and waiting costs more than searching.
+const FETCHING_PER_TASK: usize = 128;
 
 /// Up to this many more rows are asked for to leave the excluded ones out afterwards; for more, a mask is made.
 const MAX_EXTRA: usize = 64;
@@ -37,7 +41,8 @@ pub struct Prepared<'a> {
     threshold: Option<Threshold>,
     offset: usize,
     k: usize,
-    pub(super) attributes: Vec<usize>,
+    /// Those asked for, of all rows.
+    pub(super) attributes: RecordBatch,
     timeout: Option<Duration>,
 }
 
@@ -55,7 +60,8 @@ pub enum Way {
 }
 
 impl<'a> Prepared<'a> {
-    pub(super) fn new(index: &'a Index, query: &Query) -> Result<Self, QueryError> {
+    /// `start` is when the call began that `query` limits.
+    pub(super) fn new(index: &'a Index, query: &Query, start: Instant) -> Result<Self, QueryError> {
         let wanted = query.options.k.saturating_add(query.offset);
         // k itself is checked, not the sum.
         index.setting(&query.options)?;
@@ -63,12 +69,13 @@ impl<'a> Prepared<'a> {
         if let Some(threshold) = query.threshold {
             threshold.check(index.metric())?;
         }
-        let attributes = attributes::resolve(index.attributes(), &query.attributes)?;
+        let limit = query.timeout.map(|timeout| Limit::from(start, timeout));
+        let attributes = attributes::resolve(index.attribute_schema(), &query.attributes)?;
         let mut excluded: Vec<u32> = query.exclude.iter().filter_map(|id| index.ids().find(id)).collect();
         excluded.sort_unstable();
         excluded.dedup();
         let mut mask = match &query.filter {
-            Some(filter) => Some(index.mask(filter)?).filter(|mask| mask.count() < mask.rows()),
+            Some(filter) => Some(index.mask_within(filter, limit)?).filter(|mask| mask.count() < mask.rows()),
             None => None,
         };
         if !excluded.is_empty() && (mask.is_some() || excluded.len() > MAX_EXTRA) {
@@ -81,6 +88,7 @@ impl<'a> Prepared<'a> {
         }
         let k = wanted.saturating_add(excluded.len()).min(index.rows());
         let way = way(index, setting, k, mask.as_deref());
+        let attributes = index.columns(&attributes, limit)?;
         let (threshold, offset, timeout) = (query.threshold, query.offset, query.timeout);
         let k = query.options.k.min(index.rows().saturating_sub(offset));
         Ok(Self { index, way, mask, excluded, threshold, offset, k, attributes, timeout })
@@ -120,19 +128,27 @@ impl<'a> Prepared<'a> {
         }
         let clock =
             Clock { end: self.timeout.and_then(|timeout| start.checked_add(timeout)), ..Clock::default() };
+        let per_task = if self.index.lazy.is_some() { FETCHING_PER_TASK } else { QUERIES_PER_TASK };
         let (matches, counts) = answers.places();
-        if queries.rows() <= QUERIES_PER_TASK {
+        if queries.rows() <= per_task {
             self.task(queries, matches, counts, &clock);
         } else {
             matches
-                .par_chunks_mut(QUERIES_PER_TASK * self.k)
-                .zip(counts.par_chunks_mut(QUERIES_PER_TASK))
+                .par_chunks_mut(per_task * self.k)
+                .zip(counts.par_chunks_mut(per_task))
                 .enumerate()
                 .for_each(|(task, (matches, counts))| {
-                    let start = task * QUERIES_PER_TASK;
+                    let start = task * per_task;
                     self.task(queries.slice(start, start + counts.len()), matches, counts, &clock);
                 });
         }
+        let (fetched, failure) = clock.fetched.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = failure {
+            let progress = [clock.answered.into_inner(), queries.rows()];
+            answers.reset(0, self.k);
+            return Err(QueryError::of_fetch(&error, self.timeout, progress));
+        }
+        answers.fetched = fetched;
         match self.timeout {
             Some(timeout) if clock.is_over.into_inner() => {
                 let (answered, queries) = (clock.answered.into_inner(), queries.rows());
@@ -150,6 +166,8 @@ impl<'a> Prepared<'a> {
         let mut session = self.index.sessions.take(self.index);
         let Session { searcher, exact, queries: prepared, found } = &mut session;
         let queries = prepared.load(queries, self.index.metric());
+        searcher.fetch_until(clock.end);
+        exact.iter_mut().for_each(|exact| exact.fetch_until(clock.end));
         let mut put = |query: usize, found: &[Neighbor]| {
             let slots = Slots {
                 matches: &mut matches[query * self.k..(query + 1) * self.k],
@@ -158,7 +176,7 @@ impl<'a> Prepared<'a> {
             slots.fill(self.wanted(found));
         };
         let mask = self.mask.as_deref();
-        match (self.way, mask, exact) {
+        match (self.way, mask, &mut *exact) {
             (Way::Nothing, ..) => {}
             (Way::Exact { k }, mask, Some(exact)) => exact.search_among(queries, k, mask, &mut put),
             (Way::Masked { params, patience }, Some(mask), exact) => {
@@ -183,8 +201,16 @@ impl<'a> Prepared<'a> {
                 unreachable!("a way is only taken where there is what it takes")
             }
         }
+        let fetched = searcher.fetched().and_then(|searched| {
+            let compared = exact.as_mut().map_or(Ok(FetchStats::default()), FlatSearcher::fetched)?;
+            Ok(searched.then(compared))
+        });
+        let is_answered = fetched.is_ok();
+        clock.note(fetched);
         self.index.sessions.put_back(session);
-        clock.count(counts.len());
+        if is_answered {
+            clock.count(counts.len());
+        }
     }
 
     /// What of the rows found was asked for.
@@ -206,7 +232,7 @@ impl<'a> Prepared<'a> {
     /// # Panics
     /// If the answers are another index's.
     pub fn attributes(&self, answers: &Answers) -> RecordBatch {
-        attributes::take(&[(self.index.attributes(), &self.attributes)], answers)
+        attributes::take(&[&self.attributes], answers)
     }
 }
 
@@ -232,12 +258,27 @@ fn way(index: &Index, setting: Option<SearchParams>, k: usize, mask: Option<&Row
     Way::Masked { params, patience: if can_scan { allowed } else { usize::MAX } }
 }
 
-/// When a call ends, and how far it got.
+/// How long a call may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limit {
+    pub timeout: Duration,
+    /// `None`: beyond what a clock tells.
+    pub end: Option<Instant>,
+}
+
+impl Limit {
+    pub fn from(start: Instant, timeout: Duration) -> Self {
+        Self { timeout, end: start.checked_add(timeout) }
+    }
+}
+
+/// When a call ends, how far it got, and what it has fetched.
 #[derive(Default)]
 struct Clock {
     end: Option<Instant>,
     is_over: AtomicBool,
     answered: AtomicUsize,
+    fetched: Mutex<(FetchStats, Option<FetchError>)>,
 }
 
 impl Clock {
@@ -251,6 +292,15 @@ impl Clock {
 
     fn count(&self, answered: usize) {
         self.answered.fetch_add(answered, Ordering::Relaxed);
+    }
+
+    /// Takes note of what a task has fetched, and whether it could. The first failure is the call's.
+    fn note(&self, task: Result<FetchStats, FetchError>) {
+        let mut fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        match task {
+            Ok(task) => fetched.0 = fetched.0.beside(task),
+            Err(error) => fetched.1 = fetched.1.take().or(Some(error)),
+        }
     }
 }
 

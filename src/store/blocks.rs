@@ -16,9 +16,9 @@ use tokio::sync::Semaphore;
 use super::artifact::Segment;
 use super::clock::Clock;
 use super::disk_cache::DiskCache;
-use super::objects::{CHUNK_BYTES, Objects};
-use super::runtime::runtime;
-use super::{Place, StoreError};
+use super::objects::{CHUNK_BYTES, Objects, ReadError};
+use super::runtime::{Pending, runtime};
+use super::{FileError, Place, StoreError};
 use crate::artifact::checksums::{BLOCK_BYTES, BlockChecksums};
 use crate::artifact::{FetchError, FetchStats, Fetching, FileRef, Ranges};
 
@@ -100,6 +100,12 @@ impl Flight {
 #[error(transparent)]
 struct Shared(Arc<StoreError>);
 
+impl From<StoreError> for FetchError {
+    fn from(error: StoreError) -> Self {
+        FetchError::Store(Arc::new(Shared(Arc::new(error))))
+    }
+}
+
 impl StoreError {
     /// What a store said to a reader of ranges; `None` where it was not a store.
     pub fn of_fetch(error: &FetchError) -> Option<Arc<StoreError>> {
@@ -109,11 +115,16 @@ impl StoreError {
 }
 
 impl BlockReader {
-    /// The files of a segment. Reads its checksums, unless they were read.
+    /// The files of a segment, and the blocks `first` of them: files by name, all of them the segment's, and numbers of
+    /// blocks. Those and the segment's checksums are read at once.
     ///
     /// # Errors
-    /// What reading the checksums says; a folder that cannot be used.
-    pub fn open(segment: Segment<'_>, cache: &CacheOptions) -> Result<Arc<Self>, StoreError> {
+    /// What reading says; a folder that cannot be used.
+    pub fn open(
+        segment: Segment<'_>,
+        cache: &CacheOptions,
+        first: &[(&str, u64)],
+    ) -> Result<(Arc<Self>, Vec<Bytes>), StoreError> {
         let disk = cache.disk.as_ref().map(|(folder, bytes)| {
             DiskCache::open(folder, *bytes)
                 .map_err(|source| StoreError::Cache { folder: folder.clone(), source })
@@ -126,20 +137,50 @@ impl BlockReader {
             on_their_way: HashMap::new(),
             stats: FetchStats::default(),
         };
-        Ok(Arc::new(Self {
+        let mut reader = Self {
             objects: segment.objects().clone(),
             segment: reference.id.to_string(),
             files: reference.files.iter().map(place).collect(),
-            checksums: segment.checksums()?.clone(),
+            checksums: BlockChecksums::default(),
             state: Mutex::new(state),
             disk,
             requests: Arc::new(Semaphore::new(REQUESTS)),
-        }))
+        };
+        let pending: Vec<_> =
+            first.iter().map(|&(file, block)| reader.ask(file, block)).collect::<Result<_, _>>()?;
+        reader.checksums = segment.checksums()?.clone();
+        let mut blocks = Vec::with_capacity(first.len());
+        for (id, answer) in pending {
+            let (reference, place) = &reader.files[id.0];
+            let bytes = answer.wait().map_err(|error| error.of(place.clone(), reference.size_bytes))?;
+            reader.check(id, &bytes)?;
+            reader.land(id, Ok(bytes.clone()));
+            blocks.push(bytes);
+        }
+        Ok((Arc::new(reader), blocks))
+    }
+
+    /// Asks for one block, which nobody has checked when it is there.
+    fn ask(&self, file: &str, block: u64) -> Result<(BlockId, Pending<Result<Bytes, ReadError>>), StoreError> {
+        let number = self.number(file).ok_or_else(|| StoreError::NotFound { what: format!("file `{file}`") })?;
+        let (objects, object) = (self.objects.clone(), self.object(number));
+        let (size, range) = (self.files[number].0.size_bytes, self.bytes_of(&[(number, block)]));
+        let read = async move { objects.read_range(&object, size, range).await };
+        Ok(((number, block), Pending::start(read)?))
+    }
+
+    fn number(&self, name: &str) -> Option<usize> {
+        self.files.iter().position(|(file, _)| file.name == name)
+    }
+
+    /// The object that a file is.
+    fn object(&self, file: usize) -> String {
+        format!("seg/{}/{}", self.segment, self.files[file].0.name)
     }
 
     /// One of the segment's files.
     pub fn file(self: &Arc<Self>, name: &str) -> Option<RangedFile> {
-        let number = self.files.iter().position(|(file, _)| file.name == name)?;
+        let number = self.number(name)?;
         Some(RangedFile { reader: self.clone(), number })
     }
 
@@ -203,8 +244,7 @@ impl BlockReader {
             return Ok(());
         }
         let (start, end, size_bytes) = (range.start, range.end, reference.size_bytes);
-        let error = StoreError::Range { place: place.clone(), start, end, size_bytes };
-        Err(FetchError::Store(Arc::new(Shared(Arc::new(error)))))
+        Err(StoreError::Range { place: place.clone(), start, end, size_bytes }.into())
     }
 
     /// The blocks, ascending and each once, in order.
@@ -338,8 +378,7 @@ impl Landing {
         let _permit = reader.requests.clone().acquire_owned().await;
         let Some(&(file, first)) = self.left.first() else { return };
         let (reference, place) = &reader.files[file];
-        let object = format!("seg/{}/{}", reader.segment, reference.name);
-        let read = reader.objects.read_range(&object, reference.size_bytes, range).await;
+        let read = reader.objects.read_range(&reader.object(file), reference.size_bytes, range).await;
         let read = read.map_err(|error| Arc::new(error.of(place.clone(), reference.size_bytes)));
         let mut to_disk = Vec::new();
         while let Some(&id) = self.left.last() {
@@ -397,6 +436,11 @@ pub struct RangedFile {
 impl RangedFile {
     pub fn size_bytes(&self) -> u64 {
         self.reader.files[self.number].0.size_bytes
+    }
+
+    /// What is wrong with the file's contents, as an error that names it.
+    pub fn malformed(&self, error: impl Into<FileError>) -> StoreError {
+        StoreError::malformed(self.reader.files[self.number].1.clone(), error)
     }
 }
 
