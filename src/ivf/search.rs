@@ -297,6 +297,7 @@ impl Searcher for IvfPqSearcher {
         if self.bring_rows(1) {
             found.extend_from_slice(self.rank_again(query, 0, k));
         }
+        self.let_go();
         true
     }
 
@@ -340,6 +341,7 @@ impl Searcher for IvfPqSearcher {
             for (number, query) in batch.iter().enumerate() {
                 found(start + number, if brought { self.rank_again(query, number, k) } else { &[] });
             }
+            self.let_go();
         }
     }
 }
@@ -439,6 +441,13 @@ impl IvfPqSearcher {
                 self.failure = Some(error);
                 false
             }
+        }
+    }
+
+    /// What was fetched is the cache's to keep.
+    fn let_go(&mut self) {
+        if self.index.ranged.is_some() {
+            (self.fetched_lists, self.fetched_rows) = (FetchedLists::default(), None);
         }
     }
 

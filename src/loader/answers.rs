@@ -60,7 +60,7 @@ impl Answers {
         self.counts.len()
     }
 
-    /// What finding them has fetched, of an index that stays where it is.
+    /// What finding them has fetched, of a lazy index.
     pub fn fetched(&self) -> FetchStats {
         self.fetched
     }

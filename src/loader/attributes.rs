@@ -1,7 +1,6 @@
 //! The attributes of an index, and those of rows that were found.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow_schema::{Schema, SchemaRef};
@@ -10,7 +9,7 @@ use arrow_select::interleave::interleave;
 use super::answers::Answers;
 use super::lazy::RangedColumns;
 use super::query::{Attributes, QueryError};
-use crate::artifact::FetchError;
+use crate::artifact::{FetchError, Fetching};
 
 /// The attribute columns of an index, a row per ordinal.
 pub(super) enum AttributeColumns {
@@ -30,11 +29,11 @@ impl AttributeColumns {
     }
 
     /// Some columns, by their places.
-    pub fn project(&self, places: &[usize], end: Option<Instant>) -> Result<RecordBatch, FetchError> {
+    pub fn project(&self, places: &[usize], fetching: &mut Fetching) -> Result<RecordBatch, FetchError> {
         match self {
             AttributeColumns::None => Ok(RecordBatch::new_empty(Arc::new(Schema::empty()))),
             AttributeColumns::Here(batch) => Ok(batch.project(places).expect("columns of the batch")),
-            AttributeColumns::Ranged(columns) => columns.fetch(places, end),
+            AttributeColumns::Ranged(columns) => columns.fetch(places, fetching),
         }
     }
 }

@@ -11,7 +11,6 @@
 //! looked up in any order, which needs all of them. They are a hundredth of what codes and vectors take.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
 
 use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow_schema::SchemaRef;
@@ -35,14 +34,14 @@ const CHUNKS_TOGETHER: u64 = 4;
 /// A last block of fewer bytes may end in the middle of the footer's length.
 const SHORT_TAIL: usize = 64;
 
-/// What an index that stays where it is has of its own.
+/// What a lazy index has of its own.
 pub(super) struct Lazy {
     pub reader: Arc<BlockReader>,
     /// By opening it.
     pub opened: FetchStats,
 }
 
-/// The attributes of an index that stays where it is: a column is read whole when it is first asked for, and kept.
+/// The attributes of a lazy index: a column is read whole when it is first asked for, and kept.
 pub(super) struct RangedColumns {
     file: RangedFile,
     places: ColumnPlaces,
@@ -221,14 +220,13 @@ impl RangedColumns {
     }
 
     /// Some columns, in this order. Those that are not here are read in one round trip.
-    pub fn fetch(&self, columns: &[usize], end: Option<Instant>) -> Result<RecordBatch, FetchError> {
+    pub fn fetch(&self, columns: &[usize], fetching: &mut Fetching) -> Result<RecordBatch, FetchError> {
         let mut missing: Vec<usize> =
             columns.iter().copied().filter(|&column| self.columns[column].get().is_none()).collect();
         missing.sort_unstable();
         missing.dedup();
         let ranges: Vec<_> = missing.iter().flat_map(|&column| self.places.ranges(column)).collect();
-        let mut fetching = Fetching { end, ..Fetching::default() };
-        let read = self.file.read(&ranges, &mut fetching)?;
+        let read = self.file.read(&ranges, fetching)?;
         let mut bytes = &read[..];
         for column in missing {
             let (own, others) = bytes.split_at(self.places.ranges(column).count());

@@ -96,7 +96,7 @@ pub struct Index {
     filters: FilterCache,
     /// Where the files were not checked before.
     checking: Option<Checking>,
-    /// Where the index stays where it is.
+    /// Where the index is lazy.
     lazy: Option<Lazy>,
 }
 
@@ -195,7 +195,7 @@ impl Index {
         &self.ids
     }
 
-    /// The attribute columns, a row per ordinal; also `None` where the index stays where it is: see
+    /// The attribute columns, a row per ordinal; also `None` where the index is lazy: see
     /// [`attribute_schema`](Self::attribute_schema) and [`fetch_attributes`](Self::fetch_attributes).
     pub fn attributes(&self) -> Option<&RecordBatch> {
         match &self.attributes {
@@ -216,13 +216,21 @@ impl Index {
     pub fn fetch_attributes(&self) -> Result<Option<RecordBatch>, QueryError> {
         let Some(schema) = self.attribute_schema() else { return Ok(None) };
         let all: Vec<usize> = (0..schema.fields().len()).collect();
-        self.columns(&all, None).map(Some)
+        Ok(Some(self.columns(&all, None)?.0))
     }
 
-    /// Some attribute columns, by their places.
-    fn columns(&self, places: &[usize], limit: Option<Limit>) -> Result<RecordBatch, QueryError> {
-        let batch = self.attributes.project(places, limit.and_then(|limit| limit.end));
-        batch.map_err(|error| QueryError::of_fetch(&error, limit.map(|limit| limit.timeout), [0, 0]))
+    /// Some attribute columns, by their places, and what was fetched for that.
+    fn columns(
+        &self,
+        places: &[usize],
+        limit: Option<Limit>,
+    ) -> Result<(RecordBatch, FetchStats), QueryError> {
+        let end = limit.and_then(|limit| limit.end);
+        let mut fetching = Fetching { end, ..Fetching::default() };
+        match self.attributes.project(places, &mut fetching) {
+            Ok(batch) => Ok((batch, fetching.stats)),
+            Err(error) => Err(QueryError::of_fetch(&error, limit.map(|limit| limit.timeout), [0, 0])),
+        }
     }
 
     /// The vector of a row as the index keeps it (for cosine normalised), where it does. Also `None` where it could not be
@@ -246,22 +254,22 @@ impl Index {
         assert!((ordinal as usize) < kept.rows(), "ordinal {ordinal} of {} rows", kept.rows());
         match kept.fetch(&[ordinal], &mut Fetching::default()) {
             Ok(row) => Ok(Some(row.vector(0))),
-            Err(error) => Err(QueryError::of_fetch(&error, None, [0, 0])),
+            Err(error) => Err(error.into()),
         }
     }
 
-    /// What was asked of the store to open the index, where it stays where it is; nothing otherwise.
+    /// What was asked of the store to open the index, where it is lazy; nothing otherwise.
     pub fn fetched_at_open(&self) -> FetchStats {
         self.lazy.as_ref().map_or(FetchStats::default(), |lazy| lazy.opened)
     }
 
-    /// What was asked of the store since the index was opened, by all threads, where it stays where it is. Each thread's
+    /// What was asked of the store since the index was opened, by all threads, where it is lazy. Each thread's
     /// round trips count.
     pub fn fetched(&self) -> FetchStats {
         self.lazy.as_ref().map_or(FetchStats::default(), |lazy| lazy.reader.stats())
     }
 
-    /// Bytes of the blocks that are kept in memory, where the index stays where it is.
+    /// Bytes of the blocks that are kept in memory, where the index is lazy.
     pub fn cached_bytes(&self) -> u64 {
         self.lazy.as_ref().map_or(0, |lazy| lazy.reader.kept_bytes())
     }
@@ -288,7 +296,8 @@ impl Index {
     }
 
     /// One thread's session, below ids and checks: for callers that prepare their queries themselves (of the index's
-    /// dimension, finite and, for cosine, normalised) and read ordinals. Allocates nothing per query after warm-up.
+    /// dimension, finite and, for cosine, normalised) and read ordinals. Allocates nothing per query after warm-up. Of a lazy
+    /// index they ask [`Searcher::fetched`] after each call.
     pub fn searcher(&self) -> Box<dyn Searcher> {
         self.family.clone().searcher()
     }
@@ -301,25 +310,32 @@ impl Index {
     /// The rows that pass a filter. Evaluated once for each filter that is in use, see
     /// [`OpenOptions::filter_cache_bytes`].
     pub fn mask(&self, filter: &Filter) -> Result<Arc<RowMask>, FilterError> {
-        self.mask_within(filter, None).map_err(|error| match error {
+        let mask = self.mask_within(filter, None).map(|(mask, _)| mask);
+        mask.map_err(|error| match error {
             QueryError::Filter(error) => error,
             QueryError::Store(failure) => FilterError::Store(failure),
             other => FilterError::Damaged(other.to_string()),
         })
     }
 
-    /// The same, with a limit to how long columns may be read.
-    fn mask_within(&self, filter: &Filter, limit: Option<Limit>) -> Result<Arc<RowMask>, QueryError> {
-        let columns = match &self.attributes {
-            AttributeColumns::None => None,
-            AttributeColumns::Here(batch) => Some(batch.clone()),
+    /// The same, with a limit to how long columns may be read; and what was fetched.
+    fn mask_within(
+        &self,
+        filter: &Filter,
+        limit: Option<Limit>,
+    ) -> Result<(Arc<RowMask>, FetchStats), QueryError> {
+        let (columns, fetched) = match &self.attributes {
+            AttributeColumns::None => (None, FetchStats::default()),
+            AttributeColumns::Here(batch) => (Some(batch.clone()), FetchStats::default()),
             AttributeColumns::Ranged(columns) => {
                 let named = filter.columns_named(&self.ids, columns.schema())?;
-                Some(self.columns(&named, limit)?)
+                let (batch, fetched) = self.columns(&named, limit)?;
+                (Some(batch), fetched)
             }
         };
         let columns = Columns::new(&self.ids, columns.as_ref());
-        Ok(self.filters.get(filter.text(), self.rows(), || filter.evaluate(&columns))?)
+        let mask = self.filters.get(filter.text(), self.rows(), || filter.evaluate(&columns))?;
+        Ok((mask, fetched))
     }
 
     /// Makes a query ready: resolves its setting and names, and evaluates its filter.

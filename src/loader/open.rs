@@ -119,7 +119,7 @@ impl OpenOptions {
     /// What an index takes while it is open, known before any of it is read: its files where they are resident, those
     /// of a graph twice over but for the vectors (they are copied to begin on a cache line), the order of the ids (4
     /// bytes a row, made when the first id is looked up) and the masks of filters. Not counted: what each searching thread uses, 2 bytes a row of a graph and some kilobytes. Mapped
-    /// files take what the system gives them and can take back. Of an index that stays where it is: what is read when it is
+    /// files take what the system gives them and can take back. Of a lazy index: what is read when it is
     /// opened, all attributes (a column is kept from its first use on) and the cache.
     pub fn needed_bytes(&self, manifest: &Manifest) -> u64 {
         let files = manifest

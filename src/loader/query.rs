@@ -38,7 +38,7 @@ pub enum QueryError {
     ShardAttribute { column: String, shard: usize, expected: String, got: String },
     #[error("the index was found to be damaged: {0}")]
     Damaged(String),
-    /// Of an index that stays where it is: what the store said to a query that needed more of it.
+    /// Of a lazy index: what the store said to a query that needed more of it.
     #[error(transparent)]
     Store(StoreFailure),
     #[error("time-out of {timeout:?}: {answered} of {queries} queries were answered")]
@@ -62,6 +62,13 @@ impl From<FilterError> for QueryError {
             FilterError::Store(failure) => QueryError::Store(failure),
             error => QueryError::Filter(error),
         }
+    }
+}
+
+/// For whoever searches below queries, without a limit.
+impl From<FetchError> for QueryError {
+    fn from(error: FetchError) -> Self {
+        Self::of_fetch(&error, None, [0, 0])
     }
 }
 

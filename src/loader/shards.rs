@@ -93,11 +93,11 @@ fn check_attributes(
     shard: usize,
     part: &Prepared<'_>,
 ) -> Result<(), QueryError> {
-    let described = |part: &Prepared<'_>, column: usize| match part.attributes.schema_ref().fields().get(column) {
+    let described = |part: &Prepared<'_>, column: usize| match part.attribute_fields().nth(column) {
         Some(field) => (field.name().clone(), field.data_type().to_string()),
         None => ("none".into(), "missing".into()),
     };
-    for column in 0..first.attributes.num_columns().max(part.attributes.num_columns()) {
+    for column in 0..first.attribute_fields().len().max(part.attribute_fields().len()) {
         let expected = described(first, column);
         let got = described(part, column);
         if expected != got {
@@ -156,7 +156,7 @@ impl PreparedShards<'_> {
 
     /// As [`Prepared::attributes`], over all shards.
     pub fn attributes(&self, answers: &Answers) -> RecordBatch {
-        let shards: Vec<_> = self.parts.iter().map(|part| &part.attributes).collect();
-        attributes::take(&shards, answers)
+        let shards: Vec<_> = self.parts.iter().map(Prepared::columns).collect();
+        attributes::take(&shards.iter().map(AsRef::as_ref).collect::<Vec<_>>(), answers)
     }
 }

@@ -86,7 +86,7 @@ pub enum FilterError {
     Type { at: Position, expected: String, got: String },
     #[error("filter {at}: {what} is not supported")]
     Unsupported { at: Position, what: String },
-    /// Of an index that stays where it is: a column could not be read.
+    /// Of a lazy index: a column could not be read.
     #[error(transparent)]
     Store(StoreFailure),
     #[error("a column could not be read: {0}")]
