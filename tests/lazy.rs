@@ -286,8 +286,11 @@ fn told_requests(place: &Place, options: &OpenOptions) -> u64 {
 
 #[test]
 fn requests_of_one_round_trip_are_under_way_together() {
-    let place = publish("ivf_pq", Metric::L2, Refine::F32);
-    let queries = queries(Metric::L2);
+    // Ten blocks of codes and eighty of vectors.
+    let data = clustered(20_000, 64, Metric::L2, 1);
+    let Published { place, files, draft } = Published::new("ivf_pq", &data, Metric::L2, Refine::F32);
+    place.index().publish(files, draft).unwrap();
+    let queries = clustered(4, 64, Metric::L2, 9);
     // Another process may keep this one from asking in time: the best of a few attempts.
     let attempts = (0..5).map(|_| {
         let (remote, store) = Remote::before(&place, Duration::from_millis(40));
@@ -295,7 +298,7 @@ fn requests_of_one_round_trip_are_under_way_together() {
         let open = remote.take();
         index.ask(queries.view(), &Query::new(10).effort(30)).unwrap();
         let ask = remote.take();
-        assert!(open.0 > 3 && ask.0 >= 2, "{open:?} {ask:?}");
+        assert!(open.0 > 3 && ask.0 > 3, "{open:?} {ask:?}");
         (open.2, ask.2)
     });
     assert!(attempts.into_iter().any(|depths| depths == (2, 2)), "a request waited for another");
@@ -368,7 +371,12 @@ fn damage_is_named_where_it_is_read_and_never_gives_a_wrong_answer() {
         assert!(named > 0, "{kind} {file}: nothing was read of it");
         // Cut short, and gone.
         place.put(&object, sound.slice(..sound.len() / 2));
-        let ask = || open(&place.index(), &options()).map_err(Error::from)?.ask(queries.view(), &query).map_err(Error::from);
+        let ask = || {
+            open(&place.index(), &options())
+                .map_err(Error::from)?
+                .ask(queries.view(), &query)
+                .map_err(Error::from)
+        };
         assert_eq!(ask().unwrap_err().exit_code(), 4, "{kind} {file} cut short");
         place.delete(&object);
         assert_eq!(ask().unwrap_err().exit_code(), 4, "{kind} {file} gone");
@@ -503,7 +511,10 @@ fn a_filter_reads_the_columns_that_it_names_and_none_where_it_is_wrong() {
     let (_, again, _) = remote.take();
     assert!(first > 0 && again == 0, "{first} and {again} bytes");
     let schema = index.attribute_schema().unwrap();
-    assert_eq!(schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>(), ["number", "name", "flag"]);
+    assert_eq!(
+        schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>(),
+        ["number", "name", "flag"]
+    );
 }
 
 #[test]
@@ -559,7 +570,10 @@ fn cold_queries_take_two_round_trips() {
         let opened = start.elapsed();
         index.ask(queries.view().slice(number, number + 1), &query).unwrap();
         let (requests, bytes, depth) = remote.take();
-        println!("first query: open {opened:.0?}, with it {:.0?}; {requests} requests, {bytes} bytes, depth {depth}", start.elapsed());
+        println!(
+            "first query: open {opened:.0?}, with it {:.0?}; {requests} requests, {bytes} bytes, depth {depth}",
+            start.elapsed()
+        );
         firsts.push(index.fetched_at_open().then(index.fetched()));
     }
     assert!(firsts.iter().all(|fetched| fetched.round_trips <= 4), "{firsts:?}");

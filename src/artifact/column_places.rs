@@ -13,7 +13,9 @@ use arrow_schema::{DataType, Schema, SchemaRef};
 use bytes::Bytes;
 
 use super::ColumnError;
-use super::columns::{BatchPlace, check_start, footer_length, footer_of, nodes_of, read_footer, read_message};
+use super::columns::{
+    BatchPlace, check_start, footer_length, footer_of, nodes_of, read_footer, read_message,
+};
 
 /// A file's schema, and where its record batch lies.
 #[derive(Debug, Clone)]
@@ -100,10 +102,8 @@ impl ColumnPlaces {
     pub fn array(&self, column: usize, bytes: &[Bytes]) -> Result<ArrayRef, ColumnError> {
         let mut bytes = bytes.iter();
         let arrays = &self.columns[column];
-        let buffers: Vec<Vec<Bytes>> = arrays
-            .iter()
-            .map(|array| bytes.by_ref().take(array.buffers.len()).cloned().collect())
-            .collect();
+        let buffers: Vec<Vec<Bytes>> =
+            arrays.iter().map(|array| bytes.by_ref().take(array.buffers.len()).cloned().collect()).collect();
         let data = array_data(self.schema.field(column).data_type(), arrays, &buffers)?;
         Ok(make_array(data))
     }

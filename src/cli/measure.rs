@@ -168,7 +168,12 @@ impl MeasureArgs {
         settings
     }
 
-    fn measure(&self, index: &Index, queries: VectorView<'_>, params: &SearchParams) -> Result<Measured, Error> {
+    fn measure(
+        &self,
+        index: &Index,
+        queries: VectorView<'_>,
+        params: &SearchParams,
+    ) -> Result<Measured, Error> {
         let mut searcher = index.searcher();
         warm_up(&mut *searcher, queries, params);
         searcher.fetched().map_err(QueryError::from)?;

@@ -58,7 +58,8 @@ fn size(text: &str) -> Result<u64, String> {
         ("B", 1.0),
     ];
     let unit = UNITS.iter().find(|(unit, _)| text.ends_with(unit));
-    let (number, scale) = unit.map_or((text, 1.0), |(unit, scale)| (&text[..text.len() - unit.len()], *scale));
+    let (number, scale) =
+        unit.map_or((text, 1.0), |(unit, scale)| (&text[..text.len() - unit.len()], *scale));
     match number.trim().parse::<f64>() {
         Ok(value) if value >= 0.0 && value * scale <= 1e18 => Ok((value * scale) as u64),
         _ => Err("allowed: a number of bytes, as `65536`, `256MiB` or `1.5GB`".into()),
@@ -132,7 +133,13 @@ mod tests {
 
     #[test]
     fn sizes_are_read_as_they_are_written() {
-        let cases = [("0", 0), ("65536", 65_536), ("256MiB", 256 << 20), ("1.5 GiB", 3 << 29), ("2GB", 2_000_000_000)];
+        let cases = [
+            ("0", 0),
+            ("65536", 65_536),
+            ("256MiB", 256 << 20),
+            ("1.5 GiB", 3 << 29),
+            ("2GB", 2_000_000_000),
+        ];
         for (text, expected) in cases {
             assert_eq!(size(text), Ok(expected), "{text}");
         }
@@ -146,7 +153,8 @@ mod tests {
         assert_eq!(options(&[]).unwrap(), OpenOptions::new());
         let lazy = OpenOptions::new().residence(Residence::Lazy);
         assert_eq!(options(&["--residence", "lazy"]).unwrap(), lazy);
-        let words = ["--residence", "lazy", "--cache", "1MiB", "--cache-dir", "c", "--cache-dir-size", "2MiB"];
+        let words =
+            ["--residence", "lazy", "--cache", "1MiB", "--cache-dir", "c", "--cache-dir-size", "2MiB"];
         assert_eq!(options(&words).unwrap(), lazy.cache_bytes(1 << 20).disk_cache("c", 2 << 20));
         assert_eq!(options(&["--cache", "1MiB"]).unwrap_err().exit_code(), 2);
         assert_eq!(options(&["--residence", "mapped", "--cache-dir", "c"]).unwrap_err().exit_code(), 2);

@@ -9,7 +9,9 @@ use bytes::Bytes;
 use half::f16;
 use rayon::prelude::*;
 
-use crate::artifact::{Array, Element, FetchError, Fetching, RangedRows, RangedSection, Section, TensorError};
+use crate::artifact::{
+    Array, Element, FetchError, Fetching, RangedRows, RangedSection, Section, TensorError,
+};
 use crate::compute::cpu::{kernels, prefetch};
 use crate::vectors::{Metric, VectorBuf, VectorView};
 

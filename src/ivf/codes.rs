@@ -60,7 +60,9 @@ impl Codes {
     /// Byte by byte, the code at a place of a list.
     pub fn code_in<'a>(&self, list: ListCodes<'a>, place: usize, code_size: usize) -> CodeBytes<'a> {
         match self {
-            Codes::Rows { .. } => CodeBytes { bytes: &list.bytes[place * code_size..(place + 1) * code_size], step: 1 },
+            Codes::Rows { .. } => {
+                CodeBytes { bytes: &list.bytes[place * code_size..(place + 1) * code_size], step: 1 }
+            }
             Codes::Blocks(_) => {
                 let block = place / BLOCK_ROWS * code_size * BLOCK_ROWS;
                 let bytes = &list.bytes[block + place % BLOCK_ROWS..block + code_size * BLOCK_ROWS];

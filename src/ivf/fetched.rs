@@ -48,7 +48,8 @@ impl FetchedLists {
                 from.codes.range(blocks.starts[*list as usize]..blocks.starts[*list as usize + 1])
             }
         };
-        let terms = self.lists.iter().flat_map(|list| from.terms.as_ref().map(|terms| terms.range(rows(list))));
+        let terms =
+            self.lists.iter().flat_map(|list| from.terms.as_ref().map(|terms| terms.range(rows(list))));
         let ranges: Vec<_> = self.lists.iter().map(codes).chain(terms).collect();
         self.codes = from.codes.file.read(&ranges, fetching)?;
         self.terms = self.codes.split_off(self.lists.len()).into_iter().map(Array::from_bytes).collect();

@@ -228,10 +228,9 @@ impl Scan {
             let bytes = &codes.bytes[own.start * code_size..own.end * code_size];
             (kernels().pq_scan)(&self.values, 256, bytes, scores);
             match codes.terms {
-                Some(terms) => scores
-                    .iter_mut()
-                    .zip(&terms[own])
-                    .for_each(|(score, &term)| *score += shared + term),
+                Some(terms) => {
+                    scores.iter_mut().zip(&terms[own]).for_each(|(score, &term)| *score += shared + term)
+                }
                 None => scores.iter_mut().for_each(|score| *score += shared),
             }
             self.shortlist.offer(scores, start as u32, mask);

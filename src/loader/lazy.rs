@@ -99,8 +99,7 @@ fn read(artifact: &Artifact, cache: &CacheOptions) -> Result<Read, LoadError> {
     }
     // All that is known to be needed, at once.
     let (whole, ids, blocks) = std::thread::scope(|scope| {
-        let sections: Vec<_> =
-            needed.iter().map(|name| scope.spawn(move || segment.section(name))).collect();
+        let sections: Vec<_> = needed.iter().map(|name| scope.spawn(move || segment.section(name))).collect();
         let ids = scope.spawn(move || segment.ids());
         let blocks = BlockReader::open(segment, cache, &first);
         let joined = sections.into_iter().map(|thread| thread.join().expect("a read does not panic"));

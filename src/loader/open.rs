@@ -127,9 +127,11 @@ impl OpenOptions {
             .iter()
             .flat_map(|segment| segment.files.iter().filter(|file| file.name != segment.checksums));
         let resident = match self.residence {
-            Residence::Resident => {
-                files.map(|file| file.size_bytes.saturating_mul(1 + u64::from(is_copied(&manifest.build.kind, &file.name)))).sum()
-            }
+            Residence::Resident => files
+                .map(|file| {
+                    file.size_bytes.saturating_mul(1 + u64::from(is_copied(&manifest.build.kind, &file.name)))
+                })
+                .sum(),
             Residence::Mapped(_) => 0u64,
             Residence::Lazy => self.lazy_bytes(manifest),
         };

@@ -7,8 +7,8 @@
 //! 10 % of the rows are allowed, 1,245 and 361 where 34 % are. And since the rows allowed may lie far from the query,
 //! where a walk finds few of them, one that would cost as much as the scan gives up, and the rows are scanned.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -198,14 +198,12 @@ impl<'a> Prepared<'a> {
         if queries.rows() <= per_task {
             return self.task(queries, matches, counts, clock);
         }
-        matches
-            .par_chunks_mut(per_task * self.k)
-            .zip(counts.par_chunks_mut(per_task))
-            .enumerate()
-            .for_each(|(task, (matches, counts))| {
+        matches.par_chunks_mut(per_task * self.k).zip(counts.par_chunks_mut(per_task)).enumerate().for_each(
+            |(task, (matches, counts))| {
                 let start = task * per_task;
                 self.task(queries.slice(start, start + counts.len()), matches, counts, clock);
-            });
+            },
+        );
     }
 
     fn task(&self, queries: VectorView<'_>, matches: &mut [Match], counts: &mut [u32], clock: &Clock) {
@@ -288,7 +286,11 @@ impl<'a> Prepared<'a> {
 impl Prepared<'_> {
     /// The attributes asked for, of all rows; of none, where nothing was searched for so far.
     pub(super) fn columns(&self) -> Cow<'_, RecordBatch> {
-        let none = || RecordBatch::new_empty(Arc::new(Schema::new(self.attribute_fields().cloned().collect::<Vec<_>>())));
+        let none = || {
+            RecordBatch::new_empty(Arc::new(Schema::new(
+                self.attribute_fields().cloned().collect::<Vec<_>>(),
+            )))
+        };
         self.attributes.get().map_or_else(|| Cow::Owned(none()), Cow::Borrowed)
     }
 }

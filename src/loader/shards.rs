@@ -88,11 +88,7 @@ impl Shards {
 }
 
 /// That a shard's attributes are those of the first.
-fn check_attributes(
-    first: &Prepared<'_>,
-    shard: usize,
-    part: &Prepared<'_>,
-) -> Result<(), QueryError> {
+fn check_attributes(first: &Prepared<'_>, shard: usize, part: &Prepared<'_>) -> Result<(), QueryError> {
     let described = |part: &Prepared<'_>, column: usize| match part.attribute_fields().nth(column) {
         Some(field) => (field.name().clone(), field.data_type().to_string()),
         None => ("none".into(), "missing".into()),

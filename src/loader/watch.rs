@@ -126,7 +126,9 @@ impl Watched {
     fn open_beside(&self, current: &Index, version: u64) -> Result<Index, LoadError> {
         let options = self.options.clone().version(version);
         let index = match options.residence {
-            Residence::Resident | Residence::Lazy => options.open_artifact(self.store.artifact(Some(version))?)?,
+            Residence::Resident | Residence::Lazy => {
+                options.open_artifact(self.store.artifact(Some(version))?)?
+            }
             // The old version answers meanwhile: there is time to check all of the new one first.
             Residence::Mapped(_) => options.residence(Residence::Mapped(Check::AtOpen)).open(&self.uri)?,
         };

@@ -161,8 +161,13 @@ impl BlockReader {
     }
 
     /// Asks for one block, which nobody has checked when it is there.
-    fn ask(&self, file: &str, block: u64) -> Result<(BlockId, Pending<Result<Bytes, ReadError>>), StoreError> {
-        let number = self.number(file).ok_or_else(|| StoreError::NotFound { what: format!("file `{file}`") })?;
+    fn ask(
+        &self,
+        file: &str,
+        block: u64,
+    ) -> Result<(BlockId, Pending<Result<Bytes, ReadError>>), StoreError> {
+        let number =
+            self.number(file).ok_or_else(|| StoreError::NotFound { what: format!("file `{file}`") })?;
         let (objects, object) = (self.objects.clone(), self.object(number));
         let (size, range) = (self.files[number].0.size_bytes, self.bytes_of(&[(number, block)]));
         let read = async move { objects.read_range(&object, size, range).await };
@@ -248,7 +253,11 @@ impl BlockReader {
     }
 
     /// The blocks, ascending and each once, in order.
-    fn blocks(self: &Arc<Self>, wanted: &[BlockId], fetching: &mut Fetching) -> Result<Vec<Bytes>, FetchError> {
+    fn blocks(
+        self: &Arc<Self>,
+        wanted: &[BlockId],
+        fetching: &mut Fetching,
+    ) -> Result<Vec<Bytes>, FetchError> {
         let mut blocks: Vec<Option<Bytes>> = vec![None; wanted.len()];
         let mut flights: Vec<(usize, Arc<Flight>)> = Vec::new();
         let mut own = Vec::new();
@@ -286,7 +295,8 @@ impl BlockReader {
         let (reference, place) = &self.files[file];
         let expected = BLOCK_BYTES.min(reference.size_bytes - block * BLOCK_BYTES);
         if bytes.len() as u64 != expected {
-            let (expected, got) = (format!("{expected} bytes of block {block}"), format!("{} bytes", bytes.len()));
+            let (expected, got) =
+                (format!("{expected} bytes of block {block}"), format!("{} bytes", bytes.len()));
             return Err(StoreError::Damaged { place: place.clone(), expected, got });
         }
         let checked = self.checksums.check(&reference.name, block, bytes);

@@ -62,7 +62,8 @@ impl DiskCache {
         }
         found.sort();
         let mut names = self.lock();
-        let gone: Vec<_> = found.into_iter().flat_map(|(_, name, size)| names.insert(name, (), size)).collect();
+        let gone: Vec<_> =
+            found.into_iter().flat_map(|(_, name, size)| names.insert(name, (), size)).collect();
         drop(names);
         self.delete(gone);
         Ok(())
@@ -100,7 +101,8 @@ impl DiskCache {
         if refused {
             return;
         }
-        let written = fs::write(&unfinished, bytes).and_then(|()| fs::rename(&unfinished, self.folder.join(&name)));
+        let written =
+            fs::write(&unfinished, bytes).and_then(|()| fs::rename(&unfinished, self.folder.join(&name)));
         if written.is_err() {
             let _ = fs::remove_file(&unfinished);
             self.lock().remove(&name);
@@ -127,7 +129,8 @@ mod tests {
     use super::*;
 
     fn held(folder: &Path) -> Vec<String> {
-        let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let names =
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let mut names: Vec<String> = names.collect();
         names.sort();
         names

@@ -9,7 +9,8 @@ use super::connection::Connection;
 use super::objects::{Objects, ReadError};
 use super::{Location, Place, StoreError, StoreOptions};
 use crate::artifact::{
-    Digest, FetchStats, MAX_MANIFEST_BYTES, Manifest, check_index_name, version_file_name, version_of_file_name,
+    Digest, FetchStats, MAX_MANIFEST_BYTES, Manifest, check_index_name, version_file_name,
+    version_of_file_name,
 };
 
 /// The versions of one index, at `<root>/<index>`.

@@ -235,7 +235,12 @@ impl Objects {
     }
 
     /// A range of an object of `size` bytes, tried again as [`chunks`](Self::chunks) are.
-    pub(super) async fn read_range(&self, object: &str, size: u64, range: Range<u64>) -> Result<Bytes, ReadError> {
+    pub(super) async fn read_range(
+        &self,
+        object: &str,
+        size: u64,
+        range: Range<u64>,
+    ) -> Result<Bytes, ReadError> {
         let (store, retry, path) = self.request(object);
         ChunkReader { store, retry, path, size }.read(range).await
     }
