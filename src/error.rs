@@ -114,7 +114,9 @@ impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Location(error) => error.into(),
-            StoreError::Name(_) | StoreError::NotFound { .. } => Error::BadInput(Box::new(error)),
+            StoreError::Name(_) | StoreError::NotFound { .. } | StoreError::Cache { .. } => {
+                Error::BadInput(Box::new(error))
+            }
             // No version names it yet: the store did not keep what a publisher wrote.
             StoreError::Missing { ref place }
             | StoreError::Damaged { ref place, .. }
@@ -162,6 +164,14 @@ impl From<QueryError> for Error {
     fn from(error: QueryError) -> Self {
         match error {
             QueryError::Damaged(_) => Error::BadArtifact(Box::new(error)),
+            QueryError::Store(ref failure) => match *failure.0 {
+                StoreError::Missing { .. }
+                | StoreError::Damaged { .. }
+                | StoreError::Malformed { .. }
+                | StoreError::Range { .. } => Error::BadArtifact(Box::new(error)),
+                StoreError::Runtime(_) => Error::Internal(Box::new(error)),
+                _ => Error::Store(Box::new(error)),
+            },
             error => Error::BadInput(Box::new(error)),
         }
     }

@@ -6,6 +6,7 @@
 //! [`decode`] checks those first: no file makes it panic, nor take more memory than the file has.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch};
@@ -25,6 +26,8 @@ pub const ATTRIBUTES_FILE: &str = "attributes.arrow";
 
 const START_MAGIC: &[u8] = b"ARROW1\0\0";
 const END_MAGIC: &[u8] = b"ARROW1";
+/// The footer's length, and the magic.
+const FOOTER_SUFFIX: usize = 4 + END_MAGIC.len();
 /// Continuation marker and length, before a message's flatbuffer.
 const MESSAGE_PREFIX: usize = 8;
 const BUFFER_ALIGNMENT: usize = 64;
@@ -110,7 +113,7 @@ fn check_fields(fields: &Fields) -> Result<(), ColumnError> {
 
 /// The arrays that a column of this type consists of, outermost first, and the buffers of each by the size of their
 /// elements in bytes: validity and booleans (bits, so 1), offsets, values. `None` for a type that is not taken.
-fn nodes_of(data_type: &DataType) -> Option<&'static [&'static [i64]]> {
+pub(super) fn nodes_of(data_type: &DataType) -> Option<&'static [&'static [i64]]> {
     use DataType::*;
     Some(match data_type {
         Boolean | Int8 | UInt8 => &[&[1, 1]],
@@ -127,8 +130,27 @@ fn nodes_of(data_type: &DataType) -> Option<&'static [&'static [i64]]> {
 
 /// The columns of a segment of `rows` rows from their file's bytes, which the arrays share.
 pub fn decode(file: Bytes, rows: u64) -> Result<RecordBatch, ColumnError> {
-    let footer_bytes = footer_of(&file)?;
-    let footer = root_as_footer(footer_bytes).map_err(|error| flatbuffer("footer", error))?;
+    check_start(&file)?;
+    let footer = footer_of(file.len() as u64, &file)?;
+    let Footer { schema, version, block } = read_footer(footer)?;
+    let place = BatchPlace::of(&block, file.len() as u64)?;
+    let bytes = Buffer::from(file.slice(place.metadata.start as usize..place.body.end as usize));
+    let metadata = &bytes[..(place.metadata.end - place.metadata.start) as usize];
+    read_message(metadata, place.body_bytes(), &schema.fields, rows)?;
+    let decoder = FileDecoder::new(Arc::new(schema), version);
+    let batch = decoder.read_record_batch(&block, &bytes)?;
+    batch.ok_or_else(|| content("record batches", 1, 0))
+}
+
+/// What a file's footer says.
+pub(super) struct Footer {
+    pub schema: Schema,
+    pub version: MetadataVersion,
+    pub block: Block,
+}
+
+pub(super) fn read_footer(footer: &[u8]) -> Result<Footer, ColumnError> {
+    let footer = root_as_footer(footer).map_err(|error| flatbuffer("footer", error))?;
     let fb_schema = footer.schema().ok_or_else(|| content("footer", "a schema", "none"))?;
     if !fb_schema.endianness().equals_to_target_endianness() {
         return Err(content("byte order", "little-endian", "big-endian"));
@@ -139,19 +161,13 @@ pub fn decode(file: Bytes, rows: u64) -> Result<RecordBatch, ColumnError> {
         return Err(content("dictionaries", 0, dictionaries.len()));
     }
     let batches = footer.recordBatches().map_or(0, |blocks| blocks.len());
-    let (Some(blocks), 1) = (footer.recordBatches(), batches) else {
-        return Err(content("record batches", 1, batches));
-    };
-
-    let block = blocks.get(0);
-    let bytes = block_bytes(block, &file)?;
-    check_message(block, bytes.as_slice(), &schema.fields, rows)?;
-    let decoder = FileDecoder::new(Arc::new(schema), footer.version());
-    let batch = decoder.read_record_batch(block, &bytes)?;
-    batch.ok_or_else(|| content("record batches", 1, 0))
+    match (footer.recordBatches(), batches) {
+        (Some(blocks), 1) => Ok(Footer { schema, version: footer.version(), block: *blocks.get(0) }),
+        _ => Err(content("record batches", 1, batches)),
+    }
 }
 
-fn content(what: &str, expected: impl ToString, got: impl ToString) -> ColumnError {
+pub(super) fn content(what: &str, expected: impl ToString, got: impl ToString) -> ColumnError {
     ColumnError::Content { what: what.into(), expected: expected.to_string(), got: got.to_string() }
 }
 
@@ -159,53 +175,79 @@ fn flatbuffer(what: &str, error: impl std::fmt::Display) -> ColumnError {
     content(what, "a flatbuffer", error)
 }
 
+fn wrong_magic(place: &'static str, expected: &[u8], got: &[u8]) -> ColumnError {
+    let text = |bytes: &[u8]| format!("`{}`", bytes.escape_ascii());
+    ColumnError::Magic { place, expected: text(expected), got: text(got) }
+}
+
 /// `ARROW1\0\0` … footer, its length (i32), `ARROW1`.
-fn footer_of(file: &[u8]) -> Result<&[u8], ColumnError> {
-    let magic = |place, expected: &[u8], got: &[u8]| ColumnError::Magic {
-        place,
-        expected: format!("`{}`", expected.escape_ascii()),
-        got: format!("`{}`", got.escape_ascii()),
-    };
-    let head = &file[..file.len().min(START_MAGIC.len())];
-    if head != START_MAGIC {
-        return Err(magic("start", START_MAGIC, head));
+pub(super) fn check_start(file: &[u8]) -> Result<(), ColumnError> {
+    match &file[..file.len().min(START_MAGIC.len())] {
+        head if head == START_MAGIC => Ok(()),
+        head => Err(wrong_magic("start", START_MAGIC, head)),
     }
-    let body = file.strip_suffix(END_MAGIC);
-    let Some((body, length)) = body.and_then(|body| body.split_last_chunk::<4>()) else {
-        return Err(magic("end", END_MAGIC, &file[file.len().saturating_sub(END_MAGIC.len())..]));
+}
+
+/// How many of the last bytes of a file of `size` are its footer and what follows that, from `tail`, the last ones.
+pub(super) fn footer_length(size: u64, tail: &[u8]) -> Result<u64, ColumnError> {
+    let length = tail.strip_suffix(END_MAGIC).and_then(|body| body.last_chunk::<4>());
+    let Some(length) = length else {
+        return Err(wrong_magic("end", END_MAGIC, &tail[tail.len().saturating_sub(END_MAGIC.len())..]));
     };
     let got = i32::from_le_bytes(*length);
-    let max = body.len().saturating_sub(START_MAGIC.len());
-    match usize::try_from(got) {
-        Ok(length) if length <= max => Ok(&body[body.len() - length..]),
-        _ => Err(ColumnError::OutOfBounds { what: "footer".into(), max: max as u64, got: got.into() }),
+    let max = size.saturating_sub((START_MAGIC.len() + FOOTER_SUFFIX) as u64);
+    match u64::try_from(got) {
+        Ok(length) if length <= max => Ok(length + FOOTER_SUFFIX as u64),
+        _ => Err(ColumnError::OutOfBounds { what: "footer".into(), max, got: got.into() }),
     }
 }
 
-/// The part of the file that the footer says is the record batch: metadata and body.
-fn block_bytes(block: &Block, file: &Bytes) -> Result<Buffer, ColumnError> {
-    let max = file.len() as u64;
-    let bounded = |what: &str, value: i64, least: u64| match u64::try_from(value) {
-        Ok(value) if (least..=max).contains(&value) => Ok(value),
-        _ => Err(ColumnError::OutOfBounds { what: what.into(), max, got: value }),
-    };
-    // Each is at most the file's length, so they add up without overflow.
-    let offset = bounded("record batch offset", block.offset(), START_MAGIC.len() as u64)?;
-    let metadata = bounded("record batch metadata", block.metaDataLength().into(), MESSAGE_PREFIX as u64)?;
-    let body = bounded("record batch body", block.bodyLength(), 0)?;
-    let end = offset + metadata + body;
-    if end > max {
-        return Err(ColumnError::OutOfBounds { what: "record batch".into(), max, got: end as i64 });
-    }
-    Ok(Buffer::from(file.slice(offset as usize..end as usize)))
+/// The footer's flatbuffer in `tail`, which holds it.
+pub(super) fn footer_of(size: u64, tail: &[u8]) -> Result<&[u8], ColumnError> {
+    let length = footer_length(size, tail)? as usize;
+    Ok(&tail[tail.len() - length..tail.len() - FOOTER_SUFFIX])
 }
 
-/// Everything that the decoder takes on trust about the record batch in `bytes`.
-fn check_message(block: &Block, bytes: &[u8], fields: &Fields, rows: u64) -> Result<(), ColumnError> {
-    if bytes[..4] != [0xff; 4] {
-        return Err(content("message prefix", "ffffffff", format!("{:02x?}", &bytes[..4])));
+/// Where the record batch lies in the file: its metadata, and behind it the body.
+#[derive(Debug, Clone)]
+pub(super) struct BatchPlace {
+    pub metadata: Range<u64>,
+    pub body: Range<u64>,
+}
+
+impl BatchPlace {
+    pub fn of(block: &Block, size: u64) -> Result<Self, ColumnError> {
+        let bounded = |what: &str, value: i64, least: u64| match u64::try_from(value) {
+            Ok(value) if (least..=size).contains(&value) => Ok(value),
+            _ => Err(ColumnError::OutOfBounds { what: what.into(), max: size, got: value }),
+        };
+        // Each is at most the file's length, so they add up without overflow.
+        let offset = bounded("record batch offset", block.offset(), START_MAGIC.len() as u64)?;
+        let metadata =
+            bounded("record batch metadata", block.metaDataLength().into(), MESSAGE_PREFIX as u64)?;
+        let body = bounded("record batch body", block.bodyLength(), 0)?;
+        let (start, end) = (offset + metadata, offset + metadata + body);
+        if end > size {
+            return Err(ColumnError::OutOfBounds { what: "record batch".into(), max: size, got: end as i64 });
+        }
+        Ok(Self { metadata: offset..start, body: start..end })
     }
-    let (metadata, body) = bytes.split_at(block.metaDataLength() as usize);
+
+    pub fn body_bytes(&self) -> u64 {
+        self.body.end - self.body.start
+    }
+}
+
+/// The record batch's message, with everything checked that a decoder takes on trust.
+pub(super) fn read_message<'a>(
+    metadata: &'a [u8],
+    body_bytes: u64,
+    fields: &Fields,
+    rows: u64,
+) -> Result<arrow_ipc::RecordBatch<'a>, ColumnError> {
+    if metadata[..4] != [0xff; 4] {
+        return Err(content("message prefix", "ffffffff", format!("{:02x?}", &metadata[..4])));
+    }
     let message =
         root_as_message(&metadata[MESSAGE_PREFIX..]).map_err(|error| flatbuffer("message", error))?;
     let batch = message
@@ -218,8 +260,8 @@ fn check_message(block: &Block, bytes: &[u8], fields: &Fields, rows: u64) -> Res
         return Err(ColumnError::Rows { expected: rows, got: batch.length().max(0) as u64 });
     }
     // A row takes at least one bit of each column.
-    if !fields.is_empty() && rows.div_ceil(8) > body.len() as u64 {
-        let (max, got) = (body.len() as u64, rows.div_ceil(8) as i64);
+    if !fields.is_empty() && rows.div_ceil(8) > body_bytes {
+        let (max, got) = (body_bytes, rows.div_ceil(8) as i64);
         return Err(ColumnError::OutOfBounds { what: format!("{rows} rows"), max, got });
     }
     let expected: usize = fields.iter().filter_map(|field| nodes_of(field.data_type())).map(<[_]>::len).sum();
@@ -229,7 +271,7 @@ fn check_message(block: &Block, bytes: &[u8], fields: &Fields, rows: u64) -> Res
     }
     let mut nodes = batch.nodes().into_iter().flatten();
     for field in fields {
-        check_nodes(field, rows, body.len() as u64, &mut nodes)?;
+        check_nodes(field, rows, body_bytes, &mut nodes)?;
     }
     let elements =
         || fields.iter().filter_map(|field| nodes_of(field.data_type())).flatten().copied().flatten();
@@ -240,14 +282,14 @@ fn check_message(block: &Block, bytes: &[u8], fields: &Fields, rows: u64) -> Res
     for (buffer, &size) in batch.buffers().iter().flatten().zip(elements()) {
         let what = || format!("buffer at {}", buffer.offset());
         let end = buffer.offset().checked_add(buffer.length()).unwrap_or(i64::MAX);
-        if buffer.offset() < 0 || buffer.length() < 0 || end as u64 > body.len() as u64 {
-            return Err(ColumnError::OutOfBounds { what: what(), max: body.len() as u64, got: end });
+        if buffer.offset() < 0 || buffer.length() < 0 || end as u64 > body_bytes {
+            return Err(ColumnError::OutOfBounds { what: what(), max: body_bytes, got: end });
         }
         if buffer.length() % size != 0 {
             return Err(content(&what(), format!("a multiple of {size} bytes"), buffer.length()));
         }
     }
-    Ok(())
+    Ok(batch)
 }
 
 /// The lengths and null counts of a column's arrays: as many rows as the segment, and of a list's values no more than

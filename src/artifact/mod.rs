@@ -4,17 +4,20 @@
 
 mod certificate;
 pub mod checksums;
+mod column_places;
 pub mod columns;
 mod digest;
 mod manifest;
 mod names;
 mod pages;
 pub mod queries;
+mod ranges;
 pub mod safetensors;
 mod tensor;
 pub mod tombstones;
 
 pub use certificate::{Certificate, CertificatePoint, Gate, Latency, Recall, SearchDefaults};
+pub use column_places::{ColumnFooter, ColumnPlaces};
 pub use columns::ColumnError;
 pub use digest::Digest;
 pub use manifest::{
@@ -25,5 +28,6 @@ pub use manifest::{
 pub use names::{
     MAX_NAME_BYTES, NameError, check_file_name, check_index_name, version_file_name, version_of_file_name,
 };
-pub use safetensors::{SectionBytes, SectionError};
+pub use ranges::{FetchError, FetchStats, Fetching, RangedRows, RangedSection, Ranges};
+pub use safetensors::{SectionBytes, SectionError, SectionHead};
 pub use tensor::{Array, Dtype, Element, Section, Tensor, TensorError};

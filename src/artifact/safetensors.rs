@@ -11,12 +11,14 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::ops::Range;
+use std::str::FromStr;
 
 use bytes::Bytes;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::tensor::{Array, Dtype, Section, Tensor};
+use super::tensor::{Array, Dtype, Element, Section, Tensor, TensorError, parse_metadata};
 
 /// Each tensor starts at a multiple of this, counted from the start of the file.
 pub const TENSOR_ALIGNMENT: u64 = 64;
@@ -137,11 +139,61 @@ pub fn section_file_name(section: &str) -> String {
     format!("{section}.{SECTION_EXTENSION}")
 }
 
+/// Where a tensor lies in its file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorPlace {
+    pub dtype: Dtype,
+    pub shape: Vec<u64>,
+    /// Counted from the file's first byte.
+    pub bytes: Range<u64>,
+}
+
+/// A section without its tensors' bytes: what the header says of them, for whoever reads them by range.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SectionHead {
+    /// File stem, as [`Section::name`].
+    pub name: String,
+    /// In file order.
+    pub tensors: Vec<(String, TensorPlace)>,
+    pub metadata: BTreeMap<String, String>,
+}
+
 /// The section called `name` from its file's bytes, which its tensors share.
 pub fn decode(name: &str, file: Bytes) -> Result<Section, SectionError> {
-    let file_size = file.len() as u64;
-    let Some(length) = file.first_chunk().copied().map(u64::from_le_bytes) else {
-        return Err(SectionError::TooShort { expected: 8, got: file_size });
+    let head = decode_head(name, &file, file.len() as u64)?;
+    let mut tensors = Vec::with_capacity(head.tensors.len());
+    for (tensor, TensorPlace { dtype, shape, bytes }) in head.tensors {
+        let bytes = file.slice(bytes.start as usize..bytes.end as usize);
+        if tensor.starts_with(PAD_PREFIX) {
+            check_zeroes(tensor, &bytes)?;
+        } else {
+            tensors.push((tensor, Tensor { dtype, shape, bytes }));
+        }
+    }
+    Ok(Section { name: head.name, tensors, metadata: head.metadata })
+}
+
+/// Where the tensors lie in the file of the section called `name`, from its first bytes; `file_size` is the whole file's.
+/// What pads between tensors is among them.
+///
+/// # Errors
+/// As [`decode`], but for what padding consists of. [`SectionError::TooShort`] says how many bytes hold the header.
+pub fn decode_head(name: &str, start: &[u8], file_size: u64) -> Result<SectionHead, SectionError> {
+    let data_start = head_length(start, file_size)?;
+    if (start.len() as u64) < data_start {
+        return Err(SectionError::TooShort { expected: data_start, got: start.len() as u64 });
+    }
+    let Header { mut metadata, entries } = serde_json::from_slice(&start[8..data_start as usize])
+        .map_err(|error| SectionError::Header { what: error.to_string() })?;
+    check_metadata(&mut metadata, name)?;
+    let tensors = place_tensors(entries, data_start, file_size)?;
+    Ok(SectionHead { name: name.into(), tensors, metadata })
+}
+
+/// How many bytes from the start of a section's file hold its header.
+pub fn head_length(start: &[u8], file_size: u64) -> Result<u64, SectionError> {
+    let Some(length) = start.first_chunk().copied().map(u64::from_le_bytes) else {
+        return Err(SectionError::TooShort { expected: 8, got: start.len() as u64 });
     };
     if length > MAX_HEADER_BYTES {
         return Err(SectionError::HeaderLength { max: MAX_HEADER_BYTES, got: length });
@@ -153,11 +205,7 @@ pub fn decode(name: &str, file: Bytes) -> Result<Section, SectionError> {
     if !data_start.is_multiple_of(TENSOR_ALIGNMENT) {
         return Err(SectionError::DataStart { got: data_start });
     }
-    let Header { mut metadata, entries } = serde_json::from_slice(&file[8..data_start as usize])
-        .map_err(|error| SectionError::Header { what: error.to_string() })?;
-    check_metadata(&mut metadata, name)?;
-    let tensors = slice_tensors(entries, &file.slice(data_start as usize..))?;
-    Ok(Section { name: name.into(), tensors, metadata })
+    Ok(data_start)
 }
 
 /// Takes out what the container added, and checks it.
@@ -175,8 +223,13 @@ fn check_metadata(metadata: &mut BTreeMap<String, String>, name: &str) -> Result
     Ok(())
 }
 
-fn slice_tensors(entries: Vec<(String, Entry)>, data: &Bytes) -> Result<Vec<(String, Tensor)>, SectionError> {
-    let size = data.len() as u64;
+/// The entries of a file of `file_size` bytes whose data start at `data_start`.
+fn place_tensors(
+    entries: Vec<(String, Entry)>,
+    data_start: u64,
+    file_size: u64,
+) -> Result<Vec<(String, TensorPlace)>, SectionError> {
+    let size = file_size - data_start;
     let mut tensors = Vec::with_capacity(entries.len());
     let mut end = 0;
     for (name, Entry { dtype, shape, data_offsets: [from, to] }) in entries {
@@ -193,16 +246,16 @@ fn slice_tensors(entries: Vec<(String, Entry)>, data: &Bytes) -> Result<Vec<(Str
         if to > size {
             return Err(SectionError::OutOfBounds { tensor: name, expected: size, got: to });
         }
-        let bytes = data.slice(from as usize..to as usize);
         end = to;
         if name.starts_with(PAD_PREFIX) {
-            check_padding(name, dtype, &bytes)?;
-            continue;
-        }
-        if !from.is_multiple_of(TENSOR_ALIGNMENT) {
+            if dtype != Dtype::U8 || expected >= TENSOR_ALIGNMENT {
+                let got = format!("{expected} bytes of {dtype:?}");
+                return Err(SectionError::Padding { tensor: name, got });
+            }
+        } else if !from.is_multiple_of(TENSOR_ALIGNMENT) {
             return Err(SectionError::Alignment { tensor: name, got: from });
         }
-        tensors.push((name, Tensor { dtype, shape, bytes }));
+        tensors.push((name, TensorPlace { dtype, shape, bytes: data_start + from..data_start + to }));
     }
     if end != size {
         return Err(SectionError::Trailing { expected: size, got: end });
@@ -210,11 +263,8 @@ fn slice_tensors(entries: Vec<(String, Entry)>, data: &Bytes) -> Result<Vec<(Str
     Ok(tensors)
 }
 
-fn check_padding(tensor: String, dtype: Dtype, bytes: &[u8]) -> Result<(), SectionError> {
-    if dtype != Dtype::U8 || bytes.len() as u64 >= TENSOR_ALIGNMENT {
-        return Err(SectionError::Padding { tensor, got: format!("{} bytes of {dtype:?}", bytes.len()) });
-    }
-    match bytes.iter().find(|&&byte| byte != 0) {
+fn check_zeroes(tensor: String, padding: &[u8]) -> Result<(), SectionError> {
+    match padding.iter().find(|&&byte| byte != 0) {
         Some(byte) => Err(SectionError::Padding { tensor, got: format!("the byte {byte:#04x}") }),
         None => Ok(()),
     }
@@ -222,6 +272,38 @@ fn check_padding(tensor: String, dtype: Dtype, bytes: &[u8]) -> Result<(), Secti
 
 fn byte_length(dtype: Dtype, shape: &[u64]) -> Option<u64> {
     shape.iter().try_fold(dtype.size_bytes() as u64, |bytes, &axis| bytes.checked_mul(axis))
+}
+
+impl SectionHead {
+    /// The tensor `name`, which must have type `T` and exactly this shape.
+    ///
+    /// # Errors
+    /// As [`Section::array`].
+    pub fn place<T: Element>(&self, name: &str, shape: &[usize]) -> Result<Range<u64>, TensorError> {
+        let place = self.tensor(name)?;
+        if place.dtype != T::DTYPE {
+            return Err(TensorError::Dtype { tensor: name.into(), expected: T::DTYPE, got: place.dtype });
+        }
+        let expected: Vec<u64> = shape.iter().map(|&n| n as u64).collect();
+        if place.shape != expected {
+            return Err(TensorError::Shape { tensor: name.into(), expected, got: place.shape.clone() });
+        }
+        Ok(place.bytes.clone())
+    }
+
+    pub fn tensor(&self, name: &str) -> Result<&TensorPlace, TensorError> {
+        let found = self.tensors.iter().find_map(|(other, place)| (other == name).then_some(place));
+        found.ok_or_else(|| TensorError::Missing { section: self.name.clone(), tensor: name.into() })
+    }
+
+    /// The metadata value `key`, parsed.
+    pub fn metadata<V>(&self, key: &str) -> Result<V, TensorError>
+    where
+        V: FromStr,
+        V::Err: fmt::Display,
+    {
+        parse_metadata(&self.name, &self.metadata, key)
+    }
 }
 
 impl Serialize for Header {

@@ -49,7 +49,7 @@ macro_rules! elements {
 }
 elements! { u8 => U8, i8 => I8, u16 => U16, half::f16 => F16, u32 => U32, i32 => I32, f32 => F32, u64 => U64, i64 => I64 }
 
-#[derive(Debug, thiserror::Error, PartialEq)]
+#[derive(Debug, Clone, thiserror::Error, PartialEq)]
 pub enum TensorError {
     #[error("section `{section}` is missing")]
     NoSection { section: String },
@@ -260,11 +260,22 @@ impl Section {
         V: std::str::FromStr,
         V::Err: std::fmt::Display,
     {
-        let error =
-            |what: String| TensorError::Metadata { section: self.name.clone(), key: key.into(), what };
-        let text = self.metadata.get(key).ok_or_else(|| error("is missing".into()))?;
-        text.parse().map_err(|reason| error(format!("`{text}` is not understood: {reason}")))
+        parse_metadata(&self.name, &self.metadata, key)
     }
+}
+
+pub(super) fn parse_metadata<V>(
+    section: &str,
+    metadata: &BTreeMap<String, String>,
+    key: &str,
+) -> Result<V, TensorError>
+where
+    V: std::str::FromStr,
+    V::Err: std::fmt::Display,
+{
+    let error = |what: String| TensorError::Metadata { section: section.into(), key: key.into(), what };
+    let text = metadata.get(key).ok_or_else(|| error("is missing".into()))?;
+    text.parse().map_err(|reason| error(format!("`{text}` is not understood: {reason}")))
 }
 
 #[cfg(test)]

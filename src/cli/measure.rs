@@ -7,12 +7,15 @@ use std::time::Instant;
 use clap::Args;
 use serde::Serialize;
 
+use super::residence::ResidenceArgs;
 use super::table::{Align, Table};
 use super::{answer, json_line};
+use crate::artifact::FetchStats;
 use crate::error::Error;
 use crate::index::SearchParams;
 use crate::job::cpu_time;
-use crate::loader::Index;
+use crate::job::quantity::bytes;
+use crate::loader::{Index, QueryError};
 use crate::report::{latency, warm_up};
 use crate::source::{QuerySpec, read_queries};
 use crate::store::runtime;
@@ -24,9 +27,11 @@ use crate::vectors::VectorView;
 Examples:
   annvil measure out/glove100-hnsw --queries datasets/cache/glove100/queries.parquet
   annvil measure out/glove100-ivf --queries q.parquet --effort 8,16,32 --json --ids
+  annvil measure s3://bucket/indexes/news --queries q.parquet --residence lazy --cache 0
 
 For each setting all queries are searched in one batched call, and then one at a time for the latencies. Recall stands in
-the index's certificate (`annvil inspect`); with --ids the found row ids are printed, to be judged by whoever likes.")]
+the index's certificate (`annvil inspect`). With `--residence lazy --cache 0` nothing is kept, so that each of the single
+queries is a cold one; what it asked of the store is told beside its time. With --ids the found row ids are printed, to be judged by whoever likes.")]
 pub struct MeasureArgs {
     /// The index's folder or URI
     #[arg(value_name = "INDEX")]
@@ -46,6 +51,8 @@ pub struct MeasureArgs {
     /// Candidates ranked again by kept vectors [default: what a certificate would take beside that effort]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     refine: Option<u32>,
+    #[command(flatten)]
+    residence: ResidenceArgs,
     /// Print one JSON object per setting
     #[arg(long)]
     json: bool,
@@ -66,12 +73,34 @@ struct Measured {
     /// Of queries one at a time, in microseconds.
     p50_us: f64,
     p99_us: f64,
+    /// Of queries one at a time, where the index is lazy: on average.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fetched_per_query: Option<PerQuery>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ids: Option<Vec<Vec<crate::vectors::RowId>>>,
 }
 
+/// What a query asks of the store.
+#[derive(Debug, Serialize)]
+struct PerQuery {
+    round_trips: f64,
+    requests: f64,
+    bytes: f64,
+}
+
+impl PerQuery {
+    fn of(stats: FetchStats, queries: usize) -> Self {
+        let mean = |value: u64| value as f64 / queries as f64;
+        Self {
+            round_trips: mean(stats.round_trips),
+            requests: mean(stats.requests),
+            bytes: mean(stats.bytes),
+        }
+    }
+}
+
 pub fn run(args: &MeasureArgs, out: &mut dyn Write) -> Result<(), Error> {
-    let index = Index::open(&args.index)?;
+    let index = args.residence.options()?.open(&args.index)?;
     let queries = read_queries(
         QuerySpec {
             uri: args.queries.to_string_lossy().into_owned(),
@@ -84,27 +113,35 @@ pub fn run(args: &MeasureArgs, out: &mut dyn Write) -> Result<(), Error> {
     )?;
     let k = (args.k as usize).min(index.rows());
     let settings = args.settings(&index, k);
-    let mut table = Table::new([
+    let mut columns = vec![
         (index.effort_name().unwrap_or("setting"), Align::Right),
         ("queries/s", Align::Right),
         ("queries/CPU-s", Align::Right),
         ("p50", Align::Right),
         ("p99", Align::Right),
-    ]);
+    ];
+    if args.residence.is_lazy() {
+        columns.extend([("requests", Align::Right), ("bytes", Align::Right)]);
+    }
+    let mut table = Table::new(columns);
     for params in settings {
-        let measured = measure(&index, queries.vectors.view(), &params, args.ids);
+        let measured = args.measure(&index, queries.vectors.view(), &params)?;
         if args.json {
             answer(out, &json_line(&measured)?)?;
             continue;
         }
         let count = measured.queries as f64;
-        table.row([
+        let mut row = vec![
             measured.effort.to_string(),
             format!("{:.0}", count / measured.wall_s),
             measured.cpu_s.map_or("–".into(), |cpu| format!("{:.0}", count / cpu)),
             format!("{:.0} µs", measured.p50_us),
             format!("{:.0} µs", measured.p99_us),
-        ]);
+        ];
+        if let Some(fetched) = &measured.fetched_per_query {
+            row.extend([format!("{:.1}", fetched.requests), bytes(fetched.bytes as u64)]);
+        }
+        table.row(row);
     }
     if args.json { Ok(()) } else { answer(out, &table.render("")) }
 }
@@ -130,39 +167,48 @@ impl MeasureArgs {
         }
         settings
     }
-}
 
-fn measure(index: &Index, queries: VectorView<'_>, params: &SearchParams, with_ids: bool) -> Measured {
-    let mut searcher = index.searcher();
-    warm_up(&mut *searcher, queries, params);
-    let mut ordinals = Vec::with_capacity(queries.rows() * params.k);
-    let mut counts = Vec::with_capacity(queries.rows());
-    let (wall, cpu) = (Instant::now(), cpu_time());
-    searcher.search_batch(queries, params, &mut |_, found| {
-        ordinals.extend(found.iter().map(|neighbor| neighbor.ordinal));
-        counts.push(found.len());
-    });
-    let wall_s = wall.elapsed().as_secs_f64();
-    let cpu_s = cpu_time().zip(cpu).map(|(end, start)| (end - start).as_secs_f64());
-    let (latency_us, _) = latency(&mut *searcher, queries, params);
-    let ids = with_ids.then(|| {
-        let mut rest = &ordinals[..];
-        counts
-            .iter()
-            .map(|&count| {
-                let (own, others) = rest.split_at(count);
-                rest = others;
-                own.iter().map(|&ordinal| index.ids().get(ordinal)).collect()
-            })
-            .collect()
-    });
-    Measured {
-        effort: params.effort,
-        queries: queries.rows(),
-        wall_s,
-        cpu_s,
-        p50_us: latency_us.p50,
-        p99_us: latency_us.p99,
-        ids,
+    fn measure(
+        &self,
+        index: &Index,
+        queries: VectorView<'_>,
+        params: &SearchParams,
+    ) -> Result<Measured, Error> {
+        let mut searcher = index.searcher();
+        warm_up(&mut *searcher, queries, params);
+        searcher.fetched().map_err(QueryError::from)?;
+        let mut ordinals = Vec::with_capacity(queries.rows() * params.k);
+        let mut counts = Vec::with_capacity(queries.rows());
+        let (wall, cpu) = (Instant::now(), cpu_time());
+        searcher.search_batch(queries, params, &mut |_, found| {
+            ordinals.extend(found.iter().map(|neighbor| neighbor.ordinal));
+            counts.push(found.len());
+        });
+        let wall_s = wall.elapsed().as_secs_f64();
+        let cpu_s = cpu_time().zip(cpu).map(|(end, start)| (end - start).as_secs_f64());
+        searcher.fetched().map_err(QueryError::from)?;
+        let (latency_us, _) = latency(&mut *searcher, queries, params);
+        let fetched = searcher.fetched().map_err(QueryError::from)?;
+        let ids = self.ids.then(|| {
+            let mut rest = &ordinals[..];
+            counts
+                .iter()
+                .map(|&count| {
+                    let (own, others) = rest.split_at(count);
+                    rest = others;
+                    own.iter().map(|&ordinal| index.ids().get(ordinal)).collect()
+                })
+                .collect()
+        });
+        Ok(Measured {
+            effort: params.effort,
+            queries: queries.rows(),
+            wall_s,
+            cpu_s,
+            p50_us: latency_us.p50,
+            p99_us: latency_us.p99,
+            fetched_per_query: self.residence.is_lazy().then(|| PerQuery::of(fetched, queries.rows())),
+            ids,
+        })
     }
 }

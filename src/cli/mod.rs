@@ -24,6 +24,7 @@ mod measure;
 mod query_file;
 #[cfg(feature = "polars")]
 mod report;
+mod residence;
 mod rollback;
 mod search;
 #[cfg(feature = "serve")]

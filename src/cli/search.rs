@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::attributes::{Found, LookupError, find};
+use super::residence::{Fetched, ResidenceArgs};
 use super::table::{Align, Table, cell};
 use super::{QueryFile, QueryFileError, answer, json_line};
 use crate::artifact::Manifest;
@@ -35,6 +36,7 @@ Examples:
   annvil search out/glove10k-hnsw --like 590 --column rank --recall 0.99
   annvil search out/glove10k-hnsw --like river --where \"rank < 2000 AND word_len > 4\"
   annvil search out/glove10k-hnsw --vector query.json --json
+  annvil search s3://bucket/indexes/news --vector query.json --residence lazy --cache 1GiB
   python embed.py | annvil search out/glove10k-hnsw --vector -"
 )]
 pub struct SearchArgs {
@@ -92,6 +94,8 @@ pub struct SearchArgs {
     /// Version to search [default: the latest]
     #[arg(long, value_name = "V", value_parser = clap::value_parser!(u64).range(1..))]
     version: Option<u64>,
+    #[command(flatten)]
+    residence: ResidenceArgs,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -151,6 +155,9 @@ struct SearchAnswer {
     /// Of the search alone, without opening the index.
     #[serde(rename = "seconds", serialize_with = "seconds")]
     elapsed: Duration,
+    /// Of a lazy index.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fetched: Option<Fetched>,
     /// One for each query, in order.
     results: Vec<QueryResult>,
 }
@@ -194,7 +201,9 @@ fn as_map<S: serde::Serializer>(attributes: &[(String, Value)], serializer: S) -
 pub(super) fn run(args: &SearchArgs, out: &mut dyn Write) -> Result<(), Error> {
     // Before an index of any size is read.
     let file = args.vector.as_deref().map(QueryFile::read).transpose().map_err(SearchError::from)?;
-    let index = Index::open_version(&args.index, args.version)?;
+    let options = args.residence.options()?;
+    let options = args.version.map_or(options.clone(), |version| options.version(version));
+    let index = options.open(&args.index)?;
     let question = match file {
         Some(file) => Question { queries: args.vectors(file, &index)?, like: None },
         None => args.row_like(args.like.as_deref().unwrap_or_default(), &index)?,
@@ -231,9 +240,10 @@ impl SearchArgs {
     }
 
     fn row_like(&self, value: &str, index: &Index) -> Result<Question, Error> {
-        let row = find(index.attributes(), index.ids(), self.column.as_deref(), value)
+        let attributes = index.fetch_attributes()?;
+        let row = find(attributes.as_ref(), index.ids(), self.column.as_deref(), value)
             .map_err(SearchError::from)?;
-        let vector = index.vector(row.ordinal).ok_or(SearchError::NoVectors)?;
+        let vector = index.fetch_vector(row.ordinal)?.ok_or(SearchError::NoVectors)?;
         Ok(Question { queries: VectorBuf::new(vector, index.dim()), like: Some(row) })
     }
 
@@ -262,6 +272,8 @@ impl SearchArgs {
 
     fn search(&self, index: &Index, question: &Question) -> Result<SearchAnswer, Error> {
         let query = self.query(index, question.like.as_ref())?;
+        // The row whose vector was asked for.
+        let looked_up = index.fetched();
         let start = Instant::now();
         let prepared = index.prepare(&query)?;
         let mut answers = Answers::new();
@@ -292,6 +304,11 @@ impl SearchArgs {
             refine: setting.map(|setting| setting.refine).filter(|&refine| refine > 0),
             allowed: self.allowed(&prepared),
             elapsed,
+            fetched: Fetched::of(
+                index,
+                looked_up.then(prepared.fetched()).then(answers.fetched()),
+                &self.residence,
+            ),
             results,
         })
     }
@@ -350,7 +367,7 @@ impl SearchAnswer {
         text + &format!(
             "{queries} in {index} (version {version}, {}, {effort}{allowed}): {elapsed}\n",
             self.metric
-        )
+        ) + &self.fetched.map_or(String::new(), |fetched| fetched.render())
     }
 }
 
@@ -413,6 +430,7 @@ mod tests {
             refine: None,
             allowed: None,
             elapsed: Duration::from_micros(180),
+            fetched: None,
             results: vec![QueryResult { query: "like word = king".into(), hits }],
         }
     }

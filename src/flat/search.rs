@@ -1,8 +1,9 @@
 //! The exact index and its search.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use crate::artifact::Section;
+use crate::artifact::{FetchError, FetchStats, Fetching, Section};
 use crate::index::{
     Allowed, KeepError, KeptVectors, Precision, RowMask, SearchIndex, SearchParams, Searcher,
 };
@@ -74,6 +75,9 @@ const BLOCK_ROWS: usize = 128;
 /// Queries that share a pass over the rows.
 const GROUP_QUERIES: usize = 32;
 
+/// Bytes of vectors that are fetched at once, where they lie elsewhere.
+const WINDOW_BYTES: usize = 32 << 20;
+
 /// A search session over all rows, or over the rows of a mask; one per thread.
 pub struct FlatSearcher {
     index: Arc<FlatIndex>,
@@ -83,6 +87,10 @@ pub struct FlatSearcher {
     /// One per query of a group, for `k` rows each.
     tops: Vec<TopK>,
     k: usize,
+    /// Where the vectors lie elsewhere.
+    fetching: Fetching,
+    /// That nobody has asked for so far.
+    failure: Option<FetchError>,
 }
 
 impl FlatSearcher {
@@ -93,6 +101,8 @@ impl FlatSearcher {
             distances: vec![0.0; BLOCK_ROWS],
             tops: Vec::new(),
             k: 0,
+            fetching: Fetching::default(),
+            failure: None,
         }
     }
 
@@ -107,13 +117,18 @@ impl FlatSearcher {
         mask: Option<&RowMask>,
         found: &mut dyn FnMut(usize, &[Neighbor]),
     ) {
-        for start in (0..queries.rows()).step_by(GROUP_QUERIES) {
-            let end = (start + GROUP_QUERIES).min(queries.rows());
-            if k == 0 || self.index.rows() == 0 {
+        // What is fetched is fetched once for all.
+        let group = if self.index.vectors.is_ranged() { queries.rows().max(1) } else { GROUP_QUERIES };
+        for start in (0..queries.rows()).step_by(group) {
+            let end = (start + group).min(queries.rows());
+            if k == 0 || self.index.rows() == 0 || self.failure.is_some() {
                 (start..end).for_each(|query| found(query, &[]));
                 continue;
             }
             self.scan(queries.slice(start, end), k, mask);
+            if self.failure.is_some() {
+                self.tops.iter_mut().for_each(TopK::clear);
+            }
             for (query, top) in (start..end).zip(&mut self.tops) {
                 found(query, top.sorted());
             }
@@ -132,9 +147,63 @@ impl FlatSearcher {
         }
         self.tops.iter_mut().for_each(TopK::clear);
         match mask {
+            _ if self.index.vectors.is_ranged() => {
+                let scanned = match mask {
+                    Some(mask) => self.scan_fetched_mask(queries, mask),
+                    None => self.scan_fetched(queries),
+                };
+                self.failure = scanned.err();
+            }
             Some(mask) => self.scan_mask(queries, mask),
             None => self.scan_all(queries),
         }
+    }
+
+    /// As [`scan_all`](Self::scan_all), of vectors that lie elsewhere.
+    fn scan_fetched(&mut self, queries: VectorView<'_>) -> Result<(), FetchError> {
+        let window = self.window_rows();
+        for first in (0..self.index.rows()).step_by(window) {
+            let rows = first..(first + window).min(self.index.rows());
+            let vectors = self.index.vectors.fetch_range(rows.clone(), &mut self.fetching)?;
+            for start in rows.clone().step_by(BLOCK_ROWS) {
+                let distances = &mut self.distances[..BLOCK_ROWS.min(rows.end - start)];
+                for (query, top) in queries.iter().zip(&mut self.tops) {
+                    vectors.distances_from(self.index.metric, query, start - first, distances);
+                    collect(start as u32.., distances, top);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`scan_mask`](Self::scan_mask), of vectors that lie elsewhere.
+    fn scan_fetched_mask(&mut self, queries: VectorView<'_>, mask: &RowMask) -> Result<(), FetchError> {
+        assert_eq!(mask.rows(), self.index.rows(), "a mask of the index's rows");
+        let window = self.window_rows();
+        let mut allowed = mask.iter();
+        loop {
+            let ordinals: Vec<u32> = allowed.by_ref().take(window).collect();
+            if ordinals.is_empty() {
+                return Ok(());
+            }
+            let vectors = self.index.vectors.fetch(&ordinals, &mut self.fetching)?;
+            for (block, ordinals) in ordinals.chunks(BLOCK_ROWS).enumerate() {
+                let first = (block * BLOCK_ROWS) as u32;
+                let distances = &mut self.distances[..ordinals.len()];
+                self.ordinals.clear();
+                self.ordinals.extend(first..first + ordinals.len() as u32);
+                for (query, top) in queries.iter().zip(&mut self.tops) {
+                    vectors.distances(self.index.metric, query, &self.ordinals, distances);
+                    collect(ordinals.iter().copied(), distances, top);
+                }
+            }
+        }
+    }
+
+    /// Rows that are fetched at once: whole blocks, so that they are compared as those in memory are.
+    fn window_rows(&self) -> usize {
+        let row_bytes = self.index.dim() * size_of::<f32>();
+        (WINDOW_BYTES / row_bytes / BLOCK_ROWS).max(1) * BLOCK_ROWS
     }
 
     fn scan_all(&mut self, queries: VectorView<'_>) {
@@ -197,6 +266,15 @@ impl Searcher for FlatSearcher {
         let mask = Some(allowed.mask);
         self.search_among(query, params.k, mask, &mut |_, nearest| found.extend_from_slice(nearest));
         true
+    }
+
+    fn fetched(&mut self) -> Result<FetchStats, FetchError> {
+        let stats = std::mem::take(&mut self.fetching.stats);
+        self.failure.take().map_or(Ok(stats), Err)
+    }
+
+    fn fetch_until(&mut self, end: Option<Instant>) {
+        self.fetching.end = end;
     }
 
     fn search_batch(

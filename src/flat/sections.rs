@@ -1,7 +1,7 @@
 //! A flat index as one section, `vectors`: the tensor `vectors` (`rows × dim`, f32 or f16), and the metric.
 
 use super::search::FlatIndex;
-use crate::artifact::{Dtype, Section, TensorError};
+use crate::artifact::{Dtype, RangedSection, Section, TensorError};
 use crate::index::{KeptVectors, Precision};
 
 /// The name of the section, and of its tensor.
@@ -18,24 +18,39 @@ impl FlatIndex {
     pub fn from_sections(sections: &[Section]) -> Result<Self, TensorError> {
         let missing = || TensorError::Missing { section: SECTION.into(), tensor: SECTION.into() };
         let section = sections.iter().find(|section| section.name == SECTION).ok_or_else(missing)?;
-        let content = |what: String| TensorError::Content { tensor: SECTION.into(), what };
         let tensor = section.tensor(SECTION)?;
-        let &[rows, dim] = &tensor.shape[..] else {
-            return Err(content(format!("expected rows × dim, got shape {:?}", tensor.shape)));
-        };
-        if dim == 0 || rows > u64::from(u32::MAX) {
-            return Err(content(format!(
-                "expected 1 or more dimensions and at most 2³² − 1 rows, got {rows} × {dim}"
-            )));
-        }
-        let precision = match tensor.dtype {
-            Dtype::F32 => Precision::F32,
-            Dtype::F16 => Precision::F16,
-            got => return Err(content(format!("expected F32 or F16, got {got:?}"))),
-        };
-        let vectors = KeptVectors::read(section, SECTION, rows as usize, dim as usize, precision)?;
+        let (rows, dim, precision) = read_shape(&tensor.shape, tensor.dtype)?;
+        let vectors = KeptVectors::read(section, SECTION, rows, dim, precision)?;
         Ok(Self { vectors, metric: section.metadata("metric")? })
     }
+
+    /// As [`from_sections`](Self::from_sections), with the vectors left in their file.
+    pub fn ranged(section: &RangedSection) -> Result<Self, TensorError> {
+        let head = &section.head;
+        let tensor = head.tensor(SECTION)?;
+        let (rows, dim, precision) = read_shape(&tensor.shape, tensor.dtype)?;
+        let vectors = KeptVectors::ranged(section, SECTION, rows, dim, precision)?;
+        Ok(Self { vectors, metric: head.metadata("metric")? })
+    }
+}
+
+/// Rows, dimensions and how they are kept.
+fn read_shape(shape: &[u64], dtype: Dtype) -> Result<(usize, usize, Precision), TensorError> {
+    let content = |what: String| TensorError::Content { tensor: SECTION.into(), what };
+    let &[rows, dim] = shape else {
+        return Err(content(format!("expected rows × dim, got shape {shape:?}")));
+    };
+    if dim == 0 || rows > u64::from(u32::MAX) {
+        return Err(content(format!(
+            "expected 1 or more dimensions and at most 2³² − 1 rows, got {rows} × {dim}"
+        )));
+    }
+    let precision = match dtype {
+        Dtype::F32 => Precision::F32,
+        Dtype::F16 => Precision::F16,
+        got => return Err(content(format!("expected F32 or F16, got {got:?}"))),
+    };
+    Ok((rows as usize, dim as usize, precision))
 }
 
 #[cfg(test)]

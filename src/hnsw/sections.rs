@@ -13,7 +13,7 @@
 
 use super::codes::{Code, Codes};
 use super::{Hnsw, upper_offsets};
-use crate::artifact::{Section, TensorError};
+use crate::artifact::{RangedSection, Section, TensorError};
 use crate::index::{KeptVectors, Precision, SearchIndex};
 use crate::vectors::Metric;
 
@@ -40,20 +40,49 @@ impl Hnsw {
     /// # Errors
     /// The first section or tensor that is missing, has another type or shape, or breaks an invariant.
     pub fn from_sections(sections: &[Section]) -> Result<Self, TensorError> {
+        let vectors = Section::named(sections, "vectors")?;
+        let dim = vectors.tensor("vectors")?.shape.last().map_or(0, |&dim| dim as usize);
+        let read = |rows, dim| KeptVectors::read(vectors, "vectors", rows, dim, Precision::F32);
+        Self::with_vectors(sections, dim, &read)
+    }
+
+    /// As [`from_sections`](Self::from_sections), with the vectors left in their file: `sections` are the graph and the
+    /// codes. A graph without codes is walked by its vectors, which are needed whole.
+    ///
+    /// # Errors
+    /// As `from_sections`, but for what vectors consist of.
+    pub fn ranged(sections: &[Section], vectors: &RangedSection) -> Result<Self, TensorError> {
+        if let Code::F32 = Section::named(sections, "graph")?.metadata("code")? {
+            let what = "f32, so the walk reads the vectors, which are not here".into();
+            return Err(TensorError::Metadata { section: "graph".into(), key: "code".into(), what });
+        }
+        let dim = vectors.head.tensor("vectors")?.shape.last().map_or(0, |&dim| dim as usize);
+        let read = |rows, dim| KeptVectors::ranged(vectors, "vectors", rows, dim, Precision::F32);
+        Self::with_vectors(sections, dim, &read)
+    }
+
+    /// Whether the walk reads codes, or else the vectors of all rows that it comes by.
+    pub fn walks_on_codes(graph: &Section) -> Result<bool, TensorError> {
+        Ok(graph.metadata::<Code>("code")? != Code::F32)
+    }
+
+    fn with_vectors(
+        sections: &[Section],
+        dim: usize,
+        read: &dyn Fn(usize, usize) -> Result<KeptVectors, TensorError>,
+    ) -> Result<Self, TensorError> {
         let graph = Section::named(sections, "graph")?;
         let code: Code = graph.metadata("code")?;
-        let vectors = Section::named(sections, "vectors")?;
         let broken = |tensor: &str, what: String| TensorError::Content { tensor: tensor.into(), what };
         let (links, shape) = graph.array_of_rank::<u32>("links", 2)?;
         let (rows, degree) = (shape[0], shape[1]);
         if rows == 0 || rows > Self::MAX_ROWS || degree == 0 {
             return Err(broken("links", format!("shape {shape:?}: no graph has that")));
         }
-        let dim = vectors.tensor("vectors")?.shape.last().map_or(0, |&dim| dim as usize);
         if dim == 0 {
             return Err(broken("vectors", "no dimensions".into()));
         }
-        let vectors = KeptVectors::read(vectors, "vectors", rows, dim, Precision::F32)?;
+        let vectors = read(rows, dim)?;
         let levels = graph.array::<u8>("levels", &[rows])?;
         let upper_rows: usize = levels.iter().map(|&level| usize::from(level)).sum();
         let (upper_links, shape) = graph.array_of_rank::<u32>("upper_links", 2)?;

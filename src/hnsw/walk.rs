@@ -96,6 +96,11 @@ impl Walk {
         &self.found
     }
 
+    /// What a walk whose vectors lie elsewhere has come to: the rows to rank by them.
+    pub fn candidates(&self) -> &[u32] {
+        &self.fresh
+    }
+
     #[inline]
     pub fn step(&mut self, index: &Hnsw, kernels: &Kernels, query: &[f32]) {
         match self.next {
@@ -191,6 +196,7 @@ impl Walk {
         self.fresh.clear();
         self.fresh.extend(self.beam.nearest().take(self.refine).map(|neighbor| neighbor.ordinal));
         self.fresh.iter().for_each(|&row| index.vectors.prefetch(row));
-        self.next = Next::Rank;
+        // Vectors that lie elsewhere are fetched for many walks at once, and ranked by whoever does.
+        self.next = if index.vectors.is_ranged() { Next::Done } else { Next::Rank };
     }
 }

@@ -1,9 +1,17 @@
 //! Vectors kept as f32 or f16, and exact distances to some of them.
+//!
+//! They are in memory, or in a file that is read by range. Of the latter a search first fetches the rows that it will
+//! compare: what it gets are vectors in memory again, and compared by the same kernels.
 
+use std::ops::Range;
+
+use bytes::Bytes;
 use half::f16;
 use rayon::prelude::*;
 
-use crate::artifact::{Array, Section, TensorError};
+use crate::artifact::{
+    Array, Element, FetchError, Fetching, RangedRows, RangedSection, Section, TensorError,
+};
 use crate::compute::cpu::{kernels, prefetch};
 use crate::vectors::{Metric, VectorBuf, VectorView};
 
@@ -43,6 +51,17 @@ pub struct KeptVectors {
 enum Values {
     F32(Array<f32>),
     F16(Array<f16>),
+    Ranged(RangedVectors),
+}
+
+/// Vectors in a file.
+#[derive(Debug, Clone)]
+struct RangedVectors {
+    tensor: RangedRows,
+    /// Of the tensor.
+    name: String,
+    rows: usize,
+    precision: Precision,
 }
 
 impl KeptVectors {
@@ -76,7 +95,7 @@ impl KeptVectors {
     /// Some rows of several, each given as the number of its part and its ordinal there.
     ///
     /// # Panics
-    /// If the parts differ in dimension or precision, or there is none.
+    /// If the parts differ in dimension or precision, or there is none; if one is not in memory.
     pub fn gather_from(parts: &[&KeptVectors], rows: &[(u32, u32)]) -> Self {
         let (dim, precision) = (parts[0].dim, parts[0].precision());
         assert!(
@@ -86,10 +105,12 @@ impl KeptVectors {
         let f32s = |part: u32| match &parts[part as usize].values {
             Values::F32(values) => &values[..],
             Values::F16(_) => unreachable!("checked above"),
+            Values::Ranged(_) => panic!("{NOT_HERE}"),
         };
         let f16s = |part: u32| match &parts[part as usize].values {
             Values::F16(values) => &values[..],
             Values::F32(_) => unreachable!("checked above"),
+            Values::Ranged(_) => panic!("{NOT_HERE}"),
         };
         let values = match precision {
             Precision::F32 => Values::F32(Array::on_lines(picked(rows, dim, f32s))),
@@ -102,11 +123,21 @@ impl KeptVectors {
         match self.values {
             Values::F32(_) => Precision::F32,
             Values::F16(_) => Precision::F16,
+            Values::Ranged(RangedVectors { precision, .. }) => precision,
         }
     }
 
+    /// Whether rows must be [fetched](Self::fetch) before they are looked at.
+    pub fn is_ranged(&self) -> bool {
+        matches!(self.values, Values::Ranged(_))
+    }
+
     pub fn rows(&self) -> usize {
-        self.len() / self.dim
+        match &self.values {
+            Values::F32(values) => values.len() / self.dim,
+            Values::F16(values) => values.len() / self.dim,
+            Values::Ranged(ranged) => ranged.rows,
+        }
     }
 
     pub fn dim(&self) -> usize {
@@ -117,17 +148,12 @@ impl KeptVectors {
     pub fn view(&self) -> Option<VectorView<'_>> {
         match &self.values {
             Values::F32(values) => Some(VectorView::new(values, self.dim)),
-            Values::F16(_) => None,
+            Values::F16(_) | Values::Ranged(_) => None,
         }
     }
 
-    fn len(&self) -> usize {
-        match &self.values {
-            Values::F32(values) => values.len(),
-            Values::F16(values) => values.len(),
-        }
-    }
-
+    /// # Panics
+    /// If the rows are not in memory: see [`fetch`](Self::fetch).
     pub fn vector(&self, ordinal: u32) -> Vec<f32> {
         let mut vector = Vec::with_capacity(self.dim);
         self.push_to(ordinal, &mut vector);
@@ -135,11 +161,60 @@ impl KeptVectors {
     }
 
     /// Adds the values of a row to `out`.
+    ///
+    /// # Panics
+    /// As [`vector`](Self::vector).
     pub fn push_to(&self, ordinal: u32, out: &mut Vec<f32>) {
         let range = ordinal as usize * self.dim..(ordinal as usize + 1) * self.dim;
         match &self.values {
             Values::F32(values) => out.extend_from_slice(&values[range]),
             Values::F16(values) => out.extend(values[range].iter().map(|value| value.to_f32())),
+            Values::Ranged(_) => panic!("{NOT_HERE}"),
+        }
+    }
+
+    /// The rows named, in that order, in memory.
+    ///
+    /// # Errors
+    /// What fetching them says; values that are not finite.
+    ///
+    /// # Panics
+    /// If they are in memory, all of them, or one is no row.
+    pub fn fetch(&self, ordinals: &[u32], fetching: &mut Fetching) -> Result<Self, FetchError> {
+        let Values::Ranged(ranged) = &self.values else {
+            panic!("the vectors are in memory");
+        };
+        let one = |&row: &u32| ranged.tensor.range(row as usize..row as usize + 1);
+        let ranges: Vec<_> = ordinals.iter().map(one).collect();
+        self.of_bytes(ranged, &ranged.tensor.file.read(&ranges, fetching)?, |place| ordinals[place])
+    }
+
+    /// Consecutive rows, in memory.
+    ///
+    /// # Errors
+    /// As [`fetch`](Self::fetch).
+    pub fn fetch_range(&self, rows: Range<usize>, fetching: &mut Fetching) -> Result<Self, FetchError> {
+        let Values::Ranged(ranged) = &self.values else { panic!("the vectors are in memory") };
+        let range = ranged.tensor.range(rows.clone());
+        let bytes = ranged.tensor.file.read(&[range], fetching)?;
+        self.of_bytes(ranged, &bytes, |place| (rows.start + place) as u32)
+    }
+
+    /// Vectors from the bytes of whole rows; `ordinal` says which row of all one is, for the error.
+    fn of_bytes(
+        &self,
+        ranged: &RangedVectors,
+        bytes: &[Bytes],
+        ordinal: impl Fn(usize) -> u32,
+    ) -> Result<Self, FetchError> {
+        let values = match ranged.precision {
+            Precision::F32 => Values::F32(joined(bytes)),
+            Precision::F16 => Values::F16(joined(bytes)),
+        };
+        let fetched = Self { values, dim: self.dim };
+        match fetched.first_not_finite() {
+            Some(row) => Err(not_finite(&ranged.name, ordinal(row) as usize).into()),
+            None => Ok(fetched),
         }
     }
 
@@ -150,10 +225,14 @@ impl KeptVectors {
         match &self.values {
             Values::F32(values) => prefetch(&values[range]),
             Values::F16(values) => prefetch(&values[range]),
+            Values::Ranged(_) => {}
         }
     }
 
     /// `out[i]` becomes the distance from `query` to row `ordinals[i]`.
+    ///
+    /// # Panics
+    /// If the rows are not in memory: see [`fetch`](Self::fetch).
     pub fn distances(&self, metric: Metric, query: &[f32], ordinals: &[u32], out: &mut [f32]) {
         assert_eq!((query.len(), out.len()), (self.dim, ordinals.len()));
         let kernels = kernels();
@@ -162,6 +241,7 @@ impl KeptVectors {
             (Values::F32(values), _) => (kernels.dot_gather)(query, values, ordinals, out),
             (Values::F16(values), Metric::L2) => (kernels.l2_gather_f16)(query, values, ordinals, out),
             (Values::F16(values), _) => (kernels.dot_gather_f16)(query, values, ordinals, out),
+            (Values::Ranged(_), _) => panic!("{NOT_HERE}"),
         }
         to_distances(metric, out);
     }
@@ -178,6 +258,7 @@ impl KeptVectors {
                 }
                 to_distances(metric, out);
             }
+            Values::Ranged(_) => panic!("{NOT_HERE}"),
             Values::F16(_) => {
                 let mut ordinals = [0u32; PIECE];
                 for (piece, out) in out.chunks_mut(PIECE).enumerate() {
@@ -191,11 +272,15 @@ impl KeptVectors {
     }
 
     /// Adds the tensor `name`, `rows × dim`, to a section.
+    ///
+    /// # Panics
+    /// If the rows are not in memory.
     pub fn write(&self, section: Section, name: &str) -> Section {
         let shape = [self.rows(), self.dim];
         match &self.values {
             Values::F32(values) => section.with(name, values, &shape),
             Values::F16(values) => section.with(name, values, &shape),
+            Values::Ranged(_) => panic!("{NOT_HERE}"),
         }
     }
 
@@ -213,18 +298,58 @@ impl KeptVectors {
             Precision::F16 => Values::F16(section.array(name, &shape)?.aligned_to_lines()),
         };
         let kept = Self { values, dim };
-        let bad = match &kept.values {
-            Values::F32(values) => values.par_iter().position_first(|value| !value.is_finite()),
-            Values::F16(values) => values.par_iter().position_first(|value| !value.is_finite()),
-        };
-        match bad {
-            Some(at) => {
-                let what = format!("row {}: expected finite values, got one that is not", at / dim);
-                Err(TensorError::Content { tensor: name.into(), what })
-            }
+        match kept.first_not_finite() {
+            Some(row) => Err(not_finite(name, row)),
             None => Ok(kept),
         }
     }
+
+    /// Leaves the tensor `name`, which must be `rows × dim` values, in its file. They are found to be finite as they are
+    /// fetched.
+    pub fn ranged(
+        section: &RangedSection,
+        name: &str,
+        rows: usize,
+        dim: usize,
+        precision: Precision,
+    ) -> Result<Self, TensorError> {
+        let shape = [rows, dim];
+        let tensor = match precision {
+            Precision::F32 => section.rows::<f32>(name, &shape)?,
+            Precision::F16 => section.rows::<f16>(name, &shape)?,
+        };
+        let ranged = RangedVectors { tensor, name: name.into(), rows, precision };
+        Ok(Self { values: Values::Ranged(ranged), dim })
+    }
+
+    fn first_not_finite(&self) -> Option<usize> {
+        let at = match &self.values {
+            Values::F32(values) => values.par_iter().position_first(|value| !value.is_finite()),
+            Values::F16(values) => values.par_iter().position_first(|value| !value.is_finite()),
+            Values::Ranged(_) => None,
+        };
+        at.map(|at| at / self.dim)
+    }
+}
+
+const NOT_HERE: &str = "the rows were not fetched";
+
+fn not_finite(tensor: &str, row: usize) -> TensorError {
+    let what = format!("row {row}: expected finite values, got one that is not");
+    TensorError::Content { tensor: tensor.into(), what }
+}
+
+/// The values of pieces, one behind the other.
+fn joined<T: Element>(pieces: &[Bytes]) -> Array<T> {
+    let bytes = pieces.iter().map(Bytes::len).sum::<usize>();
+    let mut values = vec![T::zeroed(); bytes / size_of::<T>()];
+    let mut rest = bytemuck::cast_slice_mut::<T, u8>(&mut values);
+    for piece in pieces {
+        let (own, behind) = rest.split_at_mut(piece.len());
+        own.copy_from_slice(piece);
+        rest = behind;
+    }
+    Array::from_vec(values)
 }
 
 fn gathered<T: Send + bytemuck::Pod>(

@@ -6,12 +6,13 @@ mod mask;
 mod masked;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 pub use kept::{KeepError, KeptVectors, Precision};
 pub use mask::RowMask;
 pub use masked::Allowed;
 
-use crate::artifact::Section;
+use crate::artifact::{FetchError, FetchStats, Section};
 use crate::vectors::{Metric, Neighbor, VectorView};
 
 /// One search setting.
@@ -73,6 +74,9 @@ pub trait SearchIndex: Send + Sync + std::any::Any {
     fn searcher(self: Arc<Self>) -> Box<dyn Searcher>;
 
     /// What a loader needs to make this index again.
+    ///
+    /// # Panics
+    /// If parts of the index lie elsewhere: they are published already.
     fn sections(&self) -> Vec<Section>;
 }
 
@@ -98,6 +102,18 @@ pub trait Searcher: Send {
         found: &mut Vec<Neighbor>,
     ) -> bool {
         masked::widen(&mut |params, found| self.search(query, params, found), params, allowed, found)
+    }
+
+    /// What the searches since the last call have fetched, where the index lies elsewhere; an error where one could not
+    /// have what it needs. It has found nothing then, and so have those after it until this is asked. Whoever searches an
+    /// index that may lie elsewhere asks after every call.
+    fn fetched(&mut self) -> Result<FetchStats, FetchError> {
+        Ok(FetchStats::default())
+    }
+
+    /// Until when searches may wait for what they fetch; `None`: as long as it takes.
+    fn fetch_until(&mut self, end: Option<Instant>) {
+        let _ = end;
     }
 
     /// Many queries; `found` is called once per query, in order. Families that share work between queries

@@ -103,6 +103,7 @@ pub fn build(
         list_offsets: lists.offsets.into(),
         quantizer,
         codes,
+        ranged: None,
         kept,
         rotation,
     });

@@ -19,6 +19,15 @@ pub(super) enum Codes {
     Blocks(Blocks),
 }
 
+/// The codes of one list, wherever they were read from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ListCodes<'a> {
+    /// Its rows' codes, or its blocks.
+    pub bytes: &'a [u8],
+    /// One for each of its rows, where there are any.
+    pub terms: Option<&'a [f32]>,
+}
+
 /// 4-bit codes: each list is whole blocks of 32 rows, and a block is `code_size × 32` bytes, byte `b` of all its rows
 /// together. Places behind a list's last row are 0.
 #[derive(Debug, Clone)]
@@ -27,6 +36,53 @@ pub(super) struct Blocks {
     pub code_size: usize,
     /// `nlist + 1`: list `l` has the blocks `starts[l]..starts[l + 1]`. Derived, not stored.
     pub starts: Vec<usize>,
+}
+
+impl Codes {
+    /// Those of a list, which has these rows.
+    ///
+    /// # Panics
+    /// If the codes lie elsewhere.
+    #[inline]
+    pub fn of_list(&self, list: usize, rows: Range<usize>, code_size: usize) -> ListCodes<'_> {
+        match self {
+            Codes::Rows { bytes, terms } => ListCodes {
+                bytes: &bytes[rows.start * code_size..rows.end * code_size],
+                terms: terms.as_ref().map(|terms| &terms[rows]),
+            },
+            Codes::Blocks(blocks) => {
+                let count = blocks.starts[list + 1] - blocks.starts[list];
+                ListCodes { bytes: blocks.of_list(list, 0..count), terms: None }
+            }
+        }
+    }
+
+    /// Byte by byte, the code at a place of a list.
+    pub fn code_in<'a>(&self, list: ListCodes<'a>, place: usize, code_size: usize) -> CodeBytes<'a> {
+        match self {
+            Codes::Rows { .. } => {
+                CodeBytes { bytes: &list.bytes[place * code_size..(place + 1) * code_size], step: 1 }
+            }
+            Codes::Blocks(_) => {
+                let block = place / BLOCK_ROWS * code_size * BLOCK_ROWS;
+                let bytes = &list.bytes[block + place % BLOCK_ROWS..block + code_size * BLOCK_ROWS];
+                CodeBytes { bytes, step: BLOCK_ROWS }
+            }
+        }
+    }
+}
+
+/// A code's bytes: each `step`-th.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CodeBytes<'a> {
+    bytes: &'a [u8],
+    step: usize,
+}
+
+impl CodeBytes<'_> {
+    pub fn copy_to(self, code: &mut [u8]) {
+        code.iter_mut().zip(self.bytes.iter().step_by(self.step)).for_each(|(to, &byte)| *to = byte);
+    }
 }
 
 /// The first block of each list, and behind the last.

@@ -54,7 +54,8 @@ pub fn merge(parts: &[(&IvfPq, Option<&RowMask>)]) -> Result<(IvfPq, Vec<(u32, u
         for place in pair[0] as usize..pair[1] as usize {
             let (part, row) = rows[place];
             let code = &mut codes[place * code_size..(place + 1) * code_size];
-            parts[part as usize].0.read_code(row, list, code);
+            let part = parts[part as usize].0;
+            part.read_code(row, list, part.list_codes(list), code);
         }
     }
     let lists = Lists { offsets, order: (0..rows.len() as u32).collect() };

@@ -4,6 +4,9 @@
 //! list by list, within a list in the order they were given: a probe reads one contiguous range of every array.
 //! Where vectors are kept as well (`refine`), the best candidates by code are ranked again with those.
 //!
+//! Codes and vectors may lie elsewhere: then a search fetches the lists that it probes, and the vectors of its candidates
+//! (`fetched`), and works on those.
+//!
 //! `ranking` orders the lists for a query, `scan` estimates the rows of one (`codes` says how they lie), `search` puts
 //! the two together and ranks the best again.
 //!
@@ -12,6 +15,7 @@
 
 mod build;
 mod codes;
+mod fetched;
 mod merge;
 mod params;
 mod ranking;
@@ -26,7 +30,8 @@ pub use build::{BuildError, BuildReport, Built, Like, build, build_like};
 pub use merge::{MergeError, merge};
 pub use params::{IvfPqParams, Loss, Refine, Rotate};
 
-use codes::Codes;
+use codes::{Codes, ListCodes};
+use fetched::RangedCodes;
 use ranking::ListRanking;
 use scan::Book;
 
@@ -45,7 +50,9 @@ pub struct IvfPq {
     /// `nlist + 1`: list `l` holds the rows `list_offsets[l]..list_offsets[l + 1]`.
     list_offsets: Array<u64>,
     quantizer: ProductQuantizer,
+    /// Empty where they lie elsewhere.
     codes: Codes,
+    ranged: Option<RangedCodes>,
     /// What candidates are ranked again with.
     kept: Option<KeptVectors>,
     /// Where codes are those of rotated residuals.
@@ -72,13 +79,14 @@ struct Parts {
     list_offsets: Array<u64>,
     quantizer: ProductQuantizer,
     codes: Codes,
+    ranged: Option<RangedCodes>,
     kept: Option<KeptVectors>,
     rotation: Option<Rotation>,
 }
 
 impl From<Parts> for IvfPq {
     fn from(parts: Parts) -> Self {
-        let Parts { metric, dim, centroids, list_offsets, quantizer, codes, kept, rotation } = parts;
+        let Parts { metric, dim, centroids, list_offsets, quantizer, codes, ranged, kept, rotation } = parts;
         let view = VectorView::new(&centroids, dim);
         let ranking = Arc::new(ListRanking::of(view, metric));
         let turned =
@@ -88,7 +96,7 @@ impl From<Parts> for IvfPq {
             Codes::Rows { .. } => Book::default(),
         };
         let book = Arc::new(book);
-        Self { metric, dim, centroids, list_offsets, quantizer, codes, kept, turned, ranking, book }
+        Self { metric, dim, centroids, list_offsets, quantizer, codes, ranged, kept, turned, ranking, book }
     }
 }
 
@@ -142,24 +150,24 @@ impl IvfPq {
     }
 
     /// The code of a row, `code_size` bytes.
+    ///
+    /// # Panics
+    /// If the codes lie elsewhere.
     pub fn code(&self, ordinal: u32) -> Vec<u8> {
-        let mut code = vec![0; self.quantizer.shape().code_size()];
-        self.read_code(ordinal, self.list_of(ordinal), &mut code);
+        let (list, mut code) = (self.list_of(ordinal), vec![0; self.quantizer.shape().code_size()]);
+        self.read_code(ordinal, list, self.list_codes(list), &mut code);
         code
     }
 
-    fn read_code(&self, ordinal: u32, list: usize, code: &mut [u8]) {
-        match &self.codes {
-            Codes::Rows { bytes, .. } => {
-                code.copy_from_slice(
-                    &bytes[ordinal as usize * code.len()..(ordinal as usize + 1) * code.len()],
-                );
-            }
-            Codes::Blocks(blocks) => {
-                let place = ordinal as usize - self.list(list).start;
-                code.iter_mut().zip(blocks.code(list, place)).for_each(|(to, byte)| *to = byte);
-            }
-        }
+    fn read_code(&self, ordinal: u32, list: usize, codes: ListCodes<'_>, code: &mut [u8]) {
+        let place = ordinal as usize - self.list(list).start;
+        self.codes.code_in(codes, place, code.len()).copy_to(code);
+    }
+
+    /// The codes of a list, where they are in memory.
+    #[inline]
+    fn list_codes(&self, list: usize) -> ListCodes<'_> {
+        self.codes.of_list(list, self.list(list), self.quantizer.shape().code_size())
     }
 
     /// The list that holds a row.
@@ -169,9 +177,13 @@ impl IvfPq {
 
     /// The vector that a row's code stands for: its centroid plus its decoded residual. What distances are
     /// estimated to where no vectors are kept.
+    ///
+    /// # Panics
+    /// If the codes lie elsewhere.
     pub fn decode(&self, ordinal: u32) -> Vec<f32> {
-        let mut decoded = vec![0.0; self.dim];
-        self.decode_into(ordinal, &mut vec![0; self.quantizer.shape().code_size()], &mut decoded);
+        let (list, mut decoded) = (self.list_of(ordinal), vec![0.0; self.dim]);
+        let code = &mut vec![0; self.quantizer.shape().code_size()];
+        self.decode_into(ordinal, list, self.list_codes(list), code, &mut decoded);
         match self.rotation() {
             Some(rotation) => {
                 let mut back = vec![0.0; self.dim];
@@ -182,10 +194,16 @@ impl IvfPq {
         }
     }
 
-    /// As [`decode`](Self::decode), in the space of the codes.
-    fn decode_into(&self, ordinal: u32, code: &mut [u8], decoded: &mut [f32]) {
-        let list = self.list_of(ordinal);
-        self.read_code(ordinal, list, code);
+    /// As [`decode`](Self::decode), in the space of the codes: of a row of `list`, whose codes these are.
+    fn decode_into(
+        &self,
+        ordinal: u32,
+        list: usize,
+        codes: ListCodes<'_>,
+        code: &mut [u8],
+        decoded: &mut [f32],
+    ) {
+        self.read_code(ordinal, list, codes, code);
         self.quantizer.decode(code, decoded);
         let centroid = self.code_centroid(list);
         decoded.iter_mut().zip(centroid).for_each(|(value, &centre)| *value += centre);

@@ -15,10 +15,11 @@
 //! ⟨c, r̂⟩ are far larger than their difference where clusters lie apart, and bytes would not tell rows of a list apart:
 //! so there the tables are made for each list, which costs less than the scan, and no term is kept per row.
 
+use std::ops::Range;
+
 use super::IvfPq;
-use super::codes::{Blocks, Codes};
+use super::codes::{Codes, ListCodes};
 use super::ranking::subtract;
-use crate::artifact::Array;
 use crate::compute::cpu::{
     BLOCK_ROWS, NIBBLE_SLACK, NibbleBook, NibbleScan, Quantized, kernels, nibble_tables_len, prefetch,
 };
@@ -131,6 +132,14 @@ impl Shortlist {
     }
 }
 
+/// A list to scan.
+pub(super) struct Probe<'a> {
+    pub list: usize,
+    pub codes: ListCodes<'a>,
+    /// The part of the estimate that all rows of the list have.
+    pub shared: f32,
+}
+
 /// A search's tables and what it has found.
 pub(super) struct Scan {
     shortlist: Shortlist,
@@ -188,17 +197,18 @@ impl Scan {
             (kernels().nibble_tables)(book, &self.padded, scale, &mut self.values, &mut self.tables);
     }
 
-    /// Scans `list` (of a mask, only its rows); `shared` is the part of the estimate that all rows of the list have.
-    pub fn list(&mut self, index: &IvfPq, list: usize, shared: f32, mask: Option<&RowMask>) {
+    /// Scans a list; of a mask, only its rows.
+    pub fn list(&mut self, index: &IvfPq, probe: Probe<'_>, mask: Option<&RowMask>) {
+        let Probe { list, codes, shared } = probe;
         match &index.codes {
-            Codes::Rows { bytes, terms } => self.rows(index, bytes, terms.as_ref(), list, shared, mask),
-            Codes::Blocks(blocks) => {
+            Codes::Rows { .. } => self.rows(index, codes, index.list(list), shared, mask),
+            Codes::Blocks(_) => {
                 if index.metric == Metric::L2 {
                     self.padded[..self.query.len()].copy_from_slice(&self.query);
                     subtract(&mut self.padded, index.code_centroid(list));
                     self.fill_tables(index, -2.0);
                 }
-                self.blocks(index, blocks, list, shared, mask);
+                self.blocks(index, codes, index.list(list), shared, mask);
             }
         }
     }
@@ -206,41 +216,46 @@ impl Scan {
     fn rows(
         &mut self,
         index: &IvfPq,
-        codes: &[u8],
-        terms: Option<&Array<f32>>,
-        list: usize,
+        codes: ListCodes<'_>,
+        rows: Range<usize>,
         shared: f32,
         mask: Option<&RowMask>,
     ) {
         let code_size = index.quantizer.shape().code_size();
-        let rows = index.list(list);
         for start in rows.clone().step_by(SCAN_ROWS) {
             let end = (start + SCAN_ROWS).min(rows.end);
-            let scores = &mut self.scores[..end - start];
-            (kernels().pq_scan)(&self.values, 256, &codes[start * code_size..end * code_size], scores);
-            match terms {
-                Some(terms) => scores
-                    .iter_mut()
-                    .zip(&terms[start..end])
-                    .for_each(|(score, &term)| *score += shared + term),
+            let (scores, own) = (&mut self.scores[..end - start], start - rows.start..end - rows.start);
+            let bytes = &codes.bytes[own.start * code_size..own.end * code_size];
+            (kernels().pq_scan)(&self.values, 256, bytes, scores);
+            match codes.terms {
+                Some(terms) => {
+                    scores.iter_mut().zip(&terms[own]).for_each(|(score, &term)| *score += shared + term)
+                }
                 None => scores.iter_mut().for_each(|score| *score += shared),
             }
             self.shortlist.offer(scores, start as u32, mask);
         }
     }
 
-    fn blocks(&mut self, index: &IvfPq, blocks: &Blocks, list: usize, shared: f32, mask: Option<&RowMask>) {
-        const BLOCKS: usize = SCAN_ROWS / BLOCK_ROWS;
-        let rows = index.list(list);
+    fn blocks(
+        &mut self,
+        index: &IvfPq,
+        codes: ListCodes<'_>,
+        rows: Range<usize>,
+        shared: f32,
+        mask: Option<&RowMask>,
+    ) {
+        let pq_m = index.quantizer.shape().pq_m;
+        let block_bytes = index.quantizer.shape().code_size() * BLOCK_ROWS;
         let quantized = Quantized { offset: self.quantized.offset + shared, ..self.quantized };
         for (index_of, start) in rows.clone().step_by(SCAN_ROWS).enumerate() {
             let count = (rows.end - start).min(SCAN_ROWS);
-            let first = index_of * BLOCKS;
+            let first = index_of * (SCAN_ROWS / BLOCK_ROWS);
             self.shortlist.scan(NibbleScan {
-                blocks: blocks.of_list(list, first..first + count.div_ceil(BLOCK_ROWS)),
+                blocks: &codes.bytes[first * block_bytes..(first + count.div_ceil(BLOCK_ROWS)) * block_bytes],
                 rows: count,
                 first: start as u32,
-                pq_m: index.quantizer.shape().pq_m,
+                pq_m,
                 tables: &self.tables,
                 quantized,
                 allowed: mask.map_or(&[], RowMask::words),
@@ -261,7 +276,7 @@ impl Scan {
 
 /// Asks for the beginning of a list that will be scanned soon.
 pub(super) fn prefetch_list(index: &IvfPq, list: usize) {
-    if let Codes::Blocks(blocks) = &index.codes {
+    if let (Codes::Blocks(blocks), None) = (&index.codes, &index.ranged) {
         let from = blocks.starts[list] * blocks.code_size * BLOCK_ROWS;
         let soon = &blocks.bytes[from..];
         soon[..soon.len().min(AHEAD_BYTES)].chunks(128).for_each(prefetch);

@@ -1,12 +1,14 @@
 //! Search: rank the lists, scan the first of them by their codes, rank the best rows again with kept vectors.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::IvfPq;
-use super::codes::Codes;
+use super::codes::{Codes, ListCodes};
+use super::fetched::{FetchedLists, FetchedRows};
 use super::ranking::select;
-use super::scan::{Scan, prefetch_list};
-use crate::artifact::Section;
+use super::scan::{Probe, Scan, prefetch_list};
+use crate::artifact::{FetchError, FetchStats, Fetching, Section};
 use crate::compute::cpu::kernels;
 use crate::index::{Allowed, KeptVectors, RowMask, SearchIndex, SearchParams, Searcher};
 use crate::vectors::{Metric, Neighbor, TopK, VectorView};
@@ -148,6 +150,11 @@ impl SearchIndex for IvfPq {
             ordinals: Vec::new(),
             distances: Vec::new(),
             decoding: Decoding::over(&self),
+            fetching: Fetching::default(),
+            failure: None,
+            fetched_lists: FetchedLists::default(),
+            fetched_rows: None,
+            places: Vec::new(),
             index: self,
         })
     }
@@ -217,6 +224,14 @@ struct IvfPqSearcher {
     ordinals: Vec<u32>,
     distances: Vec<f32>,
     decoding: Decoding,
+    // Only where the codes and vectors lie elsewhere:
+    fetching: Fetching,
+    /// That nobody has asked for so far.
+    failure: Option<FetchError>,
+    fetched_lists: FetchedLists,
+    fetched_rows: Option<FetchedRows>,
+    /// Candidates by their place among the fetched rows.
+    places: Vec<u32>,
 }
 
 impl Searcher for IvfPqSearcher {
@@ -263,6 +278,10 @@ impl Searcher for IvfPqSearcher {
         if self.scans.is_empty() {
             self.scans.push(Scan::over(&index));
         }
+        let probes = self.lists.iter().map(|&key| Neighbor::of_key(key).ordinal);
+        if !bring_lists(&index, probes, &mut self.fetched_lists, &mut self.fetching, &mut self.failure) {
+            return true;
+        }
         let scan = &mut self.scans[0];
         scan.begin(&index, query, wanted);
         for (probe, &key) in self.lists.iter().enumerate() {
@@ -272,10 +291,23 @@ impl Searcher for IvfPqSearcher {
             let Neighbor { ordinal: list, distance: rank } = Neighbor::of_key(key);
             let list = list as usize;
             let shared = index.ranking.shared(query, index.centroids().row(list), list, rank);
-            scan.list(&index, list, shared, Some(mask));
+            let codes = codes_of(&index, &self.fetched_lists, list);
+            scan.list(&index, Probe { list, codes, shared }, Some(mask));
         }
-        found.extend_from_slice(self.rank_again(query, 0, k));
+        if self.bring_rows(1) {
+            found.extend_from_slice(self.rank_again(query, 0, k));
+        }
+        self.let_go();
         true
+    }
+
+    fn fetched(&mut self) -> Result<FetchStats, FetchError> {
+        let stats = std::mem::take(&mut self.fetching.stats);
+        self.failure.take().map_or(Ok(stats), Err)
+    }
+
+    fn fetch_until(&mut self, end: Option<Instant>) {
+        self.fetching.end = end;
     }
 
     /// Queries share the ranking of the lists, and the reading of lists that several of them probe.
@@ -292,10 +324,24 @@ impl Searcher for IvfPqSearcher {
         for start in (0..queries.rows()).step_by(BATCH) {
             let batch = queries.slice(start, (start + BATCH).min(queries.rows()));
             self.scan_near_lists(batch, k, params);
-            self.scan_visits();
-            for (number, query) in batch.iter().enumerate() {
-                found(start + number, self.rank_again(query, number, k));
+            let probes = self.visits[0].iter().map(|visit| visit.list);
+            let brought = bring_lists(
+                &self.index,
+                probes,
+                &mut self.fetched_lists,
+                &mut self.fetching,
+                &mut self.failure,
+            );
+            if !brought {
+                (start..start + batch.rows()).for_each(|query| found(query, &[]));
+                continue;
             }
+            self.scan_visits();
+            let brought = self.bring_rows(batch.rows());
+            for (number, query) in batch.iter().enumerate() {
+                found(start + number, if brought { self.rank_again(query, number, k) } else { &[] });
+            }
+            self.let_go();
         }
     }
 }
@@ -310,7 +356,7 @@ impl IvfPqSearcher {
     }
 
     /// Begins the scan of every query with its first lists. Where others may come by, the rest is left to
-    /// [`scan_visits`](Self::scan_visits).
+    /// [`scan_visits`](Self::scan_visits); all of them, where they must be fetched first.
     fn scan_near_lists(&mut self, batch: VectorView<'_>, k: usize, params: &SearchParams) {
         let index = self.index.clone();
         let (strip, stride) = (index.ranking.strip(), index.ranking.stride());
@@ -328,7 +374,11 @@ impl IvfPqSearcher {
                 probed(&index, ranks, params.effort.max(1), k, &mut self.lists);
                 let scan = &mut self.scans[start + number];
                 scan.begin(&index, query, wanted);
-                let near = if shares { NEAR } else { self.lists.len() };
+                let near = match (&index.ranged, shares) {
+                    (Some(_), _) => 0,
+                    (None, true) => NEAR,
+                    (None, false) => self.lists.len(),
+                };
                 for (probe, &key) in self.lists.iter().enumerate() {
                     let Neighbor { ordinal: list, distance: rank } = Neighbor::of_key(key);
                     let centroid = index.centroids().row(list as usize);
@@ -337,7 +387,8 @@ impl IvfPqSearcher {
                         if let Some(&next) = self.lists.get(probe + 1) {
                             prefetch_list(&index, Neighbor::of_key(next).ordinal as usize);
                         }
-                        scan.list(&index, list as usize, shared, None);
+                        let list = list as usize;
+                        scan.list(&index, Probe { list, codes: index.list_codes(list), shared }, None);
                     } else {
                         self.visits[0].push(Visit { list, query: (start + number) as u32, shared });
                     }
@@ -368,7 +419,35 @@ impl IvfPqSearcher {
             if let Some(later) = by_list.get(at + AHEAD).filter(|later| later.list != visit.list) {
                 prefetch_list(index, later.list as usize);
             }
-            self.scans[visit.query as usize].list(index, visit.list as usize, visit.shared, None);
+            let list = visit.list as usize;
+            let codes = codes_of(index, &self.fetched_lists, list);
+            let probe = Probe { list, codes, shared: visit.shared };
+            self.scans[visit.query as usize].list(index, probe, None);
+        }
+    }
+
+    /// Fetches the vectors of what the first `queries` scans have found, where they lie elsewhere. Whether they are there.
+    fn bring_rows(&mut self, queries: usize) -> bool {
+        let index = &*self.index;
+        let Some(kept) = index.kept.as_ref().filter(|kept| kept.is_ranged()) else { return true };
+        let found = self.scans[..queries].iter_mut().flat_map(|scan| scan.best());
+        let ordinals = found.map(|candidate| candidate.ordinal).collect();
+        match FetchedRows::fetch(kept, ordinals, &mut self.fetching) {
+            Ok(rows) => {
+                self.fetched_rows = Some(rows);
+                true
+            }
+            Err(error) => {
+                self.failure = Some(error);
+                false
+            }
+        }
+    }
+
+    /// What was fetched is the cache's to keep.
+    fn let_go(&mut self) {
+        if self.index.ranged.is_some() {
+            (self.fetched_lists, self.fetched_rows) = (FetchedLists::default(), None);
         }
     }
 
@@ -383,7 +462,13 @@ impl IvfPqSearcher {
                 self.ordinals.clear();
                 self.ordinals.extend(scan.best().map(|candidate| candidate.ordinal));
                 self.distances.resize(self.ordinals.len(), 0.0);
-                kept.distances(index.metric, query, &self.ordinals, &mut self.distances);
+                if let Some(rows) = &self.fetched_rows {
+                    self.places.clone_from(&self.ordinals);
+                    let vectors = rows.locate(&mut self.places);
+                    vectors.distances(index.metric, query, &self.places, &mut self.distances);
+                } else {
+                    kept.distances(index.metric, query, &self.ordinals, &mut self.distances);
+                }
                 for (&ordinal, &distance) in self.ordinals.iter().zip(&self.distances) {
                     nearest.push(Neighbor::new(ordinal, distance));
                 }
@@ -395,7 +480,9 @@ impl IvfPqSearcher {
                 self.ordinals.clear();
                 self.ordinals.extend(scan.best().map(|candidate| candidate.ordinal));
                 for &ordinal in &self.ordinals {
-                    index.decode_into(ordinal, code, vector);
+                    let list = index.list_of(ordinal);
+                    let codes = codes_of(index, &self.fetched_lists, list);
+                    index.decode_into(ordinal, list, codes, code, vector);
                     let distance = kernels().distance(index.metric, scan.query(), vector);
                     nearest.push(Neighbor::new(ordinal, distance));
                 }
@@ -403,6 +490,30 @@ impl IvfPqSearcher {
         }
         nearest.sorted()
     }
+}
+
+/// The codes of a list, which was fetched if it lies elsewhere.
+fn codes_of<'a>(index: &'a IvfPq, fetched: &'a FetchedLists, list: usize) -> ListCodes<'a> {
+    match &index.ranged {
+        None => index.list_codes(list),
+        Some(_) => fetched.of(list),
+    }
+}
+
+/// Fetches lists, where they lie elsewhere. Whether they are there; not after a failure that nobody has asked for.
+fn bring_lists(
+    index: &IvfPq,
+    lists: impl Iterator<Item = u32>,
+    fetched: &mut FetchedLists,
+    fetching: &mut Fetching,
+    failure: &mut Option<FetchError>,
+) -> bool {
+    if let Some(from) = &index.ranged
+        && failure.is_none()
+    {
+        *failure = fetched.fetch(index, from, lists, fetching).err();
+    }
+    failure.is_none()
 }
 
 /// Fills `lists` with the keys of the `nprobe` first lists, and of as many more as it takes to see `k` rows.

@@ -15,9 +15,10 @@
 use rayon::prelude::*;
 
 use super::codes::{Blocks, Codes, block_starts};
+use super::fetched::RangedCodes;
 use super::params::{IvfPqParams, Refine, Rotate, check_nibbles};
 use super::{IvfPq, Parts};
-use crate::artifact::{Array, Section, TensorError};
+use crate::artifact::{Array, RangedSection, Section, TensorError};
 use crate::compute::cpu::BLOCK_ROWS;
 use crate::index::KeptVectors;
 use crate::index::SearchIndex;
@@ -31,6 +32,7 @@ const VECTORS: &str = "vectors";
 const ROTATION: &str = "rotation";
 
 pub(super) fn write(index: &IvfPq) -> Vec<Section> {
+    assert!(index.ranged.is_none(), "the codes lie elsewhere");
     let (nlist, rows, shape) = (index.nlist(), index.rows(), index.quantizer.shape());
     assert_eq!(index.centroids.len(), nlist * index.dim);
     let refine = index.kept.as_ref().map_or(Refine::None.name(), |kept| kept.precision().name());
@@ -73,34 +75,97 @@ impl IvfPq {
     /// that search need not: shapes that agree, ascending offsets that end at the number of rows, codes within
     /// their codebooks, finite values.
     pub fn from_sections(sections: &[Section]) -> Result<Self, TensorError> {
-        let ivf = section(sections, IVF, "centroids")?;
-        let metric = ivf.metadata("metric")?;
-        let refine = read_refine(ivf)?;
-        let (centroids, shape) = ivf.array_of_rank::<f32>("centroids", 2)?;
-        let (nlist, dim) = (shape[0], shape[1]);
-        if !(1..=IvfPqParams::MAX_NLIST).contains(&nlist) || dim == 0 {
-            let expected = format!("1 to {} lists of 1 or more dimensions", IvfPqParams::MAX_NLIST);
-            return Err(content("centroids", format!("expected {expected}, got {nlist} × {dim}")));
-        }
-        check_finite("centroids", &centroids)?;
-        let quantizer = read_quantizer(ivf, dim)?;
-        let rotation = read_rotation(ivf, dim)?;
-        let list_offsets = ivf.array::<u64>("list_offsets", &[nlist + 1])?;
+        let head = read_head(section(sections, IVF, "centroids")?)?;
         let codes_section = section(sections, CODES, "codes")?;
-        let rows = check_offsets(&list_offsets)?;
-        let codes = match quantizer.shape().pq_bits {
-            4 => Codes::Blocks(read_blocks(codes_section, &list_offsets, quantizer.shape())?),
-            _ => read_rows(codes_section, rows, quantizer.shape().code_size(), metric)?,
+        let Head { metric, dim, rows, .. } = head;
+        let codes = match head.quantizer.shape().pq_bits {
+            4 => Codes::Blocks(read_blocks(codes_section, &head.list_offsets, head.quantizer.shape())?),
+            _ => read_rows(codes_section, rows, head.quantizer.shape().code_size(), metric)?,
         };
-        let kept = match refine.precision() {
+        let kept = match head.refine.precision() {
             Some(precision) => {
                 let vectors = section(sections, VECTORS, VECTORS)?;
                 Some(KeptVectors::read(vectors, VECTORS, rows, dim, precision)?)
             }
             None => None,
         };
-        Ok(Parts { metric, dim, centroids, list_offsets, quantizer, codes, kept, rotation }.into())
+        Ok(head.with(codes, None, kept).into())
     }
+
+    /// As [`from_sections`](Self::from_sections), with codes and vectors left in their files: `ivf` is the section that
+    /// every search needs, the others are read list by list and row by row. What is read is checked as it comes.
+    ///
+    /// # Errors
+    /// As `from_sections`, but for what codes and vectors consist of.
+    pub fn ranged(ivf: &Section, others: &[RangedSection]) -> Result<Self, TensorError> {
+        let head = read_head(ivf)?;
+        let other = |name: &str| {
+            let missing = || TensorError::NoSection { section: name.into() };
+            others.iter().find(|section| section.head.name == name).ok_or_else(missing)
+        };
+        let codes = other(CODES)?;
+        let (shape, rows) = (head.quantizer.shape(), head.rows);
+        let code_size = shape.code_size();
+        let (layout, ranged) = match shape.pq_bits {
+            4 => {
+                let starts = block_starts(&head.list_offsets);
+                let blocks = [starts[starts.len() - 1], code_size, BLOCK_ROWS];
+                let ranged = RangedCodes { codes: codes.rows::<u8>("codes", &blocks)?, terms: None };
+                (Codes::Blocks(Blocks { bytes: Vec::new().into(), code_size, starts }), ranged)
+            }
+            _ => {
+                let terms = match head.metric {
+                    Metric::L2 => Some(codes.rows::<f32>("terms", &[rows])?),
+                    _ => None,
+                };
+                let ranged = RangedCodes { codes: codes.rows::<u8>("codes", &[rows, code_size])?, terms };
+                (Codes::Rows { bytes: Vec::new().into(), terms: None }, ranged)
+            }
+        };
+        let kept = match head.refine.precision() {
+            Some(precision) => {
+                Some(KeptVectors::ranged(other(VECTORS)?, VECTORS, rows, head.dim, precision)?)
+            }
+            None => None,
+        };
+        Ok(head.with(layout, Some(ranged), kept).into())
+    }
+}
+
+/// The section that every search needs, read and checked.
+struct Head {
+    metric: Metric,
+    refine: Refine,
+    dim: usize,
+    rows: usize,
+    centroids: Array<f32>,
+    list_offsets: Array<u64>,
+    quantizer: ProductQuantizer,
+    rotation: Option<Rotation>,
+}
+
+impl Head {
+    fn with(self, codes: Codes, ranged: Option<RangedCodes>, kept: Option<KeptVectors>) -> Parts {
+        let Head { metric, dim, centroids, list_offsets, quantizer, rotation, .. } = self;
+        Parts { metric, dim, centroids, list_offsets, quantizer, codes, ranged, kept, rotation }
+    }
+}
+
+fn read_head(ivf: &Section) -> Result<Head, TensorError> {
+    let metric = ivf.metadata("metric")?;
+    let refine = read_refine(ivf)?;
+    let (centroids, shape) = ivf.array_of_rank::<f32>("centroids", 2)?;
+    let (nlist, dim) = (shape[0], shape[1]);
+    if !(1..=IvfPqParams::MAX_NLIST).contains(&nlist) || dim == 0 {
+        let expected = format!("1 to {} lists of 1 or more dimensions", IvfPqParams::MAX_NLIST);
+        return Err(content("centroids", format!("expected {expected}, got {nlist} × {dim}")));
+    }
+    check_finite("centroids", &centroids)?;
+    let quantizer = read_quantizer(ivf, dim)?;
+    let rotation = read_rotation(ivf, dim)?;
+    let list_offsets = ivf.array::<u64>("list_offsets", &[nlist + 1])?;
+    let rows = check_offsets(&list_offsets)?;
+    Ok(Head { metric, refine, dim, rows, centroids, list_offsets, quantizer, rotation })
 }
 
 fn content(tensor: &str, what: String) -> TensorError {

@@ -1,5 +1,6 @@
 //! What a search found: places in an index, in memory that is used again.
 
+use crate::artifact::FetchStats;
 use crate::vectors::Neighbor;
 
 /// A found row: of which shard, and where in it.
@@ -27,12 +28,20 @@ impl Match {
 }
 
 /// The matches of some queries, nearest first. Keep it and pass it to the next search: then none allocates.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub struct Answers {
     /// Places for each query.
     k: usize,
     matches: Vec<Match>,
     counts: Vec<u32>,
+    pub(super) fetched: FetchStats,
+}
+
+/// What was found; not what it took to find it.
+impl PartialEq for Answers {
+    fn eq(&self, other: &Self) -> bool {
+        (self.k, &self.matches, &self.counts) == (other.k, &other.matches, &other.counts)
+    }
 }
 
 /// The places of one query.
@@ -49,6 +58,11 @@ impl Answers {
     /// Queries that were asked.
     pub fn queries(&self) -> usize {
         self.counts.len()
+    }
+
+    /// What finding them has fetched, of a lazy index.
+    pub fn fetched(&self) -> FetchStats {
+        self.fetched
     }
 
     /// The matches of a query, by its number.
@@ -69,6 +83,7 @@ impl Answers {
     pub(super) fn reset(&mut self, queries: usize, k: usize) {
         let none = Match::of(Neighbor::NONE);
         self.k = k;
+        self.fetched = FetchStats::default();
         self.counts.clear();
         self.counts.resize(queries, 0);
         self.matches.resize(queries * k, none);

@@ -1,20 +1,55 @@
-//! The attributes of rows that were found.
+//! The attributes of an index, and those of rows that were found.
 
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, make_array};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
-use arrow_schema::{ArrowError, DataType, Schema};
+use arrow_schema::{ArrowError, DataType, Schema, SchemaRef};
 use arrow_select::interleave::interleave;
 use serde_json::Value;
 
 use super::answers::Answers;
+use super::lazy::RangedColumns;
 use super::query::{Attributes, QueryError};
+use crate::artifact::{FetchError, Fetching};
+
+/// The attribute columns of an index, a row per ordinal.
+pub(super) enum AttributeColumns {
+    None,
+    Here(RecordBatch),
+    /// Left where they are until they are asked for.
+    Ranged(RangedColumns),
+}
+
+impl From<Option<RecordBatch>> for AttributeColumns {
+    fn from(batch: Option<RecordBatch>) -> Self {
+        batch.map_or(AttributeColumns::None, AttributeColumns::Here)
+    }
+}
+
+impl AttributeColumns {
+    pub fn schema(&self) -> Option<&SchemaRef> {
+        match self {
+            AttributeColumns::None => None,
+            AttributeColumns::Here(batch) => Some(batch.schema_ref()),
+            AttributeColumns::Ranged(columns) => Some(columns.schema()),
+        }
+    }
+
+    /// Some columns, by their places.
+    pub fn project(&self, places: &[usize], fetching: &mut Fetching) -> Result<RecordBatch, FetchError> {
+        match self {
+            AttributeColumns::None => Ok(RecordBatch::new_empty(Arc::new(Schema::empty()))),
+            AttributeColumns::Here(batch) => Ok(batch.project(places).expect("columns of the batch")),
+            AttributeColumns::Ranged(columns) => columns.fetch(places, fetching),
+        }
+    }
+}
 
 /// The places of the columns asked for.
-pub(super) fn resolve(batch: Option<&RecordBatch>, asked: &Attributes) -> Result<Vec<usize>, QueryError> {
-    let fields = || batch.into_iter().flat_map(|batch| batch.schema_ref().fields());
+pub(super) fn resolve(schema: Option<&SchemaRef>, asked: &Attributes) -> Result<Vec<usize>, QueryError> {
+    let fields = || schema.into_iter().flat_map(|schema| schema.fields());
     match asked {
         Attributes::None => Ok(Vec::new()),
         Attributes::All => Ok((0..fields().count()).collect()),
@@ -31,26 +66,19 @@ pub(super) fn resolve(batch: Option<&RecordBatch>, asked: &Attributes) -> Result
     }
 }
 
-/// A row for each match of `answers`, from each shard's batch and the places of its columns: the same number of
-/// columns, of the same names and types, in every shard.
-pub(super) fn take(shards: &[(Option<&RecordBatch>, &[usize])], answers: &Answers) -> RecordBatch {
+/// A row for each match of `answers`, from each shard's columns: the same number of them, of the same names and types, in
+/// every shard.
+pub(super) fn take(shards: &[&RecordBatch], answers: &Answers) -> RecordBatch {
     let rows: Vec<(usize, usize)> =
         answers.iter().flatten().map(|found| (found.shard as usize, found.ordinal as usize)).collect();
-    let columns = shards.first().map_or(0, |(_, places)| places.len());
+    let columns = shards.first().map_or(0, |batch| batch.num_columns());
     let mut fields = Vec::with_capacity(columns);
     let mut arrays: Vec<ArrayRef> = Vec::with_capacity(columns);
     for column in 0..columns {
-        let of_shards: Vec<&dyn Array> = shards
-            .iter()
-            .filter_map(|(batch, places)| Some(batch.as_ref()?.column(places[column]).as_ref()))
-            .collect();
+        let of_shards: Vec<&dyn Array> = shards.iter().map(|batch| batch.column(column).as_ref()).collect();
         arrays.push(interleave(&of_shards, &rows).expect("columns of one type, and rows of theirs"));
-        let (batch, places) = &shards[0];
-        fields.extend(batch.map(|batch| {
-            let field = batch.schema_ref().field(places[column]).clone();
-            // Another shard may have nulls where the first has none.
-            field.with_nullable(true)
-        }));
+        // Another shard may have nulls where the first has none.
+        fields.push(shards[0].schema_ref().field(column).clone().with_nullable(true));
     }
     let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
     let schema = Arc::new(Schema::new(fields));

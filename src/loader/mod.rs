@@ -26,6 +26,7 @@ mod answers;
 mod attributes;
 mod families;
 mod filter;
+mod lazy;
 mod open;
 mod query;
 mod rows;
@@ -38,24 +39,27 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
 
 pub use answers::{Answers, Match};
 pub use attributes::{in_utc, json_value};
 pub use families::{assemble, effort_name};
 pub use filter::{Bound, Condition, Constant, Filter, FilterError, Position, ROW_ID, TextTest};
 pub use open::{Check, OpenOptions, Residence};
-pub use query::{Effort, Query, QueryError, SearchOptions};
+pub use query::{Effort, Query, QueryError, SearchOptions, StoreFailure};
 pub use search::{Prepared, Way};
 pub use segments::Segments;
 pub use shards::{PreparedShards, Shards};
 pub use watch::{Refresh, Refused, Watch, Watched};
 
+use self::attributes::AttributeColumns;
 use self::filter::{Columns, FilterCache};
+use self::lazy::Lazy;
 use self::open::Checking;
 use self::rows::Rows;
-use self::search::Sessions;
+use self::search::{Limit, Sessions};
 use self::segments::Exact;
-use crate::artifact::{Manifest, TensorError};
+use crate::artifact::{FetchStats, Fetching, Manifest, TensorError};
 use crate::index::{RowMask, SearchIndex, SearchParams, Searcher};
 use crate::store::{Artifact, StoreError};
 use crate::vectors::{Metric, RowId, RowIds, VectorView};
@@ -94,13 +98,15 @@ pub struct Index {
     /// What `family` is where there are several segments, or rows that are no longer there.
     segments: Option<Arc<Segments>>,
     ids: RowIds,
-    attributes: Option<RecordBatch>,
+    attributes: AttributeColumns,
     /// The rows that are there; `None` where all are.
     live: Option<Arc<RowMask>>,
     sessions: Sessions,
     filters: FilterCache,
     /// Where the files were not checked before.
     checking: Option<Checking>,
+    /// Where the index is lazy.
+    lazy: Option<Lazy>,
 }
 
 /// A found row.
@@ -137,7 +143,12 @@ impl Index {
     }
 
     fn assembled(artifact: Artifact, filter_cache_bytes: usize) -> Result<Self, LoadError> {
-        let Rows { family, segments, exact, ids, attributes, live } = Rows::of(&artifact)?;
+        let rows = Rows::of(&artifact)?;
+        Self::of_rows(artifact, rows, filter_cache_bytes)
+    }
+
+    fn of_rows(artifact: Artifact, rows: Rows, filter_cache_bytes: usize) -> Result<Self, LoadError> {
+        let Rows { family, segments, exact, ids, attributes, live } = rows;
         agrees("ids", family.rows() as u64, ids.len() as u64)?;
         Ok(Self {
             artifact: Arc::new(artifact),
@@ -150,6 +161,7 @@ impl Index {
             sessions: Sessions::default(),
             filters: FilterCache::new(filter_cache_bytes),
             checking: None,
+            lazy: None,
         })
     }
 
@@ -194,17 +206,86 @@ impl Index {
         &self.ids
     }
 
-    /// The attribute columns, a row per ordinal.
+    /// The attribute columns, a row per ordinal; also `None` where the index is lazy: see
+    /// [`attribute_schema`](Self::attribute_schema) and [`fetch_attributes`](Self::fetch_attributes).
     pub fn attributes(&self) -> Option<&RecordBatch> {
-        self.attributes.as_ref()
+        match &self.attributes {
+            AttributeColumns::Here(batch) => Some(batch),
+            AttributeColumns::None | AttributeColumns::Ranged(_) => None,
+        }
     }
 
-    /// The vector of a row as the index keeps it (for cosine normalised), where it does.
-    pub fn vector(&self, ordinal: u32) -> Option<Vec<f32>> {
-        match &self.segments {
-            Some(segments) => segments.vector(ordinal),
-            None => self.family.kept().map(|kept| kept.vector(ordinal)),
+    /// The names and types of the attribute columns, where there are any.
+    pub fn attribute_schema(&self) -> Option<&SchemaRef> {
+        self.attributes.schema()
+    }
+
+    /// As [`attributes`](Self::attributes), read if they are not here.
+    ///
+    /// # Errors
+    /// [`QueryError::Store`], [`QueryError::Damaged`].
+    pub fn fetch_attributes(&self) -> Result<Option<RecordBatch>, QueryError> {
+        let Some(schema) = self.attribute_schema() else { return Ok(None) };
+        let all: Vec<usize> = (0..schema.fields().len()).collect();
+        Ok(Some(self.columns(&all, None)?.0))
+    }
+
+    /// Some attribute columns, by their places, and what was fetched for that.
+    fn columns(
+        &self,
+        places: &[usize],
+        limit: Option<Limit>,
+    ) -> Result<(RecordBatch, FetchStats), QueryError> {
+        let end = limit.and_then(|limit| limit.end);
+        let mut fetching = Fetching { end, ..Fetching::default() };
+        match self.attributes.project(places, &mut fetching) {
+            Ok(batch) => Ok((batch, fetching.stats)),
+            Err(error) => Err(QueryError::of_fetch(&error, limit.map(|limit| limit.timeout), [0, 0])),
         }
+    }
+
+    /// The vector of a row as the index keeps it (for cosine normalised), where it does. Also `None` where it could not be
+    /// read: see [`fetch_vector`](Self::fetch_vector).
+    pub fn vector(&self, ordinal: u32) -> Option<Vec<f32>> {
+        self.fetch_vector(ordinal).ok().flatten()
+    }
+
+    /// The vector of a row as the index keeps it, where it does, read if it is not here.
+    ///
+    /// # Errors
+    /// [`QueryError::Store`], [`QueryError::Damaged`].
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn fetch_vector(&self, ordinal: u32) -> Result<Option<Vec<f32>>, QueryError> {
+        if let Some(segments) = &self.segments {
+            return Ok(segments.vector(ordinal));
+        }
+        let Some(kept) = self.family.kept() else { return Ok(None) };
+        if !kept.is_ranged() {
+            return Ok(Some(kept.vector(ordinal)));
+        }
+        assert!((ordinal as usize) < kept.rows(), "ordinal {ordinal} of {} rows", kept.rows());
+        match kept.fetch(&[ordinal], &mut Fetching::default()) {
+            Ok(row) => Ok(Some(row.vector(0))),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What was asked of the store to open the index, where it is lazy; nothing otherwise.
+    pub fn fetched_at_open(&self) -> FetchStats {
+        self.lazy.as_ref().map_or(FetchStats::default(), |lazy| lazy.opened)
+    }
+
+    /// What was asked of the store since the index was opened, by all threads, where it is lazy. Each thread's
+    /// round trips count.
+    pub fn fetched(&self) -> FetchStats {
+        self.lazy.as_ref().map_or(FetchStats::default(), |lazy| lazy.reader.stats())
+    }
+
+    /// Bytes of the blocks that are kept in memory, where the index is lazy.
+    pub fn cached_bytes(&self) -> u64 {
+        self.lazy.as_ref().map_or(0, |lazy| lazy.reader.kept_bytes())
     }
 
     /// What the effort of a search is called here, see [`SearchIndex::effort_name`].
@@ -229,7 +310,8 @@ impl Index {
     }
 
     /// One thread's session, below ids and checks: for callers that prepare their queries themselves (of the index's
-    /// dimension, finite and, for cosine, normalised) and read ordinals. Allocates nothing per query after warm-up.
+    /// dimension, finite and, for cosine, normalised) and read ordinals. Allocates nothing per query after warm-up. Of a lazy
+    /// index they ask [`Searcher::fetched`] after each call.
     pub fn searcher(&self) -> Box<dyn Searcher> {
         self.family.clone().searcher()
     }
@@ -255,14 +337,38 @@ impl Index {
     /// The rows that pass a filter, and are there. Evaluated once for each filter that is in use, see
     /// [`OpenOptions::filter_cache_bytes`].
     pub fn mask(&self, filter: &Filter) -> Result<Arc<RowMask>, FilterError> {
-        let columns = Columns::new(&self.ids, self.attributes.as_ref());
-        self.filters.get(filter.text(), self.rows(), || {
+        let mask = self.mask_within(filter, None).map(|(mask, _)| mask);
+        mask.map_err(|error| match error {
+            QueryError::Filter(error) => error,
+            QueryError::Store(failure) => FilterError::Store(failure),
+            other => FilterError::Damaged(other.to_string()),
+        })
+    }
+
+    /// The same, with a limit to how long columns may be read; and what was fetched.
+    fn mask_within(
+        &self,
+        filter: &Filter,
+        limit: Option<Limit>,
+    ) -> Result<(Arc<RowMask>, FetchStats), QueryError> {
+        let (columns, fetched) = match &self.attributes {
+            AttributeColumns::None => (None, FetchStats::default()),
+            AttributeColumns::Here(batch) => (Some(batch.clone()), FetchStats::default()),
+            AttributeColumns::Ranged(columns) => {
+                let named = filter.columns_named(&self.ids, columns.schema())?;
+                let (batch, fetched) = self.columns(&named, limit)?;
+                (Some(batch), fetched)
+            }
+        };
+        let columns = Columns::new(&self.ids, columns.as_ref());
+        let mask = self.filters.get(filter.text(), self.rows(), || {
             let mask = filter.evaluate(&columns)?;
             Ok(match &self.live {
                 Some(live) => mask.and(live),
                 None => mask,
             })
-        })
+        })?;
+        Ok((mask, fetched))
     }
 
     /// Makes a query ready: resolves its setting and names, and evaluates its filter.
@@ -271,7 +377,11 @@ impl Index {
     /// `k` or effort 0; a recall that the certificate does not have; exact search where no vectors are kept; a filter or
     /// attributes that do not fit the index's columns; a similarity asked of a metric that has none.
     pub fn prepare(&self, query: &Query) -> Result<Prepared<'_>, QueryError> {
-        Prepared::new(self, query)
+        self.prepare_since(Instant::now(), query)
+    }
+
+    fn prepare_since(&self, start: Instant, query: &Query) -> Result<Prepared<'_>, QueryError> {
+        Prepared::new(self, query, start)
     }
 
     /// That no check in the background has found damage so far.
@@ -290,7 +400,7 @@ impl Index {
     pub fn ask(&self, queries: VectorView<'_>, query: &Query) -> Result<Answers, QueryError> {
         let start = Instant::now();
         let mut answers = Answers::new();
-        self.prepare(query)?.search_since(start, queries, &mut answers)?;
+        self.prepare_since(start, query)?.search_since(start, queries, &mut answers)?;
         Ok(answers)
     }
 

@@ -1,7 +1,9 @@
 //! How an index is opened: where its bytes live, how they are checked, how much memory they may take.
 
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
+use super::lazy::{self, whole_files};
 use super::{Index, LoadError};
 use crate::artifact::Manifest;
 use crate::artifact::columns::{ATTRIBUTES_FILE, IDS_FILE};
@@ -11,6 +13,10 @@ use crate::store::{Artifact, IndexStore, StoreError, local_folder};
 /// Memory for the masks of filters, where no other size is asked for: those of 50 filters over ten million rows.
 const FILTER_CACHE_BYTES: usize = 64 << 20;
 
+/// Memory for blocks, where no other size is asked for: those of the lists of some hundred queries over a million rows of 384
+/// dimensions, and of their candidates.
+const CACHE_BYTES: u64 = 256 << 20;
+
 /// How to open an index. The default: the latest version, all of it in memory and checked, without a limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenOptions {
@@ -18,6 +24,8 @@ pub struct OpenOptions {
     pub(super) residence: Residence,
     pub(super) memory_limit_bytes: Option<u64>,
     pub(super) filter_cache_bytes: usize,
+    pub(super) cache_bytes: u64,
+    pub(super) disk_cache: Option<(PathBuf, u64)>,
 }
 
 /// Where an open index's bytes live.
@@ -29,6 +37,10 @@ pub enum Residence {
     /// In files on this machine, mapped into memory: the system loads what is touched and lets go what is not.
     /// [`Artifact::mapped`] says what that asks of whoever else can write to the files.
     Mapped(Check),
+    /// Where it is published: parts are read as they are needed, checked block by block, and kept within
+    /// [`OpenOptions::cache_bytes`]. Of an IVF index the centroids are read when it is opened, of a graph all but the
+    /// vectors (without codes, those too); the ids always.
+    Lazy,
 }
 
 /// When the hashes of mapped files are compared. Shapes, bounds and values that searching relies on are checked when
@@ -50,6 +62,8 @@ impl Default for OpenOptions {
             residence: Residence::default(),
             memory_limit_bytes: None,
             filter_cache_bytes: FILTER_CACHE_BYTES,
+            cache_bytes: CACHE_BYTES,
+            disk_cache: None,
         }
     }
 }
@@ -86,21 +100,41 @@ impl OpenOptions {
         self
     }
 
+    /// For [`Residence::Lazy`]: most bytes of blocks kept in memory, by default 256 MiB. Beside them a search holds what it
+    /// has just fetched.
+    #[must_use]
+    pub fn cache_bytes(mut self, bytes: u64) -> Self {
+        self.cache_bytes = bytes;
+        self
+    }
+
+    /// For [`Residence::Lazy`]: keeps blocks in a folder too, at most so many bytes of them. It is made where it is not
+    /// there, and belongs to this process alone; the indexes of one process may share it. Blocks are checked when they
+    /// are read back, so damage there costs a request and nothing else.
+    #[must_use]
+    pub fn disk_cache(mut self, folder: impl Into<PathBuf>, bytes: u64) -> Self {
+        self.disk_cache = Some((folder.into(), bytes));
+        self
+    }
+
     /// What an index takes while it is open, known before any of it is read: its files where they are resident, those
     /// of a graph twice over but for the vectors (they are copied to begin on a cache line), the order of the ids (4
     /// bytes a row, made when the first id is looked up) and the masks of filters. Not counted: what each searching thread uses, 2 bytes a row of a graph and some kilobytes. Mapped
-    /// files take what the system gives them and can take back.
+    /// files take what the system gives them and can take back. Of a lazy index: what is read when it is
+    /// opened, all attributes (a column is kept from its first use on) and the cache.
     pub fn needed_bytes(&self, manifest: &Manifest) -> u64 {
         let is_read = |name: &str| name != QUERIES_FILE;
         let files = manifest.folders().flat_map(|segment| {
             segment.files.iter().filter(|file| file.name != segment.checksums && is_read(&file.name))
         });
-        let is_copied = |name: &str| manifest.build.kind == "hnsw" && !name.starts_with("vectors");
         let resident = match self.residence {
-            Residence::Resident => {
-                files.map(|file| file.size_bytes.saturating_mul(1 + u64::from(is_copied(&file.name)))).sum()
-            }
+            Residence::Resident => files
+                .map(|file| {
+                    file.size_bytes.saturating_mul(1 + u64::from(is_copied(&manifest.build.kind, &file.name)))
+                })
+                .sum(),
             Residence::Mapped(_) => 0u64,
+            Residence::Lazy => self.lazy_bytes(manifest),
         };
         // Joined, the columns of several segments are copies, wherever those lie.
         let is_column = |name: &str| name == IDS_FILE || name == ATTRIBUTES_FILE;
@@ -113,6 +147,20 @@ impl OpenOptions {
             .saturating_add(joined)
             .saturating_add(manifest.build.rows.saturating_mul(4))
             .saturating_add(self.filter_cache_bytes as u64)
+    }
+
+    fn lazy_bytes(&self, manifest: &Manifest) -> u64 {
+        let kind = &manifest.build.kind;
+        let held = manifest.segments.iter().flat_map(|segment| {
+            // A kind that is not known is refused when it is opened.
+            let whole = whole_files(kind, segment).unwrap_or_default();
+            segment.files.iter().map(move |file| match whole.contains(&file.name) {
+                true => file.size_bytes.saturating_mul(1 + u64::from(is_copied(kind, &file.name))),
+                false if file.name == ATTRIBUTES_FILE => file.size_bytes,
+                false => 0,
+            })
+        });
+        self.cache_bytes.saturating_add(held.sum())
     }
 
     fn check_memory(&self, manifest: &Manifest) -> Result<(), LoadError> {
@@ -141,12 +189,20 @@ impl OpenOptions {
     /// Opens what an artifact holds, which is mapped if the artifact is.
     pub fn open_artifact(&self, artifact: Artifact) -> Result<Index, LoadError> {
         self.check_memory(artifact.manifest())?;
+        if self.residence == Residence::Lazy {
+            return lazy::open(artifact, self);
+        }
         let mut index = Index::assembled(artifact, self.filter_cache_bytes)?;
         if self.residence == Residence::Mapped(Check::InBackground) {
             index.checking = Some(Checking::start(index.artifact.clone())?);
         }
         Ok(index)
     }
+}
+
+/// Whether a file is held twice while an index is open: as it was read, and on a cache line.
+fn is_copied(kind: &str, file: &str) -> bool {
+    kind == "hnsw" && !file.starts_with("vectors")
 }
 
 /// A check that goes on while the index is searched.

@@ -1,10 +1,12 @@
 //! What a caller can ask, and from that what a family searches.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{EXACT_ROWS, Filter, FilterError, Index};
-use crate::artifact::CertificatePoint;
+use crate::artifact::{CertificatePoint, FetchError};
 use crate::index::SearchParams;
+use crate::store::StoreError;
 use crate::train::MAX_SQUARED_NORM;
 use crate::vectors::{Metric, RowId, VectorView, squared_norm};
 
@@ -29,15 +31,64 @@ pub enum QueryError {
     #[error("the index has no certificate, so it cannot be searched by recall: give the effort instead")]
     NoCertificate,
     #[error(transparent)]
-    Filter(#[from] FilterError),
+    Filter(FilterError),
     #[error("no attribute is called `{column}`; there are: {known}")]
     Attribute { column: String, known: String },
     #[error("attribute `{column}` is {got} in shard {shard}, expected {expected} as in the first")]
     ShardAttribute { column: String, shard: usize, expected: String, got: String },
     #[error("the index was found to be damaged: {0}")]
     Damaged(String),
+    /// Of a lazy index: what the store said to a query that needed more of it.
+    #[error(transparent)]
+    Store(StoreFailure),
     #[error("time-out of {timeout:?}: {answered} of {queries} queries were answered")]
     TimeOut { timeout: Duration, answered: usize, queries: usize },
+}
+
+/// A store's error that several callers may be told. Equal to another that says the same.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error(transparent)]
+pub struct StoreFailure(pub Arc<StoreError>);
+
+impl PartialEq for StoreFailure {
+    fn eq(&self, other: &Self) -> bool {
+        self.to_string() == other.to_string()
+    }
+}
+
+impl From<FilterError> for QueryError {
+    fn from(error: FilterError) -> Self {
+        match error {
+            FilterError::Store(failure) => QueryError::Store(failure),
+            error => QueryError::Filter(error),
+        }
+    }
+}
+
+/// For whoever searches below queries, without a limit.
+impl From<FetchError> for QueryError {
+    fn from(error: FetchError) -> Self {
+        Self::of_fetch(&error, None, [0, 0])
+    }
+}
+
+impl QueryError {
+    /// Why a search could not have what it needs; `timeout` is what the caller gave it, and `answered` of its queries
+    /// were.
+    pub(super) fn of_fetch(
+        error: &FetchError,
+        timeout: Option<Duration>,
+        [answered, queries]: [usize; 2],
+    ) -> Self {
+        match (StoreError::of_fetch(error), error) {
+            (Some(error), _) => QueryError::Store(StoreFailure(error)),
+            (None, FetchError::TimeOut) => {
+                QueryError::TimeOut { timeout: timeout.unwrap_or_default(), answered, queries }
+            }
+            // What was published, and makes no sense.
+            (None, error) => QueryError::Damaged(error.to_string()),
+        }
+    }
 }
 
 /// How to search. The default: ten rows, at the setting that the certificate chose.

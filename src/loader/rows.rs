@@ -6,6 +6,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::{Field, Schema};
 use arrow_select::concat::{concat, concat_batches};
 
+use super::attributes::AttributeColumns;
 use super::segments::{Exact, Segments};
 use super::{LoadError, agrees, assemble};
 use crate::artifact::Manifest;
@@ -21,7 +22,7 @@ pub(super) struct Rows {
     /// The same rows searched exactly, where all vectors are kept.
     pub exact: Option<Exact>,
     pub ids: RowIds,
-    pub attributes: Option<RecordBatch>,
+    pub attributes: AttributeColumns,
     /// `None` where all rows are there.
     pub live: Option<Arc<RowMask>>,
 }
@@ -32,15 +33,7 @@ impl Rows {
         let families =
             artifact.segments().map(|segment| family(manifest, segment)).collect::<Result<Vec<_>, _>>()?;
         if let ([family], None) = (&families[..], &manifest.tombstones) {
-            let exact = family.kept().map(|kept| Arc::new(FlatIndex::over(kept.clone(), family.metric())));
-            return Ok(Self {
-                family: family.clone(),
-                segments: None,
-                exact: exact.map(Exact::One),
-                ids: artifact.ids()?,
-                attributes: artifact.attributes()?,
-                live: None,
-            });
+            return Ok(Self::of_one(family.clone(), artifact.ids()?, artifact.attributes()?.into()));
         }
         if manifest.build.rows > u64::from(u32::MAX) {
             let (expected, got) = (format!("at most {}", u32::MAX), manifest.build.rows.to_string());
@@ -54,7 +47,14 @@ impl Rows {
         let segments = Arc::new(Segments::new(parts.map(|(family, dead)| (family, &dead[..])).collect()));
         let exact = segments.keep_vectors().then(|| Exact::Several(segments.clone()));
         let family = segments.clone();
-        Ok(Self { family, segments: Some(segments), exact, ids: ids.hiding(dead), attributes, live })
+        let (ids, attributes) = (ids.hiding(dead), attributes.into());
+        Ok(Self { family, segments: Some(segments), exact, ids, attributes, live })
+    }
+
+    /// Of one segment whose rows are all there.
+    pub fn of_one(family: Arc<dyn SearchIndex>, ids: RowIds, attributes: AttributeColumns) -> Self {
+        let exact = family.kept().map(|kept| Arc::new(FlatIndex::over(kept.clone(), family.metric())));
+        Self { family, segments: None, exact: exact.map(Exact::One), ids, attributes, live: None }
     }
 }
 
@@ -63,10 +63,19 @@ fn family(manifest: &Manifest, segment: Segment<'_>) -> Result<Arc<dyn SearchInd
     let sections =
         segment.section_names().map(|name| segment.section(name)).collect::<Result<Vec<_>, _>>()?;
     let family = assemble(&manifest.build.kind, &sections)?;
+    check_family(manifest, segment, &*family)?;
+    Ok(family)
+}
+
+/// That what a segment's sections make is what the manifest says.
+pub(super) fn check_family(
+    manifest: &Manifest,
+    segment: Segment<'_>,
+    family: &dyn SearchIndex,
+) -> Result<(), LoadError> {
     agrees("dim", u64::from(manifest.build.dim), family.dim() as u64)?;
     agrees("rows", segment.rows(), family.rows() as u64)?;
-    agrees("metric", manifest.build.metric, family.metric())?;
-    Ok(family)
+    agrees("metric", manifest.build.metric, family.metric())
 }
 
 fn joined_ids(artifact: &Artifact) -> Result<RowIds, LoadError> {

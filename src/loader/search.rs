@@ -7,22 +7,28 @@
 //! 10 % of the rows are allowed, 1,245 and 361 where 34 % are. And since the rows allowed may lie far from the query,
 //! where a walk finds few of them, one that would cost as much as the scan gives up, and the rows are scanned.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use arrow_array::RecordBatch;
+use arrow_schema::{Field, Schema};
 use rayon::prelude::*;
 
 use super::answers::{Answers, Match, Slots};
 use super::query::{self, Query, QueryError, Threshold};
 use super::segments::{Exact, ExactSearcher};
 use super::{Index, SearchOptions, attributes};
+use crate::artifact::{FetchError, FetchStats};
 use crate::index::{Allowed, RowMask, SearchParams, Searcher};
 use crate::vectors::{Metric, Neighbor, VectorView, normalize};
 
 /// Queries searched by one task.
 const QUERIES_PER_TASK: usize = 16;
+
+/// The same of a lazy index: what a task needs is fetched at once, and waiting costs more than searching.
+const FETCHING_PER_TASK: usize = 128;
 
 /// Up to this many more rows are asked for to leave the excluded ones out afterwards; for more, a mask is made.
 const MAX_EXTRA: usize = 64;
@@ -37,7 +43,11 @@ pub struct Prepared<'a> {
     threshold: Option<Threshold>,
     offset: usize,
     k: usize,
-    pub(super) attributes: Vec<usize>,
+    /// The places of those asked for, …
+    places: Vec<usize>,
+    /// … and their columns: of a lazy index from the first search on, which reads them meanwhile.
+    attributes: OnceLock<RecordBatch>,
+    fetched: FetchStats,
     timeout: Option<Duration>,
 }
 
@@ -55,7 +65,8 @@ pub enum Way {
 }
 
 impl<'a> Prepared<'a> {
-    pub(super) fn new(index: &'a Index, query: &Query) -> Result<Self, QueryError> {
+    /// `start` is when the call began that `query` limits.
+    pub(super) fn new(index: &'a Index, query: &Query, start: Instant) -> Result<Self, QueryError> {
         let wanted = query.options.k.saturating_add(query.offset);
         // k itself is checked, not the sum.
         index.setting(&query.options)?;
@@ -63,13 +74,17 @@ impl<'a> Prepared<'a> {
         if let Some(threshold) = query.threshold {
             threshold.check(index.metric())?;
         }
-        let attributes = attributes::resolve(index.attributes(), &query.attributes)?;
+        let limit = query.timeout.map(|timeout| Limit::from(start, timeout));
+        let places = attributes::resolve(index.attribute_schema(), &query.attributes)?;
         let mut excluded: Vec<u32> = query.exclude.iter().filter_map(|id| index.ids().find(id)).collect();
         excluded.sort_unstable();
         excluded.dedup();
-        let mut mask = match &query.filter {
-            Some(filter) => Some(index.mask(filter)?).filter(|mask| mask.count() < mask.rows()),
-            None => None,
+        let (mut mask, fetched) = match &query.filter {
+            Some(filter) => {
+                let (mask, fetched) = index.mask_within(filter, limit)?;
+                (Some(mask).filter(|mask| mask.count() < mask.rows()), fetched)
+            }
+            None => (None, FetchStats::default()),
         };
         if !excluded.is_empty() && (mask.is_some() || excluded.len() > MAX_EXTRA) {
             let without = match &mask {
@@ -84,14 +99,29 @@ impl<'a> Prepared<'a> {
         }
         let k = wanted.saturating_add(excluded.len()).min(index.rows());
         let way = way(index, setting, k, mask.as_deref());
+        let attributes = OnceLock::new();
+        if index.lazy.is_none() {
+            let _ = attributes.set(index.columns(&places, limit)?.0);
+        }
         let (threshold, offset, timeout) = (query.threshold, query.offset, query.timeout);
         let k = query.options.k.min(index.rows().saturating_sub(offset));
-        Ok(Self { index, way, mask, excluded, threshold, offset, k, attributes, timeout })
+        Ok(Self { index, way, mask, excluded, threshold, offset, k, places, attributes, fetched, timeout })
     }
 
     /// How the rows are found: for whoever wants to know why a query costs what it costs.
     pub fn way(&self) -> Way {
         self.way
+    }
+
+    /// What making it ready has fetched, of a lazy index.
+    pub fn fetched(&self) -> FetchStats {
+        self.fetched
+    }
+
+    /// The names and types of the attributes asked for.
+    pub(super) fn attribute_fields(&self) -> impl ExactSizeIterator<Item = &Field> {
+        let schema = self.index.attribute_schema();
+        self.places.iter().map(move |&place| schema.expect("places are of a schema").field(place))
     }
 
     /// Rows that the filter, and the exclusions where they are many, let through.
@@ -124,18 +154,37 @@ impl<'a> Prepared<'a> {
         let clock =
             Clock { end: self.timeout.and_then(|timeout| start.checked_add(timeout)), ..Clock::default() };
         let (matches, counts) = answers.places();
-        if queries.rows() <= QUERIES_PER_TASK {
-            self.task(queries, matches, counts, &clock);
+        let columns = if self.attributes.get().is_none() {
+            let limit = self.timeout.map(|timeout| Limit::from(start, timeout));
+            std::thread::scope(|scope| {
+                let columns = scope.spawn(|| self.index.columns(&self.places, limit));
+                self.tasks(queries, matches, counts, &clock);
+                Some(columns.join().expect("reading columns does not panic"))
+            })
         } else {
-            matches
-                .par_chunks_mut(QUERIES_PER_TASK * self.k)
-                .zip(counts.par_chunks_mut(QUERIES_PER_TASK))
-                .enumerate()
-                .for_each(|(task, (matches, counts))| {
-                    let start = task * QUERIES_PER_TASK;
-                    self.task(queries.slice(start, start + counts.len()), matches, counts, &clock);
-                });
+            self.tasks(queries, matches, counts, &clock);
+            None
+        };
+        let (mut fetched, failure) = std::mem::take(&mut *clock.fetched());
+        let failure = failure.map(|error| {
+            let progress = [clock.answered.load(Ordering::Relaxed), queries.rows()];
+            QueryError::of_fetch(&error, self.timeout, progress)
+        });
+        let failure = match columns.transpose() {
+            Ok(columns) => {
+                if let Some((columns, beside)) = columns {
+                    fetched = fetched.beside(beside);
+                    let _ = self.attributes.set(columns);
+                }
+                failure
+            }
+            Err(error) => failure.or(Some(error)),
+        };
+        if let Some(error) = failure {
+            answers.reset(0, self.k);
+            return Err(error);
         }
+        answers.fetched = fetched;
         match self.timeout {
             Some(timeout) if clock.is_over.into_inner() => {
                 let (answered, queries) = (clock.answered.into_inner(), queries.rows());
@@ -146,6 +195,20 @@ impl<'a> Prepared<'a> {
         }
     }
 
+    /// On this thread, or on all of its pool.
+    fn tasks(&self, queries: VectorView<'_>, matches: &mut [Match], counts: &mut [u32], clock: &Clock) {
+        let per_task = if self.index.lazy.is_some() { FETCHING_PER_TASK } else { QUERIES_PER_TASK };
+        if queries.rows() <= per_task {
+            return self.task(queries, matches, counts, clock);
+        }
+        matches.par_chunks_mut(per_task * self.k).zip(counts.par_chunks_mut(per_task)).enumerate().for_each(
+            |(task, (matches, counts))| {
+                let start = task * per_task;
+                self.task(queries.slice(start, start + counts.len()), matches, counts, clock);
+            },
+        );
+    }
+
     fn task(&self, queries: VectorView<'_>, matches: &mut [Match], counts: &mut [u32], clock: &Clock) {
         if clock.has_ended() {
             return;
@@ -153,6 +216,8 @@ impl<'a> Prepared<'a> {
         let mut session = self.index.sessions.take(self.index);
         let Session { searcher, exact, queries: prepared, found } = &mut session;
         let queries = prepared.load(queries, self.index.metric());
+        searcher.fetch_until(clock.end);
+        exact.iter_mut().for_each(|exact| exact.fetch_until(clock.end));
         let mut put = |query: usize, found: &[Neighbor]| {
             let slots = Slots {
                 matches: &mut matches[query * self.k..(query + 1) * self.k],
@@ -161,7 +226,7 @@ impl<'a> Prepared<'a> {
             slots.fill(self.wanted(found));
         };
         let mask = self.mask.as_deref();
-        match (self.way, mask, exact) {
+        match (self.way, mask, &mut *exact) {
             (Way::Nothing, ..) => {}
             (Way::Exact { k }, mask, Some(exact)) => exact.search_among(queries, k, mask, &mut put),
             (Way::Masked { params, patience }, Some(mask), exact) => {
@@ -186,8 +251,16 @@ impl<'a> Prepared<'a> {
                 unreachable!("a way is only taken where there is what it takes")
             }
         }
+        let fetched = searcher.fetched().and_then(|searched| {
+            let compared = exact.as_mut().map_or(Ok(FetchStats::default()), ExactSearcher::fetched)?;
+            Ok(searched.then(compared))
+        });
+        let is_answered = fetched.is_ok();
+        clock.note(fetched);
         self.index.sessions.put_back(session);
-        clock.count(counts.len());
+        if is_answered {
+            clock.count(counts.len());
+        }
     }
 
     /// What of the rows found was asked for.
@@ -207,9 +280,21 @@ impl<'a> Prepared<'a> {
     /// The attributes asked for, a row per match: of the first query, then of the second, and so on.
     ///
     /// # Panics
-    /// If the answers are another index's.
+    /// If the answers are another index's or, of a lazy index, another query's.
     pub fn attributes(&self, answers: &Answers) -> RecordBatch {
-        attributes::take(&[(self.index.attributes(), &self.attributes)], answers)
+        attributes::take(&[&*self.columns()], answers)
+    }
+}
+
+impl Prepared<'_> {
+    /// The attributes asked for, of all rows; of none, where nothing was searched for so far.
+    pub(super) fn columns(&self) -> Cow<'_, RecordBatch> {
+        let none = || {
+            RecordBatch::new_empty(Arc::new(Schema::new(
+                self.attribute_fields().cloned().collect::<Vec<_>>(),
+            )))
+        };
+        self.attributes.get().map_or_else(|| Cow::Owned(none()), Cow::Borrowed)
     }
 }
 
@@ -235,12 +320,27 @@ fn way(index: &Index, setting: Option<SearchParams>, k: usize, mask: Option<&Row
     Way::Masked { params, patience: if can_scan { allowed } else { usize::MAX } }
 }
 
-/// When a call ends, and how far it got.
+/// How long a call may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limit {
+    pub timeout: Duration,
+    /// `None`: beyond what a clock tells.
+    pub end: Option<Instant>,
+}
+
+impl Limit {
+    pub fn from(start: Instant, timeout: Duration) -> Self {
+        Self { timeout, end: start.checked_add(timeout) }
+    }
+}
+
+/// When a call ends, how far it got, and what it has fetched.
 #[derive(Default)]
 struct Clock {
     end: Option<Instant>,
     is_over: AtomicBool,
     answered: AtomicUsize,
+    fetched: Mutex<(FetchStats, Option<FetchError>)>,
 }
 
 impl Clock {
@@ -254,6 +354,19 @@ impl Clock {
 
     fn count(&self, answered: usize) {
         self.answered.fetch_add(answered, Ordering::Relaxed);
+    }
+
+    fn fetched(&self) -> MutexGuard<'_, (FetchStats, Option<FetchError>)> {
+        self.fetched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of what a task has fetched, and whether it could. The first failure is the call's.
+    fn note(&self, task: Result<FetchStats, FetchError>) {
+        let mut fetched = self.fetched();
+        match task {
+            Ok(task) => fetched.0 = fetched.0.beside(task),
+            Err(error) => fetched.1 = fetched.1.take().or(Some(error)),
+        }
     }
 }
 

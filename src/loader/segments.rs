@@ -6,8 +6,9 @@
 //! keeps for all. Rows that are not there are looked past as those that a filter keeps away.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use crate::artifact::Section;
+use crate::artifact::{FetchError, FetchStats, Section};
 use crate::flat::{FlatIndex, FlatSearcher};
 use crate::index::{Allowed, KeptVectors, RowMask, SearchIndex, SearchParams, Searcher};
 use crate::vectors::{Metric, Neighbor, VectorView};
@@ -312,6 +313,22 @@ impl ExactSearcher {
         match self {
             ExactSearcher::One(searcher) => searcher.search_among(queries, k, mask, found),
             ExactSearcher::Several(segments) => segments.search_among(queries, k, mask, found),
+        }
+    }
+
+    /// As [`Searcher::fetched`]. Several segments are all in memory.
+    pub fn fetched(&mut self) -> Result<FetchStats, FetchError> {
+        match self {
+            ExactSearcher::One(searcher) => searcher.fetched(),
+            ExactSearcher::Several(_) => Ok(FetchStats::default()),
+        }
+    }
+
+    /// As [`Searcher::fetch_until`].
+    pub fn fetch_until(&mut self, end: Option<Instant>) {
+        match self {
+            ExactSearcher::One(searcher) => searcher.fetch_until(end),
+            ExactSearcher::Several(_) => {}
         }
     }
 }

@@ -72,36 +72,10 @@ impl Shards {
         let parts =
             self.indexes.iter().map(|index| index.prepare(&of_shard)).collect::<Result<Vec<_>, _>>()?;
         for (shard, part) in parts.iter().enumerate() {
-            self.check_attributes(&parts[0], shard, part)?;
+            check_attributes(&parts[0], shard, part)?;
         }
         let k = query.options.k.min(self.rows().saturating_sub(query.offset));
         Ok(PreparedShards { shards: self, parts, k, offset: query.offset })
-    }
-
-    fn check_attributes(
-        &self,
-        first: &Prepared<'_>,
-        shard: usize,
-        part: &Prepared<'_>,
-    ) -> Result<(), QueryError> {
-        let described = |shard: usize, place: Option<&usize>| {
-            let field =
-                place.and_then(|&place| Some(self.indexes[shard].attributes()?.schema_ref().field(place)));
-            match field {
-                Some(field) => (field.name().clone(), field.data_type().to_string()),
-                None => ("none".into(), "missing".into()),
-            }
-        };
-        for column in 0..first.attributes.len().max(part.attributes.len()) {
-            let expected = described(0, first.attributes.get(column));
-            let got = described(shard, part.attributes.get(column));
-            if expected != got {
-                let text = |(name, data_type): &(String, String)| format!("`{name}` ({data_type})");
-                let (column, expected) = (expected.0.clone(), text(&expected));
-                return Err(QueryError::ShardAttribute { column, shard, expected, got: text(&got) });
-            }
-        }
-        Ok(())
     }
 
     /// As [`Index::ask`], over all shards.
@@ -111,6 +85,24 @@ impl Shards {
         self.prepare(query)?.search_since(start, queries, &mut answers)?;
         Ok(answers)
     }
+}
+
+/// That a shard's attributes are those of the first.
+fn check_attributes(first: &Prepared<'_>, shard: usize, part: &Prepared<'_>) -> Result<(), QueryError> {
+    let described = |part: &Prepared<'_>, column: usize| match part.attribute_fields().nth(column) {
+        Some(field) => (field.name().clone(), field.data_type().to_string()),
+        None => ("none".into(), "missing".into()),
+    };
+    for column in 0..first.attribute_fields().len().max(part.attribute_fields().len()) {
+        let expected = described(first, column);
+        let got = described(part, column);
+        if expected != got {
+            let text = |(name, data_type): &(String, String)| format!("`{name}` ({data_type})");
+            let (column, expected) = (expected.0.clone(), text(&expected));
+            return Err(QueryError::ShardAttribute { column, shard, expected, got: text(&got) });
+        }
+    }
+    Ok(())
 }
 
 /// A query bound to shards.
@@ -160,13 +152,7 @@ impl PreparedShards<'_> {
 
     /// As [`Prepared::attributes`], over all shards.
     pub fn attributes(&self, answers: &Answers) -> RecordBatch {
-        let shards: Vec<_> = self
-            .shards
-            .indexes
-            .iter()
-            .zip(&self.parts)
-            .map(|(index, part)| (index.attributes(), &part.attributes[..]))
-            .collect();
-        attributes::take(&shards, answers)
+        let shards: Vec<_> = self.parts.iter().map(Prepared::columns).collect();
+        attributes::take(&shards.iter().map(AsRef::as_ref).collect::<Vec<_>>(), answers)
     }
 }

@@ -65,7 +65,7 @@ impl Watched {
 
     /// As [`open`](Self::open), of an index in a store of the caller's; its files are not mapped.
     pub fn of(store: IndexStore, options: OpenOptions) -> Result<Self, LoadError> {
-        if options.residence != Residence::Resident {
+        if matches!(options.residence, Residence::Mapped(_)) {
             return Err(LoadError::NotLocal { uri: store.name().into() });
         }
         let current = options.open_artifact(store.artifact(options.version)?)?;
@@ -126,7 +126,9 @@ impl Watched {
     fn open_beside(&self, current: &Index, version: u64) -> Result<Index, LoadError> {
         let options = self.options.clone().version(version);
         let index = match options.residence {
-            Residence::Resident => options.open_artifact(self.store.artifact(Some(version))?)?,
+            Residence::Resident | Residence::Lazy => {
+                options.open_artifact(self.store.artifact(Some(version))?)?
+            }
             // The old version answers meanwhile: there is time to check all of the new one first.
             Residence::Mapped(_) => options.residence(Residence::Mapped(Check::AtOpen)).open(&self.uri)?,
         };

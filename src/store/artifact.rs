@@ -6,14 +6,14 @@ use bytes::Bytes;
 
 use super::index::segment_object;
 use super::mapped::Maps;
-use super::objects::ReadError;
+use super::objects::{Objects, ReadError};
 use super::{IndexStore, Place, StoreError};
 use crate::artifact::checksums::{BLOCK_BYTES, BlockChecksums, CHECKSUMS_SECTION};
 use crate::artifact::columns::{self, ATTRIBUTES_FILE, IDS_FILE};
 use crate::artifact::queries::{self, QUERIES_FILE, QUERIES_SECTION};
 use crate::artifact::safetensors::{self, section_file_name};
 use crate::artifact::tombstones::{TOMBSTONES_SECTION, Tombstones};
-use crate::artifact::{FileRef, Manifest, Section, SegmentRef};
+use crate::artifact::{FetchStats, FileRef, Manifest, Section, SegmentRef};
 use crate::vectors::RowIds;
 
 /// One version of an index, open for reading. It never changes, so it can be shared and kept as long as one likes;
@@ -26,6 +26,8 @@ pub struct Artifact {
     checksums: Vec<OnceLock<BlockChecksums>>,
     /// Where whole files are mapped and not read.
     pub(super) maps: Option<Maps>,
+    /// To find the version and to read its manifest.
+    pub(super) asked: FetchStats,
 }
 
 /// One segment of an artifact.
@@ -36,13 +38,19 @@ pub struct Segment<'a> {
 }
 
 impl Artifact {
-    pub(super) fn new(store: IndexStore, manifest: Manifest) -> Self {
+    pub(super) fn new(store: IndexStore, manifest: Manifest, asked: FetchStats) -> Self {
         let checksums = manifest.folders().map(|_| OnceLock::new()).collect();
-        Self { store, manifest, checksums, maps: None }
+        Self { store, manifest, checksums, maps: None, asked }
     }
 
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// What finding the version and reading its manifest has asked of the store. A listing counts as one request, and as no
+    /// bytes.
+    pub fn asked(&self) -> FetchStats {
+        self.asked
     }
 
     pub fn version(&self) -> u64 {
@@ -250,6 +258,10 @@ impl<'a> Segment<'a> {
             _ => error,
         };
         error.of(self.artifact.place(object), size_bytes)
+    }
+
+    pub(super) fn objects(&self) -> &'a Objects {
+        &self.artifact.store.objects
     }
 
     pub(super) fn place(&self, file: &str) -> Place {

@@ -1,3 +1,5 @@
+use std::path::PathBuf;
+
 use super::LocationError;
 use crate::artifact::checksums::ChecksumError;
 use crate::artifact::{ColumnError, ManifestError, NameError, SectionError, TensorError};
@@ -70,6 +72,8 @@ pub enum StoreError {
     Unsupported { what: String },
     #[error("`{object}`: {source}")]
     Io { object: String, source: object_store::Error },
+    #[error("the cache folder `{}` cannot be used: {source}", folder.display())]
+    Cache { folder: PathBuf, source: std::io::Error },
     #[error("cannot start the store's threads: {0}")]
     Runtime(String),
 }

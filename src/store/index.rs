@@ -9,7 +9,8 @@ use super::connection::Connection;
 use super::objects::{Objects, ReadError};
 use super::{Location, Place, StoreError, StoreOptions};
 use crate::artifact::{
-    Digest, MAX_MANIFEST_BYTES, Manifest, check_index_name, version_file_name, version_of_file_name,
+    Digest, FetchStats, MAX_MANIFEST_BYTES, Manifest, check_index_name, version_file_name,
+    version_of_file_name,
 };
 
 /// The versions of one index, at `<root>/<index>`.
@@ -82,6 +83,11 @@ impl IndexStore {
     }
 
     pub fn read_manifest(&self, version: u64) -> Result<Manifest, StoreError> {
+        Ok(self.read_manifest_sized(version)?.0)
+    }
+
+    /// A version's manifest, and how many bytes it has.
+    fn read_manifest_sized(&self, version: u64) -> Result<(Manifest, u64), StoreError> {
         let object = manifest_object(version);
         let place = self.place(Some(version), &object);
         let file = match self.read_manifest_file(version) {
@@ -97,7 +103,8 @@ impl IndexStore {
             }
             Err(error) => return Err(error.of(place, 0)),
         };
-        Manifest::decode(&file, &self.name, version).map_err(|error| StoreError::malformed(place, error))
+        let manifest = Manifest::decode(&file, &self.name, version);
+        Ok((manifest.map_err(|error| StoreError::malformed(place, error))?, file.len() as u64))
     }
 
     /// The bytes of a version's manifest, a manifest or not.
@@ -110,13 +117,15 @@ impl IndexStore {
     /// Opens a version, the latest if none is named. A damaged latest version is an error: the one before it is
     /// there for whoever asks for it by number.
     pub fn artifact(&self, version: Option<u64>) -> Result<Artifact, StoreError> {
+        let requests = 1 + u64::from(version.is_none());
         let version = match version {
             Some(version) => version,
             None => self.latest()?.ok_or_else(|| StoreError::NotFound {
                 what: format!("a published version of index `{}`", self.name),
             })?,
         };
-        Ok(Artifact::new(self.clone(), self.read_manifest(version)?))
+        let (manifest, bytes) = self.read_manifest_sized(version)?;
+        Ok(Artifact::new(self.clone(), manifest, FetchStats { round_trips: requests, requests, bytes }))
     }
 
     pub(super) fn place(&self, version: Option<u64>, object: &str) -> Place {

@@ -14,9 +14,12 @@
 //! and what comes back is compared with what was asked for. Credentials come from the environment.
 
 mod artifact;
+mod blocks;
 mod change;
+mod clock;
 mod connection;
 mod copy;
+mod disk_cache;
 mod error;
 mod gc;
 mod index;
@@ -31,6 +34,7 @@ mod runtime;
 mod verify;
 
 pub use artifact::{Artifact, Segment};
+pub use blocks::{BlockReader, CacheOptions, RangedFile};
 pub use change::NextVersion;
 pub use copy::Copied;
 pub use error::{FileError, Place, StoreError};

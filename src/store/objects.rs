@@ -234,6 +234,17 @@ impl Objects {
         wait_for(async move { retry.run(attempt, ReadError::verdict).await }).map_err(ReadError::Store)?
     }
 
+    /// A range of an object of `size` bytes, tried again as [`chunks`](Self::chunks) are.
+    pub(super) async fn read_range(
+        &self,
+        object: &str,
+        size: u64,
+        range: Range<u64>,
+    ) -> Result<Bytes, ReadError> {
+        let (store, retry, path) = self.request(object);
+        ChunkReader { store, retry, path, size }.read(range).await
+    }
+
     /// The object's size, if there is such an object.
     pub(super) fn size(&self, object: &str) -> Result<Option<u64>, StoreError> {
         Ok(self.head(object)?.map(|listed| listed.size_bytes))

@@ -1,5 +1,8 @@
 //! What a filter can name, and a column's values in the few domains that are compared.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
 use arrow_array::cast::AsArray;
 use arrow_array::types::*;
 use arrow_array::{Array, ArrayRef, ArrowPrimitiveType, BooleanArray, FixedSizeBinaryArray, RecordBatch};
@@ -14,6 +17,8 @@ use crate::vectors::RowIds;
 pub(in crate::loader) struct Columns<'a> {
     ids: &'a RowIds,
     attributes: Option<&'a RecordBatch>,
+    /// Attributes that were asked for, by their places.
+    asked: RefCell<BTreeSet<usize>>,
 }
 
 /// A column that a filter names.
@@ -43,7 +48,12 @@ pub(super) enum Values<'a> {
 
 impl<'a> Columns<'a> {
     pub fn new(ids: &'a RowIds, attributes: Option<&'a RecordBatch>) -> Self {
-        Self { ids, attributes }
+        Self { ids, attributes, asked: RefCell::default() }
+    }
+
+    /// The attributes that were asked for so far, by their places, ascending.
+    pub(super) fn asked(&self) -> Vec<usize> {
+        self.asked.borrow().iter().copied().collect()
     }
 
     pub fn rows(&self) -> usize {
@@ -69,6 +79,7 @@ impl<'a> Columns<'a> {
     fn find(&self, is: impl Fn(&str) -> bool) -> Option<Column> {
         let attribute = self.attributes.and_then(|batch| {
             let place = batch.schema_ref().fields().iter().position(|field| is(field.name()))?;
+            self.asked.borrow_mut().insert(place);
             let name = batch.schema_ref().field(place).name().clone();
             Some(Column { name, array: batch.column(place).clone() })
         });

@@ -32,13 +32,17 @@ mod truth;
 
 use std::sync::Arc;
 
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
 use sqlparser::ast::Expr;
 
 pub(super) use cache::FilterCache;
 pub(super) use columns::Columns;
 pub use condition::{Bound, Condition, Constant, TextTest};
 
+use super::query::StoreFailure;
 use crate::index::RowMask;
+use crate::vectors::RowIds;
 
 /// The name by which a filter knows the ids.
 pub const ROW_ID: &str = "row_id";
@@ -95,6 +99,11 @@ pub enum FilterError {
     Type { at: Position, expected: String, got: String },
     #[error("filter {at}: {what} is not supported")]
     Unsupported { at: Position, what: String },
+    /// Of a lazy index: a column could not be read.
+    #[error(transparent)]
+    Store(StoreFailure),
+    #[error("a column could not be read: {0}")]
+    Damaged(String),
 }
 
 impl Filter {
@@ -134,6 +143,15 @@ impl Filter {
     /// The SQL, or a text of no grammar that only equal conditions share.
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// The attributes that the filter asks for, by their places in `schema`, ascending. Asked of no rows, so that whatever is
+    /// wrong with it is said before a column is read.
+    pub(super) fn columns_named(&self, ids: &RowIds, schema: &SchemaRef) -> Result<Vec<usize>, FilterError> {
+        let (ids, attributes) = (ids.gather(&[]), RecordBatch::new_empty(schema.clone()));
+        let columns = Columns::new(&ids, Some(&attributes));
+        self.evaluate(&columns)?;
+        Ok(columns.asked())
     }
 
     pub(super) fn evaluate(&self, columns: &Columns<'_>) -> Result<RowMask, FilterError> {
