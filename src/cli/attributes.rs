@@ -110,10 +110,7 @@ fn row_of(column: &dyn Array, value: &str) -> Result<Option<u32>, ArrowError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow_array::{
-        BooleanArray, Date32Array, Float32Array, Float64Array, Int64Array, LargeStringArray,
-        TimestampSecondArray, UInt8Array,
-    };
+    use arrow_array::{ArrayRef, Date32Array, Int64Array, LargeStringArray};
     use std::sync::Arc;
 
     fn batch() -> RecordBatch {
