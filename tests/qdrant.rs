@@ -19,10 +19,7 @@ const ROWS: usize = 600;
 const DIM: usize = 12;
 
 fn uuids() -> RowIds {
-    let uuid = |row: usize| {
-        let hash = *blake3_of(row).first_chunk::<16>().unwrap();
-        hash
-    };
+    let uuid = |row: usize| *blake3_of(row).first_chunk::<16>().unwrap();
     RowIds::from((0..ROWS).map(uuid).collect::<Vec<[u8; 16]>>())
 }
 
@@ -64,7 +61,7 @@ fn corpus(index: &Index, id: impl Fn(u32) -> Value, has_row_id: bool) -> Value {
 fn collections(shelf: &Shelf) -> (Vec<String>, Value) {
     let batch = attributes(ROWS, 7);
     let numbers =
-        || RowIds::from((0..ROWS as u64).map(|row| row * 7 + (row % 3 << 40)).collect::<Vec<u64>>());
+        || RowIds::from((0..ROWS as u64).map(|row| row * 7 + ((row % 3) << 40)).collect::<Vec<u64>>());
     let texts = || (0..ROWS).map(|row| format!("row '{row}'")).collect::<Vec<_>>();
     let canonical = || (0..ROWS as u32).map(|row| uuids().get(row).to_string()).collect::<Vec<_>>();
     let text_ids = |texts: Vec<String>| texts.iter().map(String::as_str).collect::<RowIds>();

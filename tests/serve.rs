@@ -160,7 +160,8 @@ fn a_hostile_request_is_told_what_is_wrong_and_what_is_allowed() {
         "9000",
     ];
     let served = start(&shelf, &limits);
-    let vector = [0.5; DIM];
+    let (vector, zero) = ([0.5; DIM], [0.0; DIM]);
+    let five = [vector; 5];
     let deep = format!("{}1 = 1{}", "(".repeat(60), ")".repeat(60));
     let deep_qdrant = format!("{}{{}}{}", r#"{"must":["#.repeat(30), "]}".repeat(30));
     let query = |filter: &str| format!(r#"{{"query":[{}],"filter":{filter}}}"#, ["0.5"; DIM].join(","));
@@ -176,8 +177,8 @@ fn a_hostile_request_is_told_what_is_wrong_and_what_is_allowed() {
         (ours(json!({ "vectors": [[1.0, 2.0]] })), 422, "query", "queries have 2 dimensions, the index 8"),
         (ours(json!({ "vectors": [vector, [1.0]] })), 400, "malformed", "vector 1 has 1 values, expected 8"),
         (ours(json!({ "vectors": [] })), 400, "malformed", "no vector, expected 1 or more"),
-        (ours(json!({ "vectors": [[0.0; DIM]] })), 422, "query", "query 0 has length 0"),
-        (ours(json!({ "vectors": [vector; 5] })), 422, "limit", "queries is 5, allowed: 1 to 4"),
+        (ours(json!({ "vectors": [zero] })), 422, "query", "query 0 has length 0"),
+        (ours(json!({ "vectors": five })), 422, "limit", "queries is 5, allowed: 1 to 4"),
         (
             ours(json!({ "vectors": [vector], "k": 1_000_000_000 })),
             422,
@@ -284,7 +285,7 @@ fn whoever_is_slow_is_cut_off_and_nobody_else_waits() {
         stream
     };
     let begun = Instant::now();
-    let mut silent = connect();
+    let silent = connect();
     let mut drip = connect();
     write!(drip, "POST {SEARCH} HTTP/1.1\r\nHost: x\r\nX-A: ").unwrap();
     let mut body = connect();
@@ -302,7 +303,7 @@ fn whoever_is_slow_is_cut_off_and_nobody_else_waits() {
         });
         let answer = Message::read(&mut BufReader::new(&body), false).unwrap().unwrap();
         assert_eq!(code(&answer), (408, "time_out".into()));
-        for stream in [&mut silent, &mut drip] {
+        for mut stream in [&silent, &drip] {
             let mut rest = Vec::new();
             // Closed, with an answer of hyper's own or none; a reset is as good.
             let _ = stream.read_to_end(&mut rest);

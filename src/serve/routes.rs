@@ -6,10 +6,12 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
+use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
 use super::admission::{admit, refusal};
@@ -69,24 +71,27 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
 }
 
 pub(super) fn gets(work: Work) -> MethodRouter<Arc<Shared>> {
-    get(move |shared, names, uri, headers, body| answer(work, shared, names, uri, headers, body))
+    get(move |shared, names, request| answer(work, shared, names, request))
 }
 
 pub(super) fn posts(work: Work) -> MethodRouter<Arc<Shared>> {
-    post(move |shared, names, uri, headers, body| answer(work, shared, names, uri, headers, body))
+    post(move |shared, names, request| answer(work, shared, names, request))
 }
 
-#[expect(clippy::too_many_arguments, reason = "one for each part of a request")]
 async fn answer(
     work: Work,
     State(shared): State<Arc<Shared>>,
     names: Result<RawPathParams, RawPathParamsRejection>,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
+    request: Request,
 ) -> Response {
+    let (Parts { uri, headers, .. }, body) = request.into_parts();
     let Ok(names) = names else { return refusal(&Fault::Path, uri.path()) };
     let names = names.iter().map(|(_, name)| name.to_string()).collect();
+    // In memory since the request was admitted.
+    let body = match body.collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) => return refusal(&Fault::Body(error.to_string()), uri.path()),
+    };
     let call = Call { shared: shared.clone(), names, headers, body };
     match shared.workers.run(move || work(&call)).await {
         Ok(reply) => reply.into_response(),

@@ -121,7 +121,7 @@ def compare(name, size, distance, rows, draw):
     # Exact search: both compare with every row. Equal distances would come in any order: there are none.
     payloads = [True, False, ["metadata"], ["metadata.page", "tags"],
                 m.PayloadSelectorExclude(exclude=["metadata.source", "flag"]), m.PayloadSelectorInclude(include=["score"])]
-    for turn in range(120):
+    for turn in range(60):
         vector = [draw.gauss(0, 1) for _ in range(size)]
         query = draw.choice([vector, vector, draw.choice(ids)])
         request = dict(
@@ -143,7 +143,7 @@ def compare(name, size, distance, rows, draw):
     for ours, theirs in zip(*both(lambda client: client.query_batch_points(name, requests))):
         points(f"{name} batch", ours.points, theirs.points)
 
-    for _ in range(40):
+    for _ in range(20):
         chosen = some_filter(draw, ids)
         same(f"{name} count {chosen}", *[r.count for r in both(lambda c: c.count(name, count_filter=chosen))])
         ours, theirs = both(lambda client: client.scroll(name, scroll_filter=chosen, limit=7, with_vectors=True))
@@ -163,7 +163,7 @@ def compare(name, size, distance, rows, draw):
     ours, theirs = both(lambda client: client.retrieve(name, chosen, with_payload=True, with_vectors=True))
     points(f"{name} retrieve", ours, theirs)
 
-    for _ in range(30):
+    for _ in range(15):
         request = dict(
             query=[draw.gauss(0, 1) for _ in range(size)], limit=draw.randint(1, 6), group_size=draw.randint(1, 4),
             group_by=draw.choice(["metadata.source", "metadata.page", "page_content", "tags", "missing"]),

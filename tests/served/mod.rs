@@ -97,8 +97,8 @@ pub fn attributes(rows: usize, seed: u64) -> RecordBatch {
     let mut random = Random::new(seed + 1);
     let mut draw = |of: usize| random.below(of);
     let words = ["anvil", "forge", "hammer", "Tongs and fire", "l'enclume d'or", "鉄"];
-    let text: StringArray = valid.iter().map(|row| row[0].then(|| words[draw(6)])).collect();
-    let source: StringArray = (0..rows).map(|_| Some(format!("doc-{}", draw(12)))).collect();
+    let text: StringArray = (0..rows).map(|_| Some(words[draw(6)])).collect();
+    let source: StringArray = valid.iter().map(|row| row[0].then(|| format!("doc-{}", draw(12)))).collect();
     let page: Int64Array = valid.iter().map(|row| row[1].then(|| draw(30) as i64 - 5)).collect();
     let score: Float64Array = valid.iter().map(|row| row[2].then(|| draw(100) as f64 / 8.0)).collect();
     let flag: BooleanArray = valid.iter().map(|row| row[3].then(|| draw(2) == 1)).collect();

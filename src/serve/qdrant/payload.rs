@@ -62,18 +62,24 @@ impl Selection {
         if with_vector && index.rows() > 0 && index.vector(0).is_none() {
             return Err(QueryError::NoVectors.into());
         }
-        let (is_wanted, with_any): (Box<dyn Fn(&str) -> bool + '_>, bool) = match payload {
-            None => (Box::new(|_| true), is_default),
-            Some(WithPayload::All(all)) => (Box::new(|_| true), *all),
-            Some(WithPayload::Keys(keys) | WithPayload::Include { include: keys }) => {
-                (Box::new(|name| keys.iter().any(|key| is_below(name, key))), true)
-            }
-            Some(WithPayload::Exclude { exclude: keys }) => {
-                (Box::new(|name| !keys.iter().any(|key| is_below(name, key))), true)
-            }
-        };
-        let with_row_id = with_any && is_wanted(crate::loader::ROW_ID);
-        Ok(Self { payload: with_any.then(|| tree(index, &is_wanted)), with_row_id, with_vector })
+        let default = WithPayload::All(is_default);
+        let wanted = payload.unwrap_or(&default);
+        if let WithPayload::All(false) = wanted {
+            return Ok(Self { payload: None, with_row_id: false, with_vector });
+        }
+        let with_row_id = wanted.takes(crate::loader::ROW_ID);
+        Ok(Self { payload: Some(tree(index, wanted)), with_row_id, with_vector })
+    }
+}
+
+impl WithPayload {
+    fn takes(&self, column: &str) -> bool {
+        let is_among = |keys: &[String]| keys.iter().any(|key| is_below(column, key));
+        match self {
+            Self::All(all) => *all,
+            Self::Keys(keys) | Self::Include { include: keys } => is_among(keys),
+            Self::Exclude { exclude: keys } => !is_among(keys),
+        }
     }
 }
 
@@ -83,11 +89,11 @@ fn is_below(name: &str, key: &str) -> bool {
     name.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-fn tree(index: &Index, is_wanted: &dyn Fn(&str) -> bool) -> Node {
+fn tree(index: &Index, wanted: &WithPayload) -> Node {
     let mut root = Vec::new();
     let Some(batch) = index.attributes() else { return Node::Branch(root) };
     let columns = batch.schema_ref().fields().iter().zip(batch.columns());
-    for (field, column) in columns.filter(|(field, _)| is_wanted(field.name())) {
+    for (field, column) in columns.filter(|(field, _)| wanted.takes(field.name())) {
         let name = field.name();
         // Where a column is called as a branch would be, both stay as they are.
         let ancestors = || name.match_indices('.').map(|(at, _)| &name[..at]);
