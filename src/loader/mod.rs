@@ -44,6 +44,7 @@ pub use families::{assemble, effort_name};
 pub use filter::{Filter, FilterError, Position, ROW_ID};
 pub use open::{Check, OpenOptions, Residence};
 pub use query::{Effort, Query, QueryError, SearchOptions};
+pub use rows::told as told_columns;
 pub use search::{Prepared, Way};
 pub use segments::Segments;
 pub use shards::{PreparedShards, Shards};
