@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use super::base::{Base, job_of_latest};
-use super::publish::{Next, Origin, Step};
+use super::publish::{Origin, Step};
 use super::segment::{self, NewSegment};
 use super::{ChangeError, ChangeOptions, ChangeSummary, Workplace, at_work, internal};
 use crate::artifact::{Digest, Manifest};
@@ -45,7 +45,7 @@ pub fn append(options: &ChangeOptions, append: &Append, progress: &Progress) -> 
             let dead = present(base, &rows, append.replace)?;
             let new = made.of(work, base, &rows, ledger)?;
             let drift = new.spread.and_then(|spread| segment::drift(base.manifest(), spread));
-            Ok(Next::Step(Step {
+            Ok(Some(Step {
                 operation: if append.replace { "replace" } else { "append" },
                 dead,
                 added: rows.rows() as u64,

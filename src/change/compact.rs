@@ -8,7 +8,7 @@ use arrow_array::{RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow_schema::Schema;
 
 use super::base::Base;
-use super::publish::{Next, Step};
+use super::publish::Step;
 use super::segment::{self, NewSegment, ivf_of};
 use super::{ChangeError, ChangeOptions, ChangeSummary, Workplace, at_work, internal};
 use crate::artifact::{queries, safetensors};
@@ -48,7 +48,7 @@ pub fn compact(
             let manifest = base.manifest();
             let drift = manifest.change.as_ref().and_then(|change| change.drift);
             if manifest.folders().count() == 1 && !retrain.get() {
-                return Ok(Next::Nothing);
+                return Ok(None);
             }
             if drift.is_some_and(|drift| drift > MAX_DRIFT) && !retrain.replace(true) {
                 let drift = drift.unwrap_or_default();
@@ -59,7 +59,7 @@ pub fn compact(
             let kept =
                 safetensors::encode(&queries::to_section(base.queries.view().as_slice(), base.index.dim()));
             new.files.push((kept.file_name, kept.bytes));
-            Ok(Next::Step(Step {
+            Ok(Some(Step {
                 operation: "compact",
                 dead: BTreeSet::new(),
                 drift: drift.filter(|_| !retrained.get()),

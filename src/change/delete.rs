@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::append::farthest;
 use super::base::Base;
-use super::publish::{Next, Step};
+use super::publish::Step;
 use super::{ChangeOptions, ChangeSummary, at_work};
 use crate::error::Error;
 use crate::job::{Ledger, Progress};
@@ -36,9 +36,9 @@ pub fn delete(options: &ChangeOptions, delete: &Delete, progress: &Progress) -> 
                 unknown = ids.iter().filter(|id| base.index.ids().find(id).is_none()).count() as u64;
             }
             if dead.is_empty() {
-                return Ok(Next::Nothing);
+                return Ok(None);
             }
-            Ok(Next::Step(Step {
+            Ok(Some(Step {
                 operation: "delete",
                 dead,
                 new: None,

@@ -69,26 +69,19 @@ impl Origin {
     }
 }
 
-/// What a change of the latest version comes to.
-pub(super) enum Next {
-    Step(Step),
-    /// There is nothing to change.
-    Nothing,
-}
-
 impl Workplace<'_> {
     /// Makes a change over the latest version, and again over a later one until it is published. `step` says what is to be
-    /// done; `again` is told what was certified, and may ask for another step.
+    /// done, if there is anything; `again` is told what was certified, and may ask for another step.
     pub fn publish(
         &self,
         mut ledger: Ledger,
-        mut step: impl FnMut(&Base, &mut Ledger) -> Result<Next, Error>,
+        mut step: impl FnMut(&Base, &mut Ledger) -> Result<Option<Step>, Error>,
         mut again: impl FnMut(&Certified) -> bool,
     ) -> Result<ChangeSummary, Error> {
         for _ in 0..MAX_ATTEMPTS {
             self.progress.check()?;
             let base = ledger.enter("open", |_| Base::open(self))?;
-            let Next::Step(mut step) = step(&base, &mut ledger)? else {
+            let Some(mut step) = step(&base, &mut ledger)? else {
                 let outcome = Changed::Unchanged { version: base.manifest().version };
                 return Ok(self.summary(&ledger, outcome));
             };

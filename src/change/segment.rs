@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::index::SearchIndex;
 use crate::ivf::{self, IvfPq};
 use crate::job::{self, IndexParams, IvfPqSpec, forge};
-use crate::loader;
+use crate::loader::{self, told_columns};
 use crate::source::Dataset;
 use crate::vectors::{RowId, RowIdKind, RowIds};
 
@@ -108,13 +108,8 @@ pub(super) fn fit(base: &Base, rows: &Dataset, given: &ArrayRef) -> Result<Array
         return Err(unlike("ids", format!("{:?}", ids.kind()), format!("{:?}", new_ids.kind())).into());
     }
     let attributes = base.index.attributes();
-    let expected = attributes.into_iter().flat_map(|batch| batch.schema_ref().fields().clone().to_vec());
-    let told = |fields: Vec<Arc<arrow_schema::Field>>| {
-        let told = fields.iter().map(|field| format!("`{}` ({})", field.name(), field.data_type()));
-        let told: Vec<String> = told.collect();
-        if told.is_empty() { "none".into() } else { told.join(", ") }
-    };
-    let (expected, got) = (told(expected.collect()), told(rows.attributes.schema_ref().fields().to_vec()));
+    let expected = attributes.map_or(String::new(), |batch| told_columns(batch.schema_ref()));
+    let got = told_columns(rows.attributes.schema_ref());
     if expected != got {
         return Err(unlike("attributes", expected, got).into());
     }

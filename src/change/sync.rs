@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::append::{farthest, read};
 use super::base::{Base, job_of_latest};
 use super::compare::{Comparison, HeldOut, Verdict};
-use super::publish::{Next, Origin, Step};
+use super::publish::{Origin, Step};
 use super::{ChangeError, ChangeOptions, ChangeSummary, at_work, segment};
 use crate::error::Error;
 use crate::job::{Ledger, Progress};
@@ -56,7 +56,7 @@ pub fn sync(options: &ChangeOptions, sync: &Sync, progress: &Progress) -> Result
                 Ok::<_, Error>((chosen, dead))
             })?;
             if chosen.is_empty() && dead.is_empty() {
-                return Ok(Next::Nothing);
+                return Ok(None);
             }
             let (mut new, mut origin) = (None, None);
             if !chosen.is_empty() {
@@ -66,7 +66,7 @@ pub fn sync(options: &ChangeOptions, sync: &Sync, progress: &Progress) -> Result
             }
             let spread = new.as_ref().and_then(|new| new.spread);
             let drift = spread.and_then(|spread| segment::drift(base.manifest(), spread));
-            Ok(Next::Step(Step {
+            Ok(Some(Step {
                 operation: "sync",
                 dead,
                 added: chosen.len() as u64,

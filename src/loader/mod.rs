@@ -47,6 +47,7 @@ pub use families::{assemble, effort_name};
 pub use filter::{Bound, Condition, Constant, Filter, FilterError, Position, ROW_ID, TextTest};
 pub use open::{Check, OpenOptions, Residence};
 pub use query::{Effort, Query, QueryError, SearchOptions, StoreFailure};
+pub use rows::told as told_columns;
 pub use search::{Prepared, Way};
 pub use segments::Segments;
 pub use shards::{PreparedShards, Shards};

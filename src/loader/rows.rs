@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use arrow_array::RecordBatch;
-use arrow_schema::{Field, Schema};
-use arrow_select::concat::{concat, concat_batches};
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_schema::{ArrowError, DataType, Field, Schema};
+use arrow_select::concat::concat;
 
 use super::attributes::AttributeColumns;
 use super::segments::{Exact, Segments};
@@ -92,23 +93,56 @@ fn joined_ids(artifact: &Artifact) -> Result<RowIds, LoadError> {
 /// The attributes of all segments: of the same names and types in each.
 fn joined_attributes(artifact: &Artifact) -> Result<Option<RecordBatch>, LoadError> {
     let parts = artifact.segments().map(|segment| segment.attributes()).collect::<Result<Vec<_>, _>>()?;
-    let columns = |batch: &Option<RecordBatch>| {
-        let fields = batch.iter().flat_map(|batch| batch.schema_ref().fields());
-        let told = fields.map(|field| format!("`{}` ({})", field.name(), field.data_type()));
-        told.collect::<Vec<_>>().join(", ")
-    };
+    let columns =
+        |batch: &Option<RecordBatch>| batch.as_ref().map_or(String::new(), |batch| told(batch.schema_ref()));
     for batch in &parts[1..] {
         agrees("attributes of the segments", columns(&parts[0]), columns(batch))?;
     }
     let batches: Vec<RecordBatch> = parts.into_iter().flatten().collect();
+    let joined = joined(&batches);
+    joined.map_err(|error| disagree("attributes of the segments", "columns that can be joined", &error))
+}
+
+/// Names and types of columns: those of segments that can be one index are told alike. How wide the offsets of strings are
+/// depends on how many there are.
+pub fn told(schema: &Schema) -> String {
+    let kind = |field: &Field| match field.data_type() {
+        DataType::LargeUtf8 => DataType::Utf8,
+        other => other.clone(),
+    };
+    let told = schema.fields().iter().map(|field| format!("`{}` ({})", field.name(), kind(field)));
+    told.collect::<Vec<_>>().join(", ")
+}
+
+/// `None` where there are no columns.
+fn joined(batches: &[RecordBatch]) -> Result<Option<RecordBatch>, ArrowError> {
     let Some(first) = batches.first() else { return Ok(None) };
-    // One segment may have nulls where another has none.
-    let nullable = |field: &Arc<Field>| field.as_ref().clone().with_nullable(true);
-    let fields: Vec<Field> = first.schema_ref().fields().iter().map(nullable).collect();
-    let schema = Arc::new(Schema::new(fields));
-    let batches = batches.into_iter().map(|batch| batch.with_schema(schema.clone()));
-    let joined = batches.collect::<Result<Vec<_>, _>>().and_then(|batches| concat_batches(&schema, &batches));
-    joined.map(Some).map_err(|error| disagree("attributes of the segments", "columns of one type", &error))
+    let (mut fields, mut columns) = (Vec::new(), Vec::new());
+    for (place, field) in first.schema_ref().fields().iter().enumerate() {
+        let mut parts: Vec<ArrayRef> = batches.iter().map(|batch| batch.column(place).clone()).collect();
+        if is_text(field.data_type()) && needs_large_offsets(&parts) {
+            for part in &mut parts {
+                *part = arrow_cast::cast(part, &DataType::LargeUtf8)?;
+            }
+        }
+        let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
+        let column = concat(&parts)?;
+        // One segment may have nulls where another has none.
+        fields.push(Field::new(field.name(), column.data_type().clone(), true));
+        columns.push(column);
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map(Some)
+}
+
+fn is_text(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Utf8 | DataType::LargeUtf8)
+}
+
+/// What 32-bit offsets could number in each, they may not in all.
+fn needs_large_offsets(columns: &[ArrayRef]) -> bool {
+    let bytes = |column: &ArrayRef| column.as_string_opt::<i32>().map(|text| text.value_data().len());
+    let bytes: Option<usize> = columns.iter().map(bytes).sum();
+    bytes.is_none_or(|bytes| bytes > i32::MAX as usize)
 }
 
 fn disagree(what: &'static str, expected: &str, error: &impl ToString) -> LoadError {
