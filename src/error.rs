@@ -203,7 +203,7 @@ impl From<CertifyError> for Error {
 mod of_builds {
     use super::Error;
     use crate::dataset;
-    use crate::job::{Cancelled, SpecError};
+    use crate::job::{Cancelled, ScratchError, SpecError};
     use crate::source::SourceError;
 
     impl From<SourceError> for Error {
@@ -214,6 +214,7 @@ mod of_builds {
                 SourceError::Arrow(_)
                 | SourceError::Parquet(_)
                 | SourceError::Summary { .. }
+                | SourceError::Elsewhere(_)
                 | SourceError::Thread(_) => Error::Internal(Box::new(error)),
                 error => Error::BadInput(Box::new(error)),
             }
@@ -235,6 +236,12 @@ mod of_builds {
 
     impl From<SpecError> for Error {
         fn from(error: SpecError) -> Self {
+            Error::BadInput(Box::new(error))
+        }
+    }
+
+    impl From<ScratchError> for Error {
+        fn from(error: ScratchError) -> Self {
             Error::BadInput(Box::new(error))
         }
     }

@@ -104,6 +104,7 @@ fn draft() -> ManifestDraft {
             cpu_ms: 2.5,
             bytes_read: 9,
             bytes_written: 0,
+            resumed: false,
         }],
         peak_memory_bytes: Some(1 << 20),
         attributes: vec![AttributeSummary {

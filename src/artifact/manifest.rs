@@ -165,6 +165,9 @@ pub struct Stage {
     pub cpu_ms: f64,
     pub bytes_read: u64,
     pub bytes_written: u64,
+    /// Done by an earlier run of the job that was killed, and taken from its scratch: the costs are that run's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub resumed: bool,
 }
 
 /// One attribute column.

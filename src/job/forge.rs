@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow_array::UInt32Array;
 use bytes::Bytes;
 
-use super::progress::{Progress, Stage, Unit};
+use super::progress::{self, Progress, Unit};
+use super::scratch::{Draft, ScratchError, Taken};
 use super::spec::{Auto, HnswSpec, IndexParams, IndexSpec, IvfPqSpec, Refine};
 use crate::artifact::columns::{self, ATTRIBUTES_FILE, IDS_FILE};
-use crate::artifact::{Section, Training, safetensors};
+use crate::artifact::{Array, Section, Stage, Training, safetensors};
 use crate::compute::Compute;
 use crate::error::Error;
 use crate::flat::FlatIndex;
@@ -99,6 +100,43 @@ pub(super) fn forge(
     let index = loader::assemble(spec.params.kind(), &decoded).map_err(internal)?;
     files.extend(column_files(rows.dataset(), &order)?);
     Ok(Forged { index, order, files, training, warnings, details })
+}
+
+const ORDER: &str = "order.u32";
+
+impl Forged {
+    /// Writes all of it to an entry of the job's scratch; what else an entry says of it.
+    pub fn keep(&self, draft: &mut Draft, stages: &[Stage]) -> Result<serde_json::Value, ScratchError> {
+        for (name, bytes) in &self.files {
+            draft.write(name, bytes)?;
+        }
+        draft.write(ORDER, bytemuck::cast_slice(&self.order))?;
+        Ok(serde_json::json!({
+            "training": self.training,
+            "warnings": self.warnings,
+            "details": self.details,
+            "stages": stages,
+        }))
+    }
+
+    /// The index that [`Forged::keep`] has kept.
+    pub fn restored(spec: &IndexSpec, mut kept: Taken) -> Result<Self, Box<dyn std::error::Error>> {
+        let order = Array::<u32>::from_bytes(kept.file(ORDER)?).to_vec();
+        let (training, warnings) = (kept.meta("training")?, kept.meta("warnings")?);
+        let details = kept.meta("details")?;
+        let files: Vec<(String, Bytes)> = kept.rest().collect();
+        let mut decoded = Vec::new();
+        for (name, bytes) in &files {
+            if let Some(section) = name.strip_suffix(".safetensors") {
+                decoded.push(safetensors::decode(section, bytes.clone())?);
+            }
+        }
+        let index = loader::assemble(spec.params.kind(), &decoded)?;
+        if index.rows() != order.len() {
+            return Err(format!("an index of {} rows and an order of {}", index.rows(), order.len()).into());
+        }
+        Ok(Self { index, order, files, training, warnings, details })
+    }
 }
 
 /// A fault of ours: what we wrote could not be read.
@@ -224,7 +262,7 @@ struct Watch<'a> {
 
 struct Current {
     name: &'static str,
-    stage: Stage,
+    stage: progress::Stage,
     done: u64,
 }
 

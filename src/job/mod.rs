@@ -9,12 +9,16 @@ mod ledger;
 mod origin;
 mod parse;
 mod progress;
+mod publish;
 pub mod quantity;
 mod read;
+mod rows;
 mod run;
 mod schema;
+mod scratch;
 mod spec;
 mod summary;
+mod truth;
 mod uri;
 
 pub use backend::{Chosen, automatic, or_cpu};
@@ -27,6 +31,7 @@ pub use progress::Bars;
 pub use progress::{CancelToken, Cancelled, Event, Level, Progress, Renderer, Stage, StageState, Unit};
 pub use progress::{JsonLines, PlainLines, Silent};
 pub use run::{run, run_on};
+pub use scratch::{SCRATCH_VARIABLE, ScratchError, default_root};
 pub use spec::{
     Auto, Backend, FlatSpec, Gate, HnswExpert, HnswSpec, IndexParams, IndexSpec, IvfPqSpec, JobSpec,
     OnBadRow, OutputSpec, Overrides, QueriesSpec, Refine, SourceSpec, Target,

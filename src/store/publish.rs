@@ -17,6 +17,9 @@ use crate::artifact::{
 /// A publisher that was overtaken this often gives up: no index has a thousand publishers at once.
 const MAX_ATTEMPTS: u32 = 1_000;
 
+/// Versions among which a killed publisher's own is looked for.
+const LOOKED_BACK: usize = 64;
+
 /// A file of the right contents that is there already is used if it is younger than this, and else written again: then
 /// garbage collection, which looks at the age, does not take it away before the manifest names it.
 const REUSED_WITHIN: Duration = Duration::from_secs(10 * 60);
@@ -50,6 +53,17 @@ impl IndexStore {
         segment_files: Vec<(String, Bytes)>,
         draft: ManifestDraft,
     ) -> Result<Published, StoreError> {
+        self.publish_as(&random_id(), segment_files, draft)
+    }
+
+    /// [`publish`](Self::publish) under an id of the caller's, which is to be unlike all others: should the publisher be killed,
+    /// [`published_as`](Self::published_as) tells whether the version is there.
+    pub fn publish_as(
+        &self,
+        publish_id: &str,
+        segment_files: Vec<(String, Bytes)>,
+        draft: ManifestDraft,
+    ) -> Result<Published, StoreError> {
         let files = self.with_checksums(segment_files)?;
         let references = files
             .iter()
@@ -64,7 +78,7 @@ impl IndexStore {
             index_name: self.name.clone(),
             version: 1,
             created_unix_ms: 0,
-            publish_id: String::new(),
+            publish_id: publish_id.into(),
             rolled_back_from: None,
             restores: None,
             segments: vec![SegmentRef::new(draft.rows, references)],
@@ -92,6 +106,23 @@ impl IndexStore {
         Ok(Published { version: manifest.version, manifest, bytes_written })
     }
 
+    /// The manifest among those of the newest versions, as many as a store has publishers at once, that was published under
+    /// that id.
+    pub fn published_as(&self, publish_id: &str) -> Result<Option<Manifest>, StoreError> {
+        for version in self.versions()?.into_iter().rev().take(LOOKED_BACK) {
+            match self.read_manifest(version) {
+                Ok(manifest) if manifest.publish_id == publish_id => return Ok(Some(manifest)),
+                // A damaged one is another's: ours was read back when it was written. Or it has just been collected.
+                Ok(_)
+                | Err(
+                    StoreError::Malformed { .. } | StoreError::Damaged { .. } | StoreError::NotFound { .. },
+                ) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
     /// Publishes what version `to` has as a new version, after reading all of it. Its build and its certificate come
     /// along unchanged. Returns the new version.
     pub fn rollback(&self, to: u64) -> Result<u64, StoreError> {
@@ -102,6 +133,7 @@ impl IndexStore {
         }
         let manifest = Manifest {
             format_version: MANIFEST_FORMAT.into(),
+            publish_id: random_id(),
             rolled_back_from: self.latest()?,
             restores: Some(to),
             ..artifact.manifest().clone()
@@ -265,7 +297,6 @@ impl IndexStore {
     /// Creates the manifest under the first number that is free: the one step that makes a version.
     fn commit(&self, mut manifest: Manifest) -> Result<Manifest, StoreError> {
         manifest.created_unix_ms = unix_ms();
-        manifest.publish_id = random_id();
         let mut highest = self.latest()?.unwrap_or(0);
         for _ in 0..MAX_ATTEMPTS {
             manifest.version = highest.checked_add(1).ok_or_else(|| StoreError::Refused {
