@@ -203,7 +203,7 @@ impl From<CertifyError> for Error {
 mod of_builds {
     use super::Error;
     use crate::dataset;
-    use crate::job::{Cancelled, ScratchError, SpecError};
+    use crate::job::{Cancelled, PlanError, ScratchError, SpecError};
     use crate::source::SourceError;
 
     impl From<SourceError> for Error {
@@ -242,6 +242,12 @@ mod of_builds {
 
     impl From<ScratchError> for Error {
         fn from(error: ScratchError) -> Self {
+            Error::BadInput(Box::new(error))
+        }
+    }
+
+    impl From<PlanError> for Error {
+        fn from(error: PlanError) -> Self {
             Error::BadInput(Box::new(error))
         }
     }

@@ -36,7 +36,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("hdf5_pure", &["source"]),
     ("minijinja", &["report/page"]),
     ("object_store", &["store"]),
-    ("memmap2", &["artifact", "store", "job/scratch"]),
+    ("memmap2", &["artifact", "store"]),
     ("sqlparser", &["loader/filter"]),
     ("reqwest", &["store"]),
     ("rustls", &["store"]),

@@ -10,6 +10,7 @@ mod manifest;
 mod names;
 mod pages;
 pub mod safetensors;
+pub mod spill;
 mod tensor;
 
 pub use certificate::{Certificate, CertificatePoint, Gate, Latency, Recall, SearchDefaults};

@@ -21,7 +21,7 @@ mod sections;
 use std::ops::Range;
 use std::sync::Arc;
 
-pub use build::{BuildError, BuildReport, Built, build};
+pub use build::{BuildError, BuildReport, Built, build, build_spilling};
 pub use params::{IvfPqParams, Loss, Refine, Rotate};
 
 use codes::Codes;

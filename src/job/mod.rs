@@ -4,14 +4,17 @@
 mod backend;
 mod check;
 mod diagnostics;
+mod estimate;
 mod forge;
 mod ledger;
 mod origin;
 mod parse;
+mod plan;
 mod progress;
 mod publish;
 pub mod quantity;
 mod read;
+mod residence;
 mod rows;
 mod run;
 mod schema;
@@ -24,7 +27,9 @@ mod uri;
 pub use backend::{Chosen, automatic, or_cpu};
 pub use check::SourceFacts;
 pub use diagnostics::{Diagnostic, Diagnostics, Place, Quote, Severity};
+pub use estimate::{Estimate, Load, StageMemory};
 pub use ledger::cpu_time;
+pub use plan::{PlanError, Sizing};
 pub use parse::{MAX_JOB_FILE_BYTES, SpecError, documented_keys};
 #[cfg(feature = "cli")]
 pub use progress::Bars;

@@ -84,11 +84,11 @@ impl Job<'_> {
         Ok(())
     }
 
-    pub fn read(&self, source: Source, memory: Memory, ledger: &mut Ledger) -> Result<Read, Error> {
+    pub fn read(&self, source: Source, ledger: &mut Ledger) -> Result<Read, Error> {
         let key = self.rows_key(&source);
         // What may have changed without our noticing is read again.
         let is_known = source.inputs().iter().all(|input| input.e_tag.is_some());
-        let kept = if is_known { self.scratch.take(STAGE, &key, memory) } else { None };
+        let kept = if is_known { self.scratch.take(STAGE, &key, self.memory) } else { None };
         if let Some(mut kept) = kept {
             let inputs = source.inputs().to_vec();
             match self.restored(&mut kept, key, inputs, ledger) {
@@ -100,7 +100,7 @@ impl Job<'_> {
             }
         }
         let mark = ledger.stages().len();
-        let read = match memory {
+        let read = match self.memory {
             Memory::Own => self.read_into_memory(source, key, ledger)?,
             Memory::Mapped => return self.read_into_scratch(source, key, ledger),
         };

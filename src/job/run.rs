@@ -14,10 +14,13 @@ use std::ops::ControlFlow;
 use serde_json::json;
 
 use super::backend;
-use super::forge::{self, Forged, forge};
+use super::estimate::Estimate;
+use super::forge::{self, Anvil, Forged};
 use super::ledger::Ledger;
+use super::plan::Sizing;
 use super::progress::{Progress, Unit};
-use super::scratch::{Key, Scratch};
+use super::residence::Residence;
+use super::scratch::{Key, Memory, Scratch};
 use super::spec::{IndexSpec, JobSpec};
 use super::summary::{BuildSummary, Outcome};
 use super::truth::Measured;
@@ -27,6 +30,7 @@ use crate::compute::Compute;
 use crate::error::Error;
 use crate::index::KeptVectors;
 use crate::report::{Certified, CertifyParams, GroundTruth, QuerySet, certify};
+use crate::source::Source;
 use crate::store::IndexStore;
 
 /// Runs a job. The same job on the same data gives the same sections, byte for byte, at any number of threads.
@@ -55,11 +59,11 @@ fn on_threads<T: Send>(spec: &JobSpec, work: impl FnOnce() -> Result<T, Error> +
 
 fn run_stages(compute: &dyn Compute, spec: &JobSpec, progress: &Progress) -> Result<BuildSummary, Error> {
     let mut ledger = Ledger::default();
-    let job = Job { spec, progress, compute, scratch: Scratch::open(spec, progress)? };
+    let mut job = Job::new(compute, spec, progress)?;
     job.probe_output()?;
     let source = job.open()?;
-    let memory = job.plan_memory(&source)?;
-    let read = job.read(source, memory, &mut ledger)?;
+    let _residence = job.plan(&source)?;
+    let read = job.read(source, &mut ledger)?;
     let mut measured = job.find_true_neighbours(job.take_queries(read, &mut ledger)?, &mut ledger)?;
     let mut certified = Vec::with_capacity(spec.indexes.len());
     for (place, index) in spec.indexes.iter().enumerate() {
@@ -81,6 +85,9 @@ pub(super) struct Job<'a> {
     pub progress: &'a Progress,
     pub compute: &'a dyn Compute,
     pub scratch: Scratch,
+    /// Where rows are.
+    pub memory: Memory,
+    pub estimate: Option<Estimate>,
 }
 
 /// An index in memory, with the cost of its own stages.
@@ -101,6 +108,22 @@ pub(super) struct CertifiedIndex<'a> {
 }
 
 impl<'a> Job<'a> {
+    pub fn new(compute: &'a dyn Compute, spec: &'a JobSpec, progress: &'a Progress) -> Result<Self, Error> {
+        let scratch = Scratch::open(spec, progress)?;
+        Ok(Self { spec, progress, compute, scratch, memory: Memory::Own, estimate: None })
+    }
+
+    /// Decides where rows are to be, and sees to it that the budget is kept as long as what is returned is.
+    fn plan(&mut self, source: &Source) -> Result<Option<Residence>, Error> {
+        let Sizing { estimate, .. } = self.size(source)?;
+        if estimate.spills {
+            self.memory = Memory::Mapped;
+        }
+        let budget = self.spec.memory_budget.filter(|_| estimate.spills);
+        self.estimate = Some(estimate);
+        Ok(budget.and_then(Residence::keep))
+    }
+
     pub fn index_store(&self, index: &IndexSpec) -> Result<IndexStore, Error> {
         Ok(IndexStore::named_with(self.spec.output.uri.resolved(), &index.name, &self.spec.store)?)
     }
@@ -108,14 +131,6 @@ impl<'a> Job<'a> {
     /// Asks the output's store, before hours of work, whether it will take what they make.
     fn probe_output(&self) -> Result<(), Error> {
         self.spec.indexes.iter().try_for_each(|index| Ok(self.index_store(index)?.probe()?))
-    }
-
-    fn plan_memory(&self, _: &crate::source::Source) -> Result<super::scratch::Memory, Error> {
-        Ok(super::scratch::Memory::Own)
-    }
-
-    fn memory_of(&self, _: &Measured) -> super::scratch::Memory {
-        super::scratch::Memory::Own
     }
 
     fn forge(&self, index: &IndexSpec, measured: &mut Measured, is_last: bool) -> Result<ForgedIndex, Error> {
@@ -129,7 +144,7 @@ impl<'a> Job<'a> {
             "compute": self.compute.info().to_string(),
         });
         let key = Key::of("index", &from);
-        if let Some(kept) = self.scratch.take(&stage, &key, self.memory_of(measured)) {
+        if let Some(kept) = self.scratch.take(&stage, &key, self.memory) {
             let stages: Vec<Stage> = kept.meta("stages").unwrap_or_default();
             match Forged::restored(index, kept) {
                 Ok(forged) => {
@@ -139,15 +154,28 @@ impl<'a> Job<'a> {
                 Err(why) => self.scratch.refuse(&stage, &key, &why),
             }
         }
+        // Sections that memory has no room for are written to the entry at once.
+        let mut draft = match self.memory {
+            Memory::Own => None,
+            Memory::Mapped => Some(self.scratch.draft_of_need(&stage, &key)?),
+        };
         let forged = ledger.enter(&format!("build {}", index.name), |_| {
             let rows = &mut measured.read.rows;
-            let rows = if is_last { forge::Rows::Given(rows) } else { forge::Rows::Lent(rows) };
-            forge(self.compute, rows, index, self.spec.seed, self.progress)
+            let is_given = is_last && !rows.vectors.is_shared();
+            let rows = if is_given { forge::Rows::Given(rows) } else { forge::Rows::Lent(rows) };
+            let anvil = Anvil { compute: self.compute, spec: self.spec, progress: self.progress };
+            anvil.forge(rows, index, draft.as_mut())
         })?;
         for warning in &forged.warnings {
             self.progress.warn(format!("{}: {warning}", index.name));
         }
-        self.scratch.keep(&stage, &key, |draft| forged.keep(draft, ledger.stages()));
+        match draft {
+            Some(mut draft) => {
+                let meta = forged.keep(&mut draft, ledger.stages())?;
+                draft.seal(meta)?;
+            }
+            None => self.scratch.keep(&stage, &key, |draft| forged.keep(draft, ledger.stages())),
+        }
         Ok(ForgedIndex { forged, ledger, key })
     }
 
@@ -163,7 +191,7 @@ impl<'a> Job<'a> {
             "index": key.to_string(), "truth": measured.key.to_string(), "gate": spec.gate, "target": spec.target,
         });
         let key = Key::of("certificate", &from);
-        if let Some(kept) = self.scratch.take(&stage, &key, super::scratch::Memory::Own) {
+        if let Some(kept) = self.scratch.take(&stage, &key, Memory::Own) {
             match kept.meta("certified") {
                 Ok(certified) => {
                     ledger.resume(kept.meta("stages").unwrap_or_default());

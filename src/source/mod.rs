@@ -25,6 +25,7 @@ mod queries;
 mod rejects;
 mod row_ids;
 mod scan;
+mod size;
 mod summary;
 mod validate;
 mod vector_files;
@@ -56,6 +57,7 @@ pub use dataset::{Dataset, HoldOut, RowCounts};
 pub use error::{Result, SourceError};
 pub use queries::{GroundTruth, QuerySpec, read_ground_truth, read_queries};
 pub use rejects::write_rejects;
+pub use size::{IdWidth, SourceSize};
 pub use summary::AttributeSummary;
 pub use validate::BadRow;
 pub use vector_files::{

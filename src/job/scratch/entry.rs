@@ -6,10 +6,10 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use memmap2::Mmap;
 
 use super::key::Key;
 use super::{Result, ScratchError};
+use crate::artifact::spill::map_file;
 use crate::artifact::{Array, Digest, FileRef};
 
 const ENTRY: &str = "entry.json";
@@ -71,6 +71,16 @@ impl Draft {
         Ok(())
     }
 
+    /// Whether the entry has a file of that name.
+    pub fn has(&self, name: &str) -> bool {
+        self.contents.files.iter().any(|file| file.name == name)
+    }
+
+    /// Where it is made: files without names may be made there too.
+    pub fn folder(&self) -> &Path {
+        &self.partial
+    }
+
     /// A file that the caller writes; [`Draft::adopt`] makes it one of the entry's.
     pub fn create(&self, name: &str) -> Result<(PathBuf, BufWriter<File>)> {
         let path = self.partial.join(name);
@@ -83,7 +93,7 @@ impl Draft {
         let path = self.partial.join(name);
         let adopt = || {
             File::open(&path)?.sync_data()?;
-            map(&path)
+            map_file(&path)
         };
         let bytes = adopt().map_err(ScratchError::of(&path))?;
         let size_bytes = bytes.len() as u64;
@@ -131,17 +141,6 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-pub(super) fn map(path: &Path) -> io::Result<Bytes> {
-    let file = File::open(path)?;
-    if file.metadata()?.len() == 0 {
-        return Ok(Bytes::new());
-    }
-    // SAFETY: the bytes must not change while they are borrowed. The file lies in a folder that this process has locked and
-    // that belongs to Annvil alone, and is not written to once it is mapped.
-    let map = unsafe { Mmap::map(&file) }?;
-    Ok(Bytes::from_owner(map))
-}
-
 /// An entry, every byte of which is what was written.
 pub(in crate::job) struct Taken {
     pub meta: serde_json::Value,
@@ -180,7 +179,7 @@ impl Taken {
             }
             let bytes = match memory {
                 Memory::Own => Array::on_lines(fs::read(&path).map_err(io)?).bytes().clone(),
-                Memory::Mapped => map(&path).map_err(io)?,
+                Memory::Mapped => map_file(&path).map_err(io)?,
             };
             let got = Digest::of(&bytes);
             if got != blake3 {
