@@ -107,6 +107,7 @@ fn draft() -> ManifestDraft {
             resumed: false,
         }],
         peak_memory_bytes: Some(1 << 20),
+        planned: None,
         attributes: vec![AttributeSummary {
             name: "word".into(),
             data_type: "Utf8".into(),

@@ -43,11 +43,8 @@ fn write_rows(path: &Path, seed: u64) {
     let vectors = FixedSizeListArray::new(item, DIM as i32, Arc::new(Float32Array::from(values)), None);
     let ids: StringArray = (0..ROWS).map(|row| Some(format!("row {row}"))).collect();
     let numbers: Int64Array = (0..ROWS as i64).map(|row| (row % 7 != 0).then_some(row * row)).collect();
-    let columns = [
-        ("id", Arc::new(ids) as ArrayRef),
-        ("square", Arc::new(numbers)),
-        ("embedding", Arc::new(vectors)),
-    ];
+    let columns =
+        [("id", Arc::new(ids) as ArrayRef), ("square", Arc::new(numbers)), ("embedding", Arc::new(vectors))];
     let rows = RecordBatch::try_from_iter(columns).unwrap();
     let mut writer = ArrowWriter::try_new(fs::File::create(path).unwrap(), rows.schema(), None).unwrap();
     writer.write(&rows).unwrap();
@@ -114,7 +111,8 @@ nlist = 40
         let Output { status, stdout, stderr } = self.command(more).output().unwrap();
         let said = String::from_utf8_lossy(&stderr).into_owned();
         assert_eq!(status.code(), Some(0), "{said}");
-        let events: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();
+        let events: Vec<Value> =
+            stdout.lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();
         Finished { events, wall: started.elapsed() }
     }
 
@@ -137,7 +135,8 @@ nlist = 40
     fn has_ended(&self) -> bool {
         let is_published = |name: &&str| self.index(name).latest().unwrap().is_some();
         let mut left = fs::read_dir(self.path("scratch")).into_iter().flatten();
-        INDEXES.iter().all(|name| is_published(&name)) && left.all(|entry| is_given_up(&entry.unwrap().path()))
+        INDEXES.iter().all(|name| is_published(&name))
+            && left.all(|entry| is_given_up(&entry.unwrap().path()))
     }
 
     /// What the next run of any job does.
@@ -318,7 +317,8 @@ fn a_job_killed_on_s3_ends_with_the_same_bytes() {
 fn campaign_of_local_files() {
     let tally = campaign(200, 3, &|_| Job::new());
     println!("local files: {tally:#?}");
-    for stage in ["read", "exact neighbours", "build graph", "certify graph", "build lists", "certify lists"] {
+    for stage in ["read", "exact neighbours", "build graph", "certify graph", "build lists", "certify lists"]
+    {
         assert!(tally.resumed.contains_key(stage), "`{stage}` was never taken from scratch");
     }
 }
@@ -346,11 +346,15 @@ fn what_was_done_is_not_done_again() {
     assert!(kill(&job, &LATE));
     assert!(!is_empty(&job.path("scratch")));
     let finished = job.finish(&[]);
-    let expected = ["build graph", "build lists", "certify graph", "exact neighbours", "read", "summarise attributes"];
+    let expected =
+        ["build graph", "build lists", "certify graph", "exact neighbours", "read", "summarise attributes"];
     assert_eq!(finished.resumed(), expected.map(String::from).into());
     let stages = job.index("lists").read_manifest(1).unwrap().build.stages;
     let resumed = stages.iter().filter(|stage| stage.resumed).map(|stage| stage.name.as_str());
-    assert_eq!(resumed.collect::<Vec<_>>(), ["read", "summarise attributes", "exact neighbours", "build lists"]);
+    assert_eq!(
+        resumed.collect::<Vec<_>>(),
+        ["read", "summarise attributes", "exact neighbours", "build lists"]
+    );
     job.check_nothing_is_left();
 }
 

@@ -18,7 +18,7 @@ pub use columns::ColumnError;
 pub use digest::Digest;
 pub use manifest::{
     AttributeSummary, Backend, FileRef, Input, MANIFEST_FORMAT, MAX_MANIFEST_BYTES, Manifest, ManifestDraft,
-    ManifestError, RowCounts, SegmentRef, Stage, Training, segment_id,
+    ManifestError, Planned, RowCounts, SegmentRef, Stage, Training, segment_id,
 };
 pub use names::{
     MAX_NAME_BYTES, NameError, check_file_name, check_index_name, version_file_name, version_of_file_name,

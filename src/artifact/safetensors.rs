@@ -93,7 +93,8 @@ struct Header {
 /// If two tensors share a name, or a tensor or a metadata key has one that is reserved for the container.
 pub fn encode(section: &Section) -> SectionBytes {
     let header = header_of(section);
-    let data: usize = section.tensors.iter().map(|(_, tensor)| tensor.bytes.len() + TENSOR_ALIGNMENT as usize).sum();
+    let data: usize =
+        section.tensors.iter().map(|(_, tensor)| tensor.bytes.len() + TENSOR_ALIGNMENT as usize).sum();
     let mut file = Vec::with_capacity(8 + header.len() + data);
     write_after(&header, section, &mut file).expect("memory takes what is written");
     // On a cache line, so that an index can be assembled from these bytes without copying them.

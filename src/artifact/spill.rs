@@ -52,11 +52,28 @@ pub fn array_in_file<T: Element, E: From<io::Error>>(
         return Ok(Array::from_vec(Vec::new()));
     }
     let file = unnamed(folder)?;
-    file.set_len((len * size_of::<T>()) as u64)?;
+    reserve(&file, (len * size_of::<T>()) as u64)?;
     // SAFETY: the file has just been made and has no name (or one that nobody else looks for): no one else writes to it.
     let mut map = unsafe { MmapMut::map_mut(&file) }?;
     fill(bytemuck::cast_slice_mut(&mut map))?;
     Ok(Array::from_bytes(registered(map.make_read_only()?)))
+}
+
+/// Makes room on the disk before it is mapped: where there is none that is an error now, and not a signal when a page is written.
+fn reserve(file: &File, size_bytes: u64) -> io::Result<()> {
+    file.set_len(size_bytes)?;
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::fd::AsRawFd;
+        let size = libc::off_t::try_from(size_bytes).map_err(io::Error::other)?;
+        // SAFETY: takes no pointer; the descriptor is the file's.
+        match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, size) } {
+            // A file system that cannot reserve.
+            0 | libc::EOPNOTSUPP | libc::EINVAL => {}
+            code => return Err(io::Error::from_raw_os_error(code)),
+        }
+    }
+    Ok(())
 }
 
 fn unnamed(folder: &Path) -> io::Result<File> {
@@ -81,6 +98,15 @@ pub fn give_back() {
         // not unmapped meanwhile, since it is held here.
         #[cfg(unix)]
         let _ = unsafe { map.unchecked_advise(UncheckedAdvice::DontNeed) };
+    }
+}
+
+/// Gives back what an allocator keeps of freed memory for later: after a stage whose pieces the next one has no use for.
+pub fn trim() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: takes no pointer, and touches only memory that is free.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

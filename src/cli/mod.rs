@@ -17,6 +17,7 @@ mod headless;
 mod inspect;
 mod interrupt;
 mod measure;
+mod plan;
 mod query_file;
 #[cfg(feature = "polars")]
 mod report;
@@ -59,6 +60,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Build(build::BuildArgs),
+    Plan(plan::PlanArgs),
     Check(check::CheckArgs),
     Search(search::SearchArgs),
     Measure(measure::MeasureArgs),
@@ -84,6 +86,7 @@ pub fn main() -> ExitCode {
     let out = &mut io::stdout();
     let outcome = match &command {
         Command::Build(args) => build::run(args, out),
+        Command::Plan(args) => plan::run(args, out),
         Command::Check(args) => check::run(args, out),
         Command::Search(args) => search::run(args, out),
         Command::Measure(args) => measure::run(args, out),

@@ -90,12 +90,12 @@ impl KeptVectors {
         Self::check(rows, precision)?;
         let (len, dim) = (order.len() * rows.dim(), rows.dim());
         let values = match precision {
-            Precision::F32 => {
-                Values::F32(array_in_file(folder, len, |values| in_parts(rows, order, values, |value| value))?)
-            }
-            Precision::F16 => {
-                Values::F16(array_in_file(folder, len, |values| in_parts(rows, order, values, f16::from_f32))?)
-            }
+            Precision::F32 => Values::F32(array_in_file(folder, len, |values| {
+                in_parts(rows, order, values, |value| value)
+            })?),
+            Precision::F16 => Values::F16(array_in_file(folder, len, |values| {
+                in_parts(rows, order, values, f16::from_f32)
+            })?),
         };
         Ok(Self { values, dim })
     }

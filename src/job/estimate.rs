@@ -48,6 +48,8 @@ pub struct Estimate {
     pub scratch_bytes: u64,
     /// What is published.
     pub output_bytes: u64,
+    /// … of each index, in the job's order.
+    pub index_bytes: Vec<u64>,
     pub stages: Vec<StageMemory>,
 }
 
@@ -96,7 +98,8 @@ pub fn estimate(spec: &JobSpec, load: &Load, memory: Memory) -> Estimate {
         StageMemory { name: "read".into(), bytes: read },
         StageMemory { name: "exact neighbours".into(), bytes: truth },
     ];
-    let (mut done, mut output, mut files) = (0, 0, 0);
+    let (mut done, mut files) = (0, 0);
+    let mut index_bytes = Vec::with_capacity(spec.indexes.len());
     for (place, index) in spec.indexes.iter().enumerate() {
         let is_last = place + 1 == spec.indexes.len();
         let of = of_index(spec, index, load, memory, is_last);
@@ -107,10 +110,12 @@ pub fn estimate(spec: &JobSpec, load: &Load, memory: Memory) -> Estimate {
             bytes: base + held + done + load.columns() + of.building.max(columns),
         });
         let published = of.sections + load.columns() + 4 * load.rows;
-        output += of.sections + load.columns() + (of.sections + load.columns()) / 4096;
+        // With block checksums.
+        index_bytes.push((of.sections + load.columns()) / 4096 * 4097);
         done += if spills { load.columns() + 4 * load.rows } else { published };
         files = files.max(of.files);
     }
+    let output: u64 = index_bytes.iter().sum();
     let kept = raw + load.columns() + output + 4 * load.rows * spec.indexes.len() as u64;
     Estimate {
         spills,
@@ -121,6 +126,7 @@ pub fn estimate(spec: &JobSpec, load: &Load, memory: Memory) -> Estimate {
             (false, false) => 0,
         },
         output_bytes: output,
+        index_bytes,
         stages,
     }
 }
@@ -128,9 +134,11 @@ pub fn estimate(spec: &JobSpec, load: &Load, memory: Memory) -> Estimate {
 fn of_index(spec: &JobSpec, index: &IndexSpec, load: &Load, memory: Memory, is_last: bool) -> OfIndex {
     match &index.params {
         // Encoded from a copy of the rows.
-        IndexParams::Flat(_) => {
-            OfIndex { building: load.raw() * if memory == Memory::Own { 2 } else { 1 }, sections: load.raw(), files: 0 }
-        }
+        IndexParams::Flat(_) => OfIndex {
+            building: load.raw() * if memory == Memory::Own { 2 } else { 1 },
+            sections: load.raw(),
+            files: 0,
+        },
         IndexParams::IvfPq(params) => ivf_pq(params, load, memory),
         IndexParams::Hnsw(params) => hnsw(spec, params, index.metric, load, memory, is_last),
     }
@@ -145,7 +153,8 @@ fn ivf_pq(params: &IvfPqSpec, load: &Load, memory: Memory) -> OfIndex {
         Refine::F32 => 4,
     } * load.rows
         * load.dim;
-    let code_size = PqShape::new(dim, resolved.pq_m, resolved.pq_bits).map_or(0, |shape| shape.code_size()) as u64;
+    let code_size =
+        PqShape::new(dim, resolved.pq_m, resolved.pq_bits).map_or(0, |shape| shape.code_size()) as u64;
     // Blocks of 32 rows, the last of each list half empty.
     let padding = if resolved.pq_bits == 4 { 16 * resolved.nlist as u64 } else { 0 };
     let codes = code_size * (load.rows + padding);
@@ -163,7 +172,9 @@ fn ivf_pq(params: &IvfPqSpec, load: &Load, memory: Memory) -> OfIndex {
     let encoding = load.rows * (8 + code_size) + codes;
     match memory {
         Memory::Own => OfIndex {
-            building: (gathered + training).max(encoding + kept).max(8 * load.rows + sections + kept.max(codes)),
+            building: (gathered + training)
+                .max(encoding + kept)
+                .max(8 * load.rows + sections + kept.max(codes)),
             sections,
             files: 0,
         },

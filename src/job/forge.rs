@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow_array::UInt32Array;
 use bytes::Bytes;
 
+use super::estimate;
 use super::progress::{self, Progress, Unit};
 use super::scratch::{Draft, ScratchError, Taken};
-use super::estimate;
 use super::spec::{Auto, HnswSpec, IndexParams, IndexSpec, IvfPqSpec, JobSpec, Refine};
 use crate::artifact::columns::{self, ATTRIBUTES_FILE, IDS_FILE};
 use crate::artifact::{Array, Section, Stage, Training, safetensors};
@@ -133,8 +133,7 @@ impl Anvil<'_> {
         let params = ivf_params(params, rows.rows(), rows.vectors.dim());
         let observer = |state: train::Progress| watch.observe(state);
         let (view, seed) = (rows.vectors.view(), self.spec.seed);
-        let built =
-            ivf::build_spilling(folder, self.compute, view, spec.metric, &params, seed, &observer)?;
+        let built = ivf::build_spilling(folder, self.compute, view, spec.metric, &params, seed, &observer)?;
         let report = built.report;
         Ok(Raw {
             sections: built.index.sections(),
@@ -166,7 +165,15 @@ impl Anvil<'_> {
         let memory = Memory { budget, scratch: folder };
         let params = hnsw_params(params);
         let observer = |state: train::Progress| watch.observe(state);
-        let built = hnsw::build_within(&memory, self.compute, rows.vectors(), spec.metric, &params, self.spec.seed, &observer)?;
+        let built = hnsw::build_within(
+            &memory,
+            self.compute,
+            rows.vectors(),
+            spec.metric,
+            &params,
+            self.spec.seed,
+            &observer,
+        )?;
         Ok(Raw {
             sections: built.index.sections(),
             order: built.order,
@@ -255,10 +262,7 @@ pub(super) fn ivf_params(params: &IvfPqSpec, rows: usize, dim: usize) -> IvfPqPa
     let defaults = IvfPqParams::defaults_for(rows, dim);
     IvfPqParams {
         nlist: params.nlist.given().unwrap_or(defaults.nlist),
-        pq_m: params
-            .pq_m
-            .given()
-            .unwrap_or_else(|| IvfPqParams::default_pq_m(dim, params.pq_bits as usize)),
+        pq_m: params.pq_m.given().unwrap_or_else(|| IvfPqParams::default_pq_m(dim, params.pq_bits as usize)),
         pq_bits: params.pq_bits as usize,
         refine: match params.refine {
             Refine::None => ivf::Refine::None,

@@ -2,10 +2,13 @@
 
 use std::path::Path;
 
+use super::backend;
 use super::estimate::{Estimate, Load, estimate};
+use super::forecast::StageTime;
+use super::progress::Progress;
 use super::quantity;
-use super::run::Job;
-use super::scratch::Memory;
+use super::run::{Job, on_threads};
+use super::scratch::{self, Memory, Scratch};
 use super::spec::{JobSpec, QueriesSpec};
 use crate::error::Error;
 use crate::source::Source;
@@ -30,25 +33,74 @@ pub enum PlanError {
 fn would_fit(least: u64) -> String {
     // With a hundredth to spare, in whole MiB.
     let mib = (least + least / 100).div_ceil(1 << 20);
-    format!("with all rows in scratch; a budget of {mib}MiB would fit, or an `ivf_pq` in place of an `hnsw` or `flat` index")
+    format!(
+        "with all rows in scratch; a budget of {mib}MiB would fit, or an `ivf_pq` in place of an `hnsw` or `flat` index"
+    )
 }
 
 /// What is known of a job before it runs.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Sizing {
     pub load: Load,
+    /// What is read of the source.
+    pub fetched_bytes: u64,
     pub estimate: Estimate,
 }
 
+/// A job's plan.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Plan {
+    pub job: String,
+    /// As `cpu (avx512)`.
+    pub compute: String,
+    #[serde(flatten)]
+    pub sizing: Sizing,
+    pub memory_budget: Option<u64>,
+    pub scratch: ScratchPlace,
+    pub times: Vec<StageTime>,
+}
+
+/// Where scratch will be.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct ScratchPlace {
+    pub folder: String,
+    /// Where the system tells.
+    pub free_bytes: Option<u64>,
+}
+
+/// Plans a job: reads footers, and for a moment rows, and measures the backend. Writes nothing.
+///
+/// # Errors
+/// What is wrong with job or source; [`PlanError`] where the budget or the disk has no room for the job.
+pub fn plan(spec: &JobSpec, progress: &Progress) -> Result<Plan, Error> {
+    on_threads(spec, || {
+        let compute = backend::choose(spec.backend, progress)?;
+        let job = Job::with(Scratch::none(progress), &*compute, spec, progress);
+        let source = job.open()?;
+        let sizing = size(spec, job.load(&source)?, source.size().fetched_bytes)?;
+        let folder = scratch::of_job(spec);
+        check_disk(spec, &folder, &sizing)?;
+        let times = job.forecast(source, &sizing)?;
+        Ok(Plan {
+            job: spec.name.clone(),
+            compute: compute.info().to_string(),
+            sizing,
+            memory_budget: spec.memory_budget,
+            scratch: ScratchPlace { free_bytes: free_bytes(&folder), folder: folder.display().to_string() },
+            times,
+        })
+    })
+}
+
 /// Rows in memory where they fit the budget, else in files; an error where neither fits.
-pub(super) fn size(spec: &JobSpec, load: Load) -> Result<Sizing, PlanError> {
+pub(super) fn size(spec: &JobSpec, load: Load, fetched_bytes: u64) -> Result<Sizing, PlanError> {
     let in_memory = estimate(spec, &load, Memory::Own);
     let Some(budget) = spec.memory_budget.filter(|&budget| in_memory.peak_memory_bytes > budget) else {
-        return Ok(Sizing { load, estimate: in_memory });
+        return Ok(Sizing { load, fetched_bytes, estimate: in_memory });
     };
     let in_files = estimate(spec, &load, Memory::Mapped);
     if in_files.peak_memory_bytes <= budget {
-        return Ok(Sizing { load, estimate: in_files });
+        return Ok(Sizing { load, fetched_bytes, estimate: in_files });
     }
     let worst = in_files.stages.iter().max_by_key(|stage| stage.bytes).expect("a job has stages");
     // A graph's build is counted with the least that it can be given.
@@ -97,7 +149,7 @@ impl Job<'_> {
     /// How the job goes about its memory.
     pub fn size(&self, source: &Source) -> Result<Sizing, Error> {
         let load = self.load(source)?;
-        let sizing = size(self.spec, load)?;
+        let sizing = size(self.spec, load, source.size().fetched_bytes)?;
         if let Some(folder) = self.scratch.folder() {
             match check_disk(self.spec, folder, &sizing) {
                 // Nobody has asked for scratch: a job that ran without it goes on doing so.

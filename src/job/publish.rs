@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::ledger::{Ledger, Moved, peak_memory_bytes};
+use super::plan::Sizing;
 use super::run::{CertifiedIndex, Job};
 use super::scratch::Key;
 use super::spec::IndexSpec;
@@ -108,6 +109,16 @@ impl Job<'_> {
         Ok(published.version)
     }
 
+    fn planned(&self, index: &IndexSpec) -> Option<artifact::Planned> {
+        let Sizing { estimate, fetched_bytes, .. } = self.sizing.as_ref()?;
+        let place = self.spec.indexes.iter().position(|other| other.name == index.name)?;
+        Some(artifact::Planned {
+            peak_memory_bytes: estimate.peak_memory_bytes,
+            read_bytes: *fetched_bytes,
+            index_bytes: estimate.index_bytes[place],
+        })
+    }
+
     fn draft(
         &self,
         index: &CertifiedIndex<'_>,
@@ -145,6 +156,7 @@ impl Job<'_> {
             built: index.forged.details.clone(),
             stages: ledger.stages().iter().chain(index.ledger.stages()).cloned().collect(),
             peak_memory_bytes: peak_memory_bytes(),
+            planned: self.planned(index.spec),
             attributes: source.attributes.clone(),
             search_defaults: Some(artifact::SearchDefaults {
                 effort: certificate.chosen_effort,

@@ -186,8 +186,8 @@ impl Job<'_> {
         let dim = rows.vectors.dim();
         let mut read = self.describe(rows, key, ledger)?;
         if let QueriesSpec::Sample { sample } = self.spec.queries {
-            let drawn =
-                HoldOut::draw(read.rows.ids.len(), sample, self.spec.seed ^ QUERY_STREAM).map_err(Error::from)?;
+            let drawn = HoldOut::draw(read.rows.ids.len(), sample, self.spec.seed ^ QUERY_STREAM)
+                .map_err(Error::from)?;
             let queries = take_out_of(&mut file, &drawn, dim).map_err(&io)?;
             read.rows.take_out(&drawn)?;
             read.held_out = Some(VectorBuf::new(queries, dim));

@@ -14,18 +14,18 @@ use std::ops::ControlFlow;
 use serde_json::json;
 
 use super::backend;
-use super::estimate::Estimate;
 use super::forge::{self, Anvil, Forged};
 use super::ledger::Ledger;
 use super::plan::Sizing;
 use super::progress::{Progress, Unit};
+use super::quantity;
 use super::residence::Residence;
 use super::scratch::{Key, Memory, Scratch};
 use super::spec::{IndexSpec, JobSpec};
 use super::summary::{BuildSummary, Outcome};
 use super::truth::Measured;
 use super::uri::Uri;
-use crate::artifact::{self, Stage};
+use crate::artifact::{self, Stage, spill};
 use crate::compute::Compute;
 use crate::error::Error;
 use crate::index::KeptVectors;
@@ -48,7 +48,10 @@ pub fn run_on(compute: &dyn Compute, spec: &JobSpec, progress: &Progress) -> Res
 }
 
 /// All work of a job runs on as many threads as it asks for.
-fn on_threads<T: Send>(spec: &JobSpec, work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
+pub(super) fn on_threads<T: Send>(
+    spec: &JobSpec,
+    work: impl FnOnce() -> Result<T, Error> + Send,
+) -> Result<T, Error> {
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(spec.threads)
         .thread_name(|thread| format!("annvil-{thread}"))
@@ -64,6 +67,8 @@ fn run_stages(compute: &dyn Compute, spec: &JobSpec, progress: &Progress) -> Res
     let source = job.open()?;
     let _residence = job.plan(&source)?;
     let read = job.read(source, &mut ledger)?;
+    // Decoders and batches are done with.
+    spill::trim();
     let mut measured = job.find_true_neighbours(job.take_queries(read, &mut ledger)?, &mut ledger)?;
     let mut certified = Vec::with_capacity(spec.indexes.len());
     for (place, index) in spec.indexes.iter().enumerate() {
@@ -87,7 +92,8 @@ pub(super) struct Job<'a> {
     pub scratch: Scratch,
     /// Where rows are.
     pub memory: Memory,
-    pub estimate: Option<Estimate>,
+    /// What was expected of the job, once its source is known.
+    pub sizing: Option<Sizing>,
 }
 
 /// An index in memory, with the cost of its own stages.
@@ -110,17 +116,28 @@ pub(super) struct CertifiedIndex<'a> {
 impl<'a> Job<'a> {
     pub fn new(compute: &'a dyn Compute, spec: &'a JobSpec, progress: &'a Progress) -> Result<Self, Error> {
         let scratch = Scratch::open(spec, progress)?;
-        Ok(Self { spec, progress, compute, scratch, memory: Memory::Own, estimate: None })
+        Ok(Self::with(scratch, compute, spec, progress))
+    }
+
+    pub fn with(
+        scratch: Scratch,
+        compute: &'a dyn Compute,
+        spec: &'a JobSpec,
+        progress: &'a Progress,
+    ) -> Self {
+        Self { spec, progress, compute, scratch, memory: Memory::Own, sizing: None }
     }
 
     /// Decides where rows are to be, and sees to it that the budget is kept as long as what is returned is.
     fn plan(&mut self, source: &Source) -> Result<Option<Residence>, Error> {
-        let Sizing { estimate, .. } = self.size(source)?;
+        let sizing = self.size(source)?;
+        let estimate = &sizing.estimate;
+        self.progress.note(format!("memory: at most {}", quantity::bytes(estimate.peak_memory_bytes)));
         if estimate.spills {
             self.memory = Memory::Mapped;
         }
         let budget = self.spec.memory_budget.filter(|_| estimate.spills);
-        self.estimate = Some(estimate);
+        self.sizing = Some(sizing);
         Ok(budget.and_then(Residence::keep))
     }
 
@@ -169,6 +186,7 @@ impl<'a> Job<'a> {
         for warning in &forged.warnings {
             self.progress.warn(format!("{}: {warning}", index.name));
         }
+        spill::trim();
         match draft {
             Some(mut draft) => {
                 let meta = forged.keep(&mut draft, ledger.stages())?;
@@ -223,9 +241,8 @@ impl<'a> Job<'a> {
             stage.finish();
             Ok::<_, Error>(certified)
         })?;
-        self.scratch.keep(&stage, &key, |_| {
-            Ok(json!({ "certified": certified, "stages": ledger.stages()[mark..] }))
-        });
+        self.scratch
+            .keep(&stage, &key, |_| Ok(json!({ "certified": certified, "stages": ledger.stages()[mark..] })));
         Ok(CertifiedIndex { spec, forged, certified, ledger, key })
     }
 

@@ -62,7 +62,8 @@ impl Job<'_> {
         let key = Key::of(QUERIES, &from);
         if let Some(mut kept) = self.scratch.take(QUERIES, &key, Memory::Own) {
             let stages: Vec<Stage> = kept.meta("stages").unwrap_or_default();
-            let queries = kept.file("vectors.f32").map_err(Into::into).and_then(|bytes| vectors_of(bytes, dim));
+            let queries =
+                kept.file("vectors.f32").map_err(Into::into).and_then(|bytes| vectors_of(bytes, dim));
             match queries {
                 Ok(queries) => {
                     ledger.resume(stages);
@@ -115,7 +116,8 @@ impl Job<'_> {
             Ok::<_, Error>(truth)
         })?;
         self.scratch.keep(TRUTH, &key, |draft| {
-            let neighbors: Vec<Neighbor> = (0..truth.queries()).flat_map(|query| truth.row(query)).copied().collect();
+            let neighbors: Vec<Neighbor> =
+                (0..truth.queries()).flat_map(|query| truth.row(query)).copied().collect();
             draft.write("neighbours", bytemuck::cast_slice(&neighbors))?;
             Ok(json!({ "stages": ledger.stages()[mark..] }))
         });

@@ -47,7 +47,7 @@ pub fn default_root() -> PathBuf {
 }
 
 /// A job is told from others by its name and its output: one that is edited and run again finds what still holds.
-pub(super) fn of_job(spec: &JobSpec) -> PathBuf {
+pub(in crate::job) fn of_job(spec: &JobSpec) -> PathBuf {
     let root = spec.scratch.as_ref().map_or_else(default_root, |uri| PathBuf::from(uri.resolved()));
     let output = spec.output.uri.resolved();
     // A relative path means another folder elsewhere.
@@ -201,10 +201,16 @@ mod tests {
         fs::create_dir(folder("somebody's")).unwrap();
         let long_ago = std::time::SystemTime::now() - FORGOTTEN_AFTER - Duration::from_secs(60);
         for name in ["held-2", "forgotten-3"] {
-            File::options().write(true).open(folder(name).join(LOCK)).unwrap().set_modified(long_ago).unwrap();
+            File::options()
+                .write(true)
+                .open(folder(name).join(LOCK))
+                .unwrap()
+                .set_modified(long_ago)
+                .unwrap();
         }
         sweep(&folder("mine-1"));
-        let left = fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let left =
+            fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let left: std::collections::BTreeSet<_> = left.collect();
         assert_eq!(left, ["mine-1", "held-2", "recent-4", "somebody's"].map(String::from).into());
     }

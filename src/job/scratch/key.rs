@@ -12,7 +12,8 @@ pub(in crate::job) struct Key(Digest);
 
 impl Key {
     pub fn of(stage: &str, from: &serde_json::Value) -> Self {
-        let text = serde_json::json!({ "format": FORMAT, "program": program(), "stage": stage, "from": from });
+        let text =
+            serde_json::json!({ "format": FORMAT, "program": program(), "stage": stage, "from": from });
         Self(Digest::of(text.to_string().as_bytes()))
     }
 

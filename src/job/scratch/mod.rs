@@ -21,6 +21,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 pub(super) use entry::{Draft, Memory, Taken};
+pub(super) use folder::of_job;
 pub use folder::{SCRATCH_VARIABLE, default_root};
 pub(super) use key::Key;
 
@@ -96,6 +97,11 @@ impl Scratch {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// For whoever only looks.
+    pub fn none(progress: &Progress) -> Self {
+        Self { place: None, progress: progress.clone() }
     }
 
     /// Where files may be made that are of no use to another run.
