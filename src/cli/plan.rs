@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::build::byte_size;
 use super::table::{Align, Table};
 use super::{answer, json_line};
 use crate::error::Error;
 use crate::job::quantity::{bytes, count, duration};
-use crate::job::{self, JobSpec, Overrides, Plan, Progress, Silent};
+use crate::job::{self, Backend, JobSpec, Overrides, Plan, Progress, Silent};
 
 /// Say what a job will read, write, hold in memory and take in time, without running it.
 #[derive(Debug, Args)]
@@ -30,6 +31,14 @@ pub struct PlanArgs {
     /// What the whole job may take, as 2GiB, instead of the job's `memory_budget`
     #[arg(long, value_name = "SIZE", value_parser = byte_size)]
     memory_budget: Option<u64>,
+    /// Where to compute, instead of the job's `backend`
+    #[arg(
+        long,
+        value_name = "WHERE",
+        value_parser = PossibleValuesParser::new(Backend::NAMES)
+            .map(|name| Backend::from_name(&name).expect("one of the names")),
+    )]
+    backend: Option<Backend>,
     /// Scratch folder, instead of the job's `scratch`
     #[arg(long, value_name = "DIR")]
     scratch: Option<String>,
@@ -45,6 +54,7 @@ pub struct PlanArgs {
 /// The job file's problems, the source's, and `BadInput` for a job that does not fit.
 pub(super) fn run(args: &PlanArgs, out: &mut dyn Write) -> Result<(), Error> {
     let overrides = Overrides {
+        backend: args.backend,
         threads: args.threads,
         memory_budget: args.memory_budget,
         scratch: args.scratch.clone(),

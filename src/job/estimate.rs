@@ -6,15 +6,17 @@ use super::scratch::Memory;
 use super::spec::{HnswSpec, IndexParams, IndexSpec, IvfPqSpec, JobSpec, Refine};
 use crate::hnsw::{self, Code};
 use crate::source::IdWidth;
-use crate::train::{KmeansParams, PqShape};
+use crate::train::{KmeansParams, PqParams, PqShape};
 use crate::vectors::Metric;
 
-/// A process with its threads, allocators and code, before there is a row.
-const PROCESS: u64 = 36 << 20;
-/// Batches that are decoded ahead, and the row group's bytes behind them.
+/// Batches that are decoded ahead, and the row group's bytes behind them; …
 const READING: u64 = 40 << 20;
-/// What each thread has beside: queries, tables, tiles.
+/// … and what of that an allocator cannot give back, since some of each of its pages is in use.
+const AFTER_READING: u64 = 24 << 20;
+/// What each thread has beside: queries, tiles; …
 const PER_THREAD: u64 = 4 << 20;
+/// … and the tables of a batch of queries.
+const SEARCHING: u64 = 12 << 20;
 
 /// What a job is about, as far as its source's metadata tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -26,6 +28,8 @@ pub struct Load {
     pub threads: u64,
     /// Bytes of ids and attributes of a row.
     pub columns_bytes: u64,
+    /// What the process takes before there is a row: code, libraries, a GPU's driver.
+    pub process_bytes: u64,
     #[serde(skip)]
     pub ids: IdWidth,
 }
@@ -69,6 +73,11 @@ impl Load {
         4 * self.rows * self.dim
     }
 
+    /// Before there is a row, and with all threads at work.
+    fn base(&self) -> u64 {
+        self.process_bytes + self.threads * PER_THREAD
+    }
+
     fn columns(&self) -> u64 {
         self.rows * self.columns_bytes
     }
@@ -90,9 +99,9 @@ pub fn estimate(spec: &JobSpec, load: &Load, memory: Memory) -> Estimate {
     let spills = memory == Memory::Mapped;
     let raw = load.raw();
     let held = if spills { 0 } else { raw };
-    let base = PROCESS + load.threads * PER_THREAD;
     // Columns are there in pieces, and then as a whole too.
-    let read = base + READING + held + 2 * load.columns() + load.seen();
+    let read = load.base() + READING + held + 2 * load.columns() + load.seen();
+    let base = load.base() + AFTER_READING;
     let truth = base + held + load.columns() + 4 * load.rows + load.queries * 12_000;
     let mut stages = vec![
         StageMemory { name: "read".into(), bytes: read },
@@ -108,6 +117,17 @@ pub fn estimate(spec: &JobSpec, load: &Load, memory: Memory) -> Estimate {
         stages.push(StageMemory {
             name: format!("build {}", index.name),
             bytes: base + held + done + load.columns() + of.building.max(columns),
+        });
+        let is_given = is_last && !spills && matches!(index.params, IndexParams::Hnsw(_));
+        let searched = if spills { 0 } else { of.sections };
+        stages.push(StageMemory {
+            name: format!("certify {}", index.name),
+            bytes: base
+                + if is_given { 0 } else { held }
+                + done
+                + 2 * load.columns()
+                + searched
+                + load.threads * SEARCHING,
         });
         let published = of.sections + load.columns() + 4 * load.rows;
         // With block checksums.
@@ -153,8 +173,8 @@ fn ivf_pq(params: &IvfPqSpec, load: &Load, memory: Memory) -> OfIndex {
         Refine::F32 => 4,
     } * load.rows
         * load.dim;
-    let code_size =
-        PqShape::new(dim, resolved.pq_m, resolved.pq_bits).map_or(0, |shape| shape.code_size()) as u64;
+    let shape = PqShape::new(dim, resolved.pq_m, resolved.pq_bits).ok();
+    let code_size = shape.as_ref().map_or(0, PqShape::code_size) as u64;
     // Blocks of 32 rows, the last of each list half empty.
     let padding = if resolved.pq_bits == 4 { 16 * resolved.nlist as u64 } else { 0 };
     let codes = code_size * (load.rows + padding);
@@ -164,10 +184,11 @@ fn ivf_pq(params: &IvfPqSpec, load: &Load, memory: Memory) -> OfIndex {
     let sample = load.rows.min(nlist * KmeansParams::new(1, 0).max_rows_per_centroid as u64);
     let is_gathered = sample < load.rows;
     let gathered = if is_gathered { 4 * sample * load.dim } else { 0 };
-    // The sample in bytes, and of each of its rows a list, a distance and an order.
-    let training = sample * (load.dim + 40) + 8 * of_lists;
-    // Its residuals, of the quantizer's sample, twice.
-    let training_codes = 65_536.min(load.rows) * load.dim * 4 * 3;
+    // Of each row of the sample a list, a distance and an order.
+    let training = sample * 20 + 4 * of_lists;
+    // The quantizer's sample, and its residuals.
+    let sample_rows = shape.map_or(0, |shape| PqParams::new(0).sample_rows(&shape)) as u64;
+    let training_codes = sample_rows.min(load.rows) * load.dim * 4 * 3;
     let training = training.max(training_codes);
     let encoding = load.rows * (8 + code_size) + codes;
     match memory {
@@ -210,12 +231,9 @@ fn hnsw(
 }
 
 /// What a job's budget leaves a graph's build, beside its rows and the graph.
-pub(super) fn graph_budget(params: &HnswSpec, budget: u64, rows: usize, dim: usize) -> u64 {
-    let threads = rayon::current_num_threads() as u64;
-    let raw = 4 * rows as u64 * dim as u64;
-    // Ids, twice, of ordinary length.
-    let beside = PROCESS + threads * PER_THREAD + 40 * rows as u64;
-    budget.saturating_sub(beside + raw + graph_bytes(params, rows as u64, dim as u64)).max(1 << 20)
+pub(super) fn graph_budget(params: &HnswSpec, budget: u64, load: &Load) -> u64 {
+    let beside = load.base() + AFTER_READING + load.columns() + load.raw();
+    budget.saturating_sub(beside + graph_bytes(params, load.rows, load.dim)).max(1 << 20)
 }
 
 /// Links and codes.
@@ -238,7 +256,7 @@ fn graph_bytes(params: &HnswSpec, rows: u64, dim: u64) -> u64 {
 fn graph_working(spec: &JobSpec, params: &HnswSpec, load: &Load) -> u64 {
     let given = params.expert.memory_budget.given().map(|bytes| bytes as u64);
     let (rows, dim) = (load.rows as usize, load.dim as usize);
-    let left = |budget| graph_budget(params, budget, rows, dim);
+    let left = |budget| graph_budget(params, budget, load);
     let budget = given.or_else(|| spec.memory_budget.map(left));
     let memory = hnsw::Memory { budget, scratch: None };
     match hnsw::working_bytes(&memory, rows, dim, &hnsw_params(params), load.threads as usize) {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow_array::UInt32Array;
 use bytes::Bytes;
 
-use super::estimate;
+use super::estimate::{self, Load};
 use super::progress::{self, Progress, Unit};
 use super::scratch::{Draft, ScratchError, Taken};
 use super::spec::{Auto, HnswSpec, IndexParams, IndexSpec, IvfPqSpec, JobSpec, Refine};
@@ -81,6 +81,8 @@ pub(super) struct Anvil<'a> {
     pub compute: &'a dyn Compute,
     pub spec: &'a JobSpec,
     pub progress: &'a Progress,
+    /// Where the job has been planned.
+    pub load: Option<&'a Load>,
 }
 
 impl Anvil<'_> {
@@ -161,7 +163,7 @@ impl Anvil<'_> {
         folder: Option<PathBuf>,
         watch: &Watch<'_>,
     ) -> Result<Raw, Error> {
-        let budget = self.graph_budget(rows.dataset(), params);
+        let budget = self.graph_budget(params);
         let memory = Memory { budget, scratch: folder };
         let params = hnsw_params(params);
         let observer = |state: train::Progress| watch.observe(state);
@@ -184,10 +186,9 @@ impl Anvil<'_> {
     }
 
     /// What the graph's build may take: what it is given, or what the job's budget leaves beside rows and graph.
-    fn graph_budget(&self, rows: &Dataset, params: &HnswSpec) -> Option<u64> {
+    fn graph_budget(&self, params: &HnswSpec) -> Option<u64> {
         let given = params.expert.memory_budget.given().map(|bytes| bytes as u64);
-        let budget = self.spec.memory_budget?;
-        given.or_else(|| Some(estimate::graph_budget(params, budget, rows.rows(), rows.vectors.dim())))
+        given.or_else(|| Some(estimate::graph_budget(params, self.spec.memory_budget?, self.load?)))
     }
 }
 

@@ -7,12 +7,16 @@ use super::estimate::{Estimate, Load, estimate};
 use super::forecast::StageTime;
 use super::progress::Progress;
 use super::quantity;
+use super::residence;
 use super::run::{Job, on_threads};
 use super::scratch::{self, Memory, Scratch};
 use super::spec::{JobSpec, QueriesSpec};
 use crate::error::Error;
 use crate::source::Source;
 use crate::store::runtime;
+
+/// Of a process whose size the system does not tell.
+const PROCESS_BYTES: u64 = 36 << 20;
 
 /// A job that this machine, or the budget, has no room for.
 #[derive(Debug, thiserror::Error)]
@@ -196,6 +200,7 @@ impl Job<'_> {
             queries,
             threads: rayon::current_num_threads() as u64,
             columns_bytes: size.columns_bytes_per_row,
+            process_bytes: residence::resident_bytes().unwrap_or(PROCESS_BYTES),
             ids: size.ids,
         })
     }

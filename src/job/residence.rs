@@ -1,5 +1,7 @@
 //! Keeps what this process has resident within a budget, as far as maps of files are concerned: their pages are taken out when it
-//! comes near. What it has in memory of its own is the stages' matter, see `estimate.rs`.
+//! comes near. What it has in memory of its own is the stages' matter, see `estimate.rs`. Pages that the system still has come back
+//! within milliseconds: some tens of MiB more than the budget may be resident for a moment, of which none is needed: where a limit
+//! is enforced (a cgroup's), the system takes them itself.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -56,7 +58,7 @@ impl Drop for Residence {
 
 /// What of this process is in memory now.
 #[cfg(target_os = "linux")]
-fn resident_bytes() -> Option<u64> {
+pub(super) fn resident_bytes() -> Option<u64> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
     // SAFETY: takes no pointer and changes nothing.
@@ -65,6 +67,6 @@ fn resident_bytes() -> Option<u64> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn resident_bytes() -> Option<u64> {
+pub(super) fn resident_bytes() -> Option<u64> {
     None
 }

@@ -180,7 +180,8 @@ impl<'a> Job<'a> {
             let rows = &mut measured.read.rows;
             let is_given = is_last && !rows.vectors.is_shared();
             let rows = if is_given { forge::Rows::Given(rows) } else { forge::Rows::Lent(rows) };
-            let anvil = Anvil { compute: self.compute, spec: self.spec, progress: self.progress };
+            let load = self.sizing.as_ref().map(|sizing| &sizing.load);
+            let anvil = Anvil { compute: self.compute, spec: self.spec, progress: self.progress, load };
             anvil.forge(rows, index, draft.as_mut())
         })?;
         for warning in &forged.warnings {
