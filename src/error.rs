@@ -219,7 +219,7 @@ impl From<CertifyError> for Error {
 mod of_builds {
     use super::Error;
     use crate::dataset;
-    use crate::job::{Cancelled, SpecError};
+    use crate::job::{Cancelled, PlanError, ScratchError, SpecError};
     use crate::source::SourceError;
 
     impl From<SourceError> for Error {
@@ -230,6 +230,7 @@ mod of_builds {
                 SourceError::Arrow(_)
                 | SourceError::Parquet(_)
                 | SourceError::Summary { .. }
+                | SourceError::Elsewhere(_)
                 | SourceError::Thread(_) => Error::Internal(Box::new(error)),
                 error => Error::BadInput(Box::new(error)),
             }
@@ -251,6 +252,18 @@ mod of_builds {
 
     impl From<SpecError> for Error {
         fn from(error: SpecError) -> Self {
+            Error::BadInput(Box::new(error))
+        }
+    }
+
+    impl From<ScratchError> for Error {
+        fn from(error: ScratchError) -> Self {
+            Error::BadInput(Box::new(error))
+        }
+    }
+
+    impl From<PlanError> for Error {
+        fn from(error: PlanError) -> Self {
             Error::BadInput(Box::new(error))
         }
     }

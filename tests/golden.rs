@@ -106,8 +106,10 @@ fn draft() -> ManifestDraft {
             cpu_ms: 2.5,
             bytes_read: 9,
             bytes_written: 0,
+            resumed: false,
         }],
         peak_memory_bytes: Some(1 << 20),
+        planned: None,
         attributes: vec![AttributeSummary {
             name: "word".into(),
             data_type: "Utf8".into(),

@@ -373,8 +373,13 @@ fn overrides_win_and_are_held_to_the_same_rules() {
         threads: Some(1),
         seed: Some(9),
         output: Some("elsewhere".into()),
+        memory_budget: Some(1 << 30),
+        scratch: Some("fast/disk".into()),
+        no_resume: true,
     };
     let job = job.override_with(&overrides).unwrap();
+    assert_eq!((job.memory_budget, job.resume), (Some(1 << 30), false));
+    assert_eq!(job.scratch.as_ref().map(|uri| uri.resolved()), Some("fast/disk"));
     assert_eq!((job.backend, job.threads, job.seed), (Backend::Reference, 1, 9));
     // The file's folder has no part in a path of the command line.
     assert_eq!(job.output.uri.resolved(), "elsewhere");
@@ -393,6 +398,8 @@ fn overrides_win_and_are_held_to_the_same_rules() {
             "--output: error: `output.uri`: found an empty",
         ),
         (Overrides { output: Some("ftp://x".into()), ..Overrides::default() }, "found the scheme `ftp://`"),
+        (Overrides { memory_budget: Some(1 << 20), ..Overrides::default() }, "allowed: 64.0 MiB to"),
+        (Overrides { scratch: Some("s3://x".into()), ..Overrides::default() }, "found the scheme `s3://`"),
     ] {
         let error = job.clone().override_with(&overrides).unwrap_err().to_string();
         assert!(error.contains(message), "{error}");

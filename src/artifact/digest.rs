@@ -1,3 +1,6 @@
+use blake3::hazmat::{
+    ChainingValue, HasherExt, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root,
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A BLAKE3 hash of 32 bytes. Written as 64 lower-case hexadecimal digits, and read as nothing else.
@@ -5,8 +8,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub struct Digest([u8; 32]);
 
 impl Digest {
+    /// Of many bytes, by all threads.
     pub fn of(bytes: &[u8]) -> Self {
-        blake3::hash(bytes).into()
+        hash(bytes).into()
     }
 
     pub fn as_bytes(&self) -> &[u8; 32] {
@@ -20,6 +24,30 @@ impl Digest {
         }
         blake3::Hash::from_hex(text).ok().map(Self::from)
     }
+}
+
+/// Bytes that one thread hashes at a time.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// BLAKE3 is a tree: its halves can be hashed side by side.
+fn hash(bytes: &[u8]) -> blake3::Hash {
+    if bytes.len() <= PIECE_BYTES {
+        return blake3::hash(bytes);
+    }
+    let (left, right) = bytes.split_at(left_subtree_len(bytes.len() as u64) as usize);
+    let (of_left, of_right) = rayon::join(|| subtree(left, 0), || subtree(right, left.len() as u64));
+    merge_subtrees_root(&of_left, &of_right, Mode::Hash)
+}
+
+/// Of a part of the input that starts at `offset`, where a subtree does.
+fn subtree(bytes: &[u8], offset: u64) -> ChainingValue {
+    if bytes.len() <= PIECE_BYTES {
+        return blake3::Hasher::new().set_input_offset(offset).update(bytes).finalize_non_root();
+    }
+    let (left, right) = bytes.split_at(left_subtree_len(bytes.len() as u64) as usize);
+    let middle = offset + left.len() as u64;
+    let (of_left, of_right) = rayon::join(|| subtree(left, offset), || subtree(right, middle));
+    merge_subtrees_non_root(&of_left, &of_right, Mode::Hash)
 }
 
 impl From<blake3::Hash> for Digest {
@@ -52,5 +80,20 @@ impl<'de> Deserialize<'de> for Digest {
         Digest::from_hex(&text).ok_or_else(|| {
             serde::de::Error::custom(format!("expected 64 lower-case hexadecimal digits, got `{text}`"))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_threads_hash_as_one_does() {
+        for len in
+            [0, 1, 1023, 1024, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES, 5_000_001]
+        {
+            let bytes: Vec<u8> = (0..len).map(|i| (i ^ (i >> 9)) as u8).collect();
+            assert_eq!(Digest::of(&bytes), blake3::hash(&bytes).into(), "{len} bytes");
+        }
     }
 }

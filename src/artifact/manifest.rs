@@ -123,6 +123,9 @@ pub struct ManifestDraft {
     /// The largest resident set of the build's process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_memory_bytes: Option<u64>,
+    /// What was expected before the first row was read, to be compared with what it came to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub planned: Option<Planned>,
     #[serde(default)]
     pub attributes: Vec<AttributeSummary>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -198,6 +201,20 @@ pub struct Stage {
     pub cpu_ms: f64,
     pub bytes_read: u64,
     pub bytes_written: u64,
+    /// Done by an earlier run of the job that was killed, and taken from its scratch: the costs are that run's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub resumed: bool,
+}
+
+/// What a plan expected of a build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Planned {
+    /// Beside [`ManifestDraft::peak_memory_bytes`].
+    pub peak_memory_bytes: u64,
+    /// Beside the stage `read`.
+    pub read_bytes: u64,
+    /// Beside the sizes of this index's files.
+    pub index_bytes: u64,
 }
 
 /// One attribute column.
@@ -236,6 +253,7 @@ impl ManifestDraft {
             built: serde_json::Value::Null,
             stages: Vec::new(),
             peak_memory_bytes: None,
+            planned: None,
             attributes: Vec::new(),
             certificate: None,
             search_defaults: None,

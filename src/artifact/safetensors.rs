@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::io;
 use std::ops::Range;
 use std::str::FromStr;
 
@@ -93,6 +94,40 @@ struct Header {
 /// # Panics
 /// If two tensors share a name, or a tensor or a metadata key has one that is reserved for the container.
 pub fn encode(section: &Section) -> SectionBytes {
+    let header = header_of(section);
+    let data: usize =
+        section.tensors.iter().map(|(_, tensor)| tensor.bytes.len() + TENSOR_ALIGNMENT as usize).sum();
+    let mut file = Vec::with_capacity(8 + header.len() + data);
+    write_after(&header, section, &mut file).expect("memory takes what is written");
+    // On a cache line, so that an index can be assembled from these bytes without copying them.
+    let bytes = Array::on_lines(file).bytes().clone();
+    SectionBytes { file_name: section_file_name(&section.name), bytes }
+}
+
+/// Writes what [`encode`] returns, with no copy of it in memory.
+///
+/// # Panics
+/// As [`encode`].
+pub fn write(section: &Section, out: &mut dyn io::Write) -> io::Result<()> {
+    write_after(&header_of(section), section, out)
+}
+
+fn write_after(header: &[u8], section: &Section, out: &mut dyn io::Write) -> io::Result<()> {
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(header)?;
+    let mut written = 0;
+    for (_, tensor) in &section.tensors {
+        // The data starts on a multiple of the alignment, so file positions align as data offsets do.
+        let gap = u64::next_multiple_of(written, TENSOR_ALIGNMENT) - written;
+        out.write_all(&[0; TENSOR_ALIGNMENT as usize][..gap as usize])?;
+        out.write_all(&tensor.bytes)?;
+        written += gap + tensor.bytes.len() as u64;
+    }
+    Ok(())
+}
+
+/// The header, filled up with spaces, without its length.
+fn header_of(section: &Section) -> Vec<u8> {
     let mut names = HashSet::new();
     let mut entries = Vec::with_capacity(2 * section.tensors.len());
     let mut end = 0u64;
@@ -122,17 +157,7 @@ pub fn encode(section: &Section) -> SectionBytes {
     let mut header = serde_json::to_vec(&Header { metadata, entries }).expect("strings and integers");
     header.resize((8 + header.len()).next_multiple_of(TENSOR_ALIGNMENT as usize) - 8, b' ');
     assert!(header.len() as u64 <= MAX_HEADER_BYTES, "section `{}` has too many tensors", section.name);
-    let mut file = Vec::with_capacity(8 + header.len() + end as usize + TENSOR_ALIGNMENT as usize);
-    file.extend_from_slice(&(header.len() as u64).to_le_bytes());
-    file.extend_from_slice(&header);
-    for (_, tensor) in &section.tensors {
-        // The data starts on a multiple of the alignment, so file positions align as data offsets do.
-        file.resize(file.len().next_multiple_of(TENSOR_ALIGNMENT as usize), 0);
-        file.extend_from_slice(&tensor.bytes);
-    }
-    // On a cache line, so that an index can be assembled from these bytes without copying them.
-    let bytes = Array::on_lines(file).bytes().clone();
-    SectionBytes { file_name: section_file_name(&section.name), bytes }
+    header
 }
 
 pub fn section_file_name(section: &str) -> String {

@@ -11,7 +11,7 @@ use super::table::{Align, Table, cell};
 use super::{answer, curve};
 use crate::artifact::Gate;
 use crate::error::Error;
-use crate::job::quantity::{bytes, count, duration};
+use crate::job::quantity::{bytes, count, duration, parse_bytes};
 use crate::job::{
     self, Backend, Bars, BuildSummary, BuiltIndex, CancelToken, JobSpec, JsonLines, Outcome, Overrides,
     PlainLines, Progress, RowCounts, Silent, StageCost,
@@ -24,6 +24,8 @@ Examples:
   annvil build pipelines/quickstart.toml
   annvil build job.toml --backend cpu --threads 8 --output /srv/indexes
   annvil build job.toml --json | jq -c 'select(.event == \"finished\").result.indexes[].name'
+
+A job that was killed is gone on with: run it again, and what its stages had made is taken from scratch.
 
 Progress goes to stderr: bars on a terminal, else a line per stage and every 10 seconds. The summary goes to stdout.
 With --json every line of stdout is an event; the last is `finished` or `failed`, or, below a gate, one and the other.")]
@@ -48,12 +50,26 @@ pub struct BuildArgs {
     /// Folder (from here) or URI to publish in, instead of the job's `output.uri`
     #[arg(long, value_name = "URI")]
     output: Option<String>,
+    /// What the whole job may take, as 2GiB, instead of the job's `memory_budget`
+    #[arg(long, value_name = "SIZE", value_parser = byte_size)]
+    memory_budget: Option<u64>,
+    /// Folder for what a killed run is gone on with, instead of the job's `scratch`
+    #[arg(long, value_name = "DIR")]
+    scratch: Option<String>,
+    /// Begin anew, and leave nothing to go on with
+    #[arg(long)]
+    no_resume: bool,
     /// Print warnings and errors only
     #[arg(long, short, conflicts_with = "json")]
     quiet: bool,
     /// Print one JSON event per line, the result as the last
     #[arg(long)]
     json: bool,
+}
+
+/// As the job file writes it.
+pub(super) fn byte_size(text: &str) -> Result<u64, String> {
+    parse_bytes(text).ok_or_else(|| "expected a size, as 2GiB, 512MiB or a number of bytes".into())
 }
 
 /// An index did not reach its gate.
@@ -80,8 +96,15 @@ pub(super) fn run(args: &BuildArgs, out: &mut dyn Write) -> Result<(), Error> {
 
 impl BuildArgs {
     fn job(&self) -> Result<JobSpec, Error> {
-        let output = self.output.clone();
-        let overrides = Overrides { backend: self.backend, threads: self.threads, seed: self.seed, output };
+        let overrides = Overrides {
+            backend: self.backend,
+            threads: self.threads,
+            seed: self.seed,
+            output: self.output.clone(),
+            memory_budget: self.memory_budget,
+            scratch: self.scratch.clone(),
+            no_resume: self.no_resume,
+        };
         Ok(JobSpec::from_path(&self.job)?.override_with(&overrides)?)
     }
 
@@ -174,12 +197,15 @@ pub(super) fn render_stages(stages: &[StageCost]) -> String {
     let mut table = Table::new(columns);
     let amount = |value: u64| if value == 0 { "–".into() } else { bytes(value) };
     let (mut all_wall_ms, mut all_cpu_ms) = (0.0, 0.0);
-    for StageCost { name, wall_ms, cpu_ms, bytes_read, bytes_written } in stages {
-        all_wall_ms += wall_ms;
-        all_cpu_ms += cpu_ms;
+    for StageCost { name, wall_ms, cpu_ms, bytes_read, bytes_written, resumed } in stages {
+        if !resumed {
+            all_wall_ms += wall_ms;
+            all_cpu_ms += cpu_ms;
+        }
         let costs =
             [milliseconds(*wall_ms), milliseconds(*cpu_ms), amount(*bytes_read), amount(*bytes_written)];
-        table.row([name.clone()].into_iter().chain(costs));
+        let name = if *resumed { format!("{name} (by an earlier run)") } else { name.clone() };
+        table.row([name].into_iter().chain(costs));
     }
     let all = [milliseconds(all_wall_ms), milliseconds(all_cpu_ms), String::new(), String::new()];
     table.row(["all".into()].into_iter().chain(all));
@@ -217,6 +243,7 @@ mod tests {
             cpu_ms: 2.0 * wall_ms,
             bytes_read,
             bytes_written,
+            resumed: false,
         };
         BuildSummary {
             job: "words".into(),

@@ -223,7 +223,14 @@ mod tests {
         build.row_counts.rejected.insert("null_vector".into(), 3);
         build.backend = Backend { backend: "cpu".into(), device: "avx512".into() };
         let (wall_ms, cpu_ms) = (120.0, 230.0);
-        build.stages = vec![Stage { name: "read".into(), wall_ms, cpu_ms, bytes_read: 0, bytes_written: 0 }];
+        build.stages = vec![Stage {
+            name: "read".into(),
+            wall_ms,
+            cpu_ms,
+            bytes_read: 0,
+            bytes_written: 0,
+            resumed: false,
+        }];
         build.attributes = vec![AttributeSummary {
             name: "word".into(),
             data_type: "Utf8".into(),

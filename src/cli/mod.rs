@@ -21,6 +21,7 @@ mod headless;
 mod inspect;
 mod interrupt;
 mod measure;
+mod plan;
 mod query_file;
 #[cfg(feature = "polars")]
 mod report;
@@ -68,6 +69,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Build(build::BuildArgs),
+    Plan(plan::PlanArgs),
     Check(check::CheckArgs),
     Search(search::SearchArgs),
     #[cfg(feature = "serve")]
@@ -99,6 +101,7 @@ pub fn main() -> ExitCode {
     let out = &mut io::stdout();
     let outcome = match &command {
         Command::Build(args) => build::run(args, out),
+        Command::Plan(args) => plan::run(args, out),
         Command::Check(args) => check::run(args, out),
         Command::Search(args) => search::run(args, out),
         #[cfg(feature = "serve")]

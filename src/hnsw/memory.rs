@@ -25,6 +25,21 @@ impl Memory {
     }
 }
 
+/// What building so many rows takes, beside them and the finished index, at most.
+///
+/// # Errors
+/// [`BuildError::Budget`] where that is more than the budget, however it is built.
+pub fn working_bytes(
+    memory: &Memory,
+    rows: usize,
+    dim: usize,
+    params: &HnswParams,
+    threads: usize,
+) -> Result<u64, BuildError> {
+    let load = Load { rows, dim, params, threads };
+    Ok(load.working_bytes(&Plan::new(memory, load)?) as u64)
+}
+
 /// How a layer is built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Plan {

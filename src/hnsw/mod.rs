@@ -33,7 +33,7 @@ mod walk;
 
 pub use build::{BuildError, BuildStats, Built, build, build_within};
 pub use codes::Code;
-pub use memory::Memory;
+pub use memory::{Memory, working_bytes};
 pub use params::HnswParams;
 
 use codes::Codes;

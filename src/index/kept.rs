@@ -4,11 +4,13 @@
 //! compare: what it gets are vectors in memory again, and compared by the same kernels.
 
 use std::ops::Range;
+use std::path::Path;
 
 use bytes::Bytes;
 use half::f16;
 use rayon::prelude::*;
 
+use crate::artifact::spill::array_in_file;
 use crate::artifact::{
     Array, Element, FetchError, Fetching, RangedRows, RangedSection, Section, TensorError,
 };
@@ -34,8 +36,10 @@ impl Precision {
     }
 }
 
-#[derive(Debug, thiserror::Error, PartialEq)]
+#[derive(Debug, thiserror::Error)]
 pub enum KeepError {
+    #[error("a file for the vectors that are kept")]
+    File(#[from] std::io::Error),
     #[error("row {row}: {got} does not fit f16, expected values within ±65504; keep vectors as f32 instead")]
     Overflow { row: usize, got: f32 },
 }
@@ -117,6 +121,28 @@ impl KeptVectors {
             Precision::F16 => Values::F16(Array::on_lines(picked(rows, dim, f16s))),
         };
         Self { values, dim }
+    }
+
+    /// [`KeptVectors::gather`] for rows and a result that memory has no room for, in a file without a name in `folder`. Rows are read
+    /// once, from the first to the last; they go in the order of their arrival to parts that memory holds one of, and each
+    /// part is then put in order.
+    pub fn gather_in(
+        folder: &Path,
+        rows: VectorView<'_>,
+        order: &[u32],
+        precision: Precision,
+    ) -> Result<Self, KeepError> {
+        Self::check(rows, precision)?;
+        let (len, dim) = (order.len() * rows.dim(), rows.dim());
+        let values = match precision {
+            Precision::F32 => Values::F32(array_in_file(folder, len, |values| {
+                in_parts(rows, order, values, |value| value)
+            })?),
+            Precision::F16 => Values::F16(array_in_file(folder, len, |values| {
+                in_parts(rows, order, values, f16::from_f32)
+            })?),
+        };
+        Ok(Self { values, dim })
     }
 
     pub fn precision(&self) -> Precision {
@@ -350,6 +376,41 @@ fn joined<T: Element>(pieces: &[Bytes]) -> Array<T> {
         rest = behind;
     }
     Array::from_vec(values)
+}
+
+/// What [`KeptVectors::gather_in`] holds of the result in memory, twice while it is put in order.
+const PART_BYTES: usize = 16 << 20;
+
+fn in_parts<T: Send + Sync + bytemuck::Pod>(
+    rows: VectorView<'_>,
+    order: &[u32],
+    values: &mut [T],
+    of: impl Fn(f32) -> T + Sync,
+) -> Result<(), KeepError> {
+    let dim = rows.dim();
+    let part_rows = (PART_BYTES / (dim * size_of::<T>())).max(1);
+    let mut ordinals = vec![0u32; order.len()];
+    (0..).zip(order).for_each(|(ordinal, &row)| ordinals[row as usize] = ordinal);
+    // By place: the ordinal of the row that arrived there.
+    let mut arrived = vec![0u32; order.len()];
+    let mut next: Vec<usize> = (0..order.len()).step_by(part_rows).collect();
+    for (&ordinal, row) in ordinals.iter().zip(rows.iter()) {
+        let place = &mut next[ordinal as usize / part_rows];
+        arrived[*place] = ordinal;
+        let to = &mut values[*place * dim..(*place + 1) * dim];
+        to.iter_mut().zip(row).for_each(|(to, &value)| *to = of(value));
+        *place += 1;
+    }
+    let parts = values.chunks_mut(part_rows * dim).zip(arrived.chunks(part_rows)).enumerate();
+    for (part, (values, arrived)) in parts {
+        let first = part * part_rows;
+        let unordered = values.to_vec();
+        for (row, &ordinal) in unordered.chunks_exact(dim).zip(arrived) {
+            let place = ordinal as usize - first;
+            values[place * dim..(place + 1) * dim].copy_from_slice(row);
+        }
+    }
+    Ok(())
 }
 
 fn gathered<T: Send + bytemuck::Pod>(

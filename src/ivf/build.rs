@@ -1,12 +1,16 @@
 //! Rows become an index: centroids, codebooks, then every row's list and code.
 
+use std::io;
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use rayon::prelude::*;
 
 use super::codes::{Blocks, Codes};
 use super::params::{IvfPqParams, Loss, Rotate};
 use super::{IvfPq, Parts};
+use crate::artifact::Array;
+use crate::artifact::spill::array_in_file;
 use crate::compute::{Compute, ComputeError, ResidualOf, Rows};
 use crate::index::{KeepError, KeptVectors};
 use crate::train::{
@@ -23,6 +27,8 @@ pub enum BuildError {
     Train(#[from] TrainError),
     #[error("refine: {0}")]
     Keep(#[from] KeepError),
+    #[error("a file for the rows that are trained on")]
+    File(#[from] io::Error),
 }
 
 impl From<ComputeError> for BuildError {
@@ -70,6 +76,24 @@ pub fn build(
     seed: u64,
     observer: Observer<'_>,
 ) -> Result<Built, BuildError> {
+    build_spilling(None, compute, rows, metric, params, seed, observer)
+}
+
+/// [`build`] of rows that memory has no room for, nor for what is kept of them: with a folder, both that and the sample that
+/// centroids are trained on go to files in it. What is left in memory is the sample in bytes, and of each row its list, its place and
+/// twice its code. The index is the same.
+///
+/// # Errors
+/// As [`build`], and what the folder's file system says.
+pub fn build_spilling(
+    folder: Option<&Path>,
+    compute: &dyn Compute,
+    rows: VectorView<'_>,
+    metric: Metric,
+    params: &IvfPqParams,
+    seed: u64,
+    observer: Observer<'_>,
+) -> Result<Built, BuildError> {
     // u32::MAX itself marks "no row" in results.
     if rows.is_empty() || rows.rows() >= u32::MAX as usize {
         return Err(BuildError::Rows { rows: rows.rows() });
@@ -82,7 +106,14 @@ pub fn build(
     }
     let mut kmeans_params = KmeansParams::new(params.nlist, Random::of(seed, 1).next_u64());
     kmeans_params.iterations = params.kmeans_iterations;
-    let kmeans = train::train(compute, rows, &kmeans_params, observer)?;
+    let kmeans = match folder.zip(train::sample(rows.rows(), &kmeans_params)) {
+        Some((folder, chosen)) => {
+            let sample = gathered_in(folder, rows, &chosen)?;
+            let sample = VectorView::new(&sample, rows.dim());
+            train::train(compute, sample, &kmeans_params, observer)?
+        }
+        None => train::train(compute, rows, &kmeans_params, observer)?,
+    };
     let centroids = kmeans.centroids.view();
     let pq_seed = Random::of(seed, 2).next_u64();
     let (coder, pq_training) =
@@ -90,7 +121,10 @@ pub fn build(
     let encoded = encode(compute, rows, centroids, &coder, observer)?;
     let lists = Lists::of(&encoded.labels, params.nlist);
     let kept = match params.refine.precision() {
-        Some(precision) => Some(KeptVectors::gather(rows, &lists.order, precision)?),
+        Some(precision) => Some(match folder {
+            Some(folder) => KeptVectors::gather_in(folder, rows, &lists.order, precision)?,
+            None => KeptVectors::gather(rows, &lists.order, precision)?,
+        }),
         None => None,
     };
     let report = lists.report(&kmeans, pq_training);
@@ -159,6 +193,17 @@ pub struct Like {
     pub order: Vec<u32>,
     /// The sum of the rows' squared distances to their centroids.
     pub inertia: f64,
+}
+
+/// The rows named, in a file.
+fn gathered_in(folder: &Path, rows: VectorView<'_>, chosen: &[u32]) -> Result<Array<f32>, BuildError> {
+    let dim = rows.dim();
+    array_in_file(folder, chosen.len() * dim, |values| {
+        for (values, &row) in values.chunks_exact_mut(dim).zip(chosen) {
+            values.copy_from_slice(rows.row(row as usize));
+        }
+        Ok(())
+    })
 }
 
 /// Steps of the rotation's training.

@@ -26,7 +26,7 @@ mod sections;
 use std::ops::Range;
 use std::sync::Arc;
 
-pub use build::{BuildError, BuildReport, Built, Like, build, build_like};
+pub use build::{BuildError, BuildReport, Built, Like, build, build_like, build_spilling};
 pub use merge::{MergeError, merge};
 pub use params::{IvfPqParams, Loss, Refine, Rotate};
 

@@ -1,15 +1,19 @@
 //! From rows to an index that the loader's own code has put together from encoded bytes.
 
+use std::io::Write;
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::UInt32Array;
 use bytes::Bytes;
 
-use super::progress::{Progress, Stage, Unit};
+use super::estimate::{self, Load};
+use super::progress::{self, Progress, Unit};
+use super::scratch::{Draft, ScratchError, Taken};
 use super::spec::{Auto, HnswSpec, IndexParams, IndexSpec, IvfPqSpec, Refine};
 use crate::artifact::columns::{self, ATTRIBUTES_FILE, IDS_FILE};
-use crate::artifact::{Section, Training, safetensors};
+use crate::artifact::{Array, Section, Stage, Training, safetensors};
 use crate::compute::Compute;
 use crate::error::Error;
 use crate::flat::FlatIndex;
@@ -72,33 +76,186 @@ impl Rows<'_> {
     }
 }
 
-/// Builds, encodes, decodes and assembles. What is certified later is what is published, bytes and all.
+/// What every index of a job is built with.
+pub(super) struct Anvil<'a> {
+    pub compute: &'a dyn Compute,
+    pub seed: u64,
+    pub memory_budget: Option<u64>,
+    pub progress: &'a Progress,
+    /// Where the job has been planned.
+    pub load: Option<&'a Load>,
+}
+
+impl Anvil<'_> {
+    /// Builds, encodes, decodes and assembles. What is certified later is what is published, bytes and all. With a `draft`, sections and
+    /// what they are made of go to files in it, and are mapped.
+    pub(super) fn forge(
+        &self,
+        mut rows: Rows<'_>,
+        spec: &IndexSpec,
+        mut draft: Option<&mut Draft>,
+    ) -> Result<Forged, Error> {
+        let watch = Watch::new(self.progress, &spec.name);
+        let folder = draft.as_ref().map(|draft| draft.folder().to_path_buf());
+        let Raw { sections, order, training, warnings, details } = match &spec.params {
+            IndexParams::Flat(_) => flat(rows.dataset(), spec)?,
+            IndexParams::IvfPq(params) => {
+                self.ivf_pq(rows.dataset(), spec, params, folder.as_deref(), &watch)?
+            }
+            IndexParams::Hnsw(params) => self.hnsw(&mut rows, spec, params, folder, &watch)?,
+        };
+        watch.finish();
+        let mut files = Vec::with_capacity(sections.len() + 2);
+        let mut decoded = Vec::with_capacity(sections.len());
+        // Each section's own tensors are dropped once they are encoded, and the index uses the encoded ones in place: one copy
+        // of the index in memory, not two.
+        for section in sections {
+            let (file_name, bytes) = match &mut draft {
+                Some(draft) => streamed(&section, draft)?,
+                None => {
+                    let encoded = safetensors::encode(&section);
+                    (encoded.file_name, encoded.bytes)
+                }
+            };
+            decoded.push(safetensors::decode(&section.name, bytes.clone()).map_err(internal)?);
+            files.push((file_name, bytes));
+        }
+        let index = loader::assemble(spec.params.kind(), &decoded).map_err(internal)?;
+        files.extend(column_files(rows.dataset(), &order)?);
+        Ok(Forged { index, order, files, training, warnings, details })
+    }
+
+    fn ivf_pq(
+        &self,
+        rows: &Dataset,
+        spec: &IndexSpec,
+        params: &IvfPqSpec,
+        folder: Option<&Path>,
+        watch: &Watch<'_>,
+    ) -> Result<Raw, Error> {
+        let params = ivf_params(params, rows.rows(), rows.vectors.dim());
+        let observer = |state: train::Progress| watch.observe(state);
+        let (view, seed) = (rows.vectors.view(), self.seed);
+        let built = ivf::build_spilling(folder, self.compute, view, spec.metric, &params, seed, &observer)?;
+        let report = built.report;
+        Ok(Raw {
+            sections: built.index.sections(),
+            order: built.order,
+            training: vec![
+                Training { name: "k-means".into(), loss: report.kmeans_inertia.clone() },
+                Training { name: "product quantizer".into(), loss: report.pq_inertia.clone() },
+            ],
+            warnings: report.warnings.iter().map(ToString::to_string).collect(),
+            details: serde_json::json!({
+                "params": params,
+                "kmeans_rows": report.kmeans_rows,
+                "pq_rows": report.pq_rows,
+                "longest_list": report.longest_list,
+                "empty_lists": report.empty_lists,
+            }),
+        })
+    }
+
+    fn hnsw(
+        &self,
+        rows: &mut Rows<'_>,
+        spec: &IndexSpec,
+        params: &HnswSpec,
+        folder: Option<PathBuf>,
+        watch: &Watch<'_>,
+    ) -> Result<Raw, Error> {
+        let budget = self.graph_budget(params);
+        let memory = Memory { budget, scratch: folder };
+        let params = hnsw_params(params);
+        let observer = |state: train::Progress| watch.observe(state);
+        let built = hnsw::build_within(
+            &memory,
+            self.compute,
+            rows.vectors(),
+            spec.metric,
+            &params,
+            self.seed,
+            &observer,
+        )?;
+        Ok(Raw {
+            sections: built.index.sections(),
+            order: built.order,
+            training: Vec::new(),
+            warnings: Vec::new(),
+            details: serde_json::json!({ "params": params, "graph": built.stats }),
+        })
+    }
+
+    /// What the graph's build may take: what it is given, or what the job's budget leaves beside rows and graph.
+    fn graph_budget(&self, params: &HnswSpec) -> Option<u64> {
+        let given = params.expert.memory_budget.given().map(|bytes| bytes as u64);
+        given.or_else(|| Some(estimate::graph_budget(params, self.memory_budget?, self.load?)))
+    }
+}
+
+/// [`Anvil::forge`] in memory, of a job that is nobody's plan.
 pub(crate) fn forge(
     compute: &dyn Compute,
-    mut rows: Rows<'_>,
+    rows: Rows<'_>,
     spec: &IndexSpec,
     seed: u64,
     progress: &Progress,
 ) -> Result<Forged, Error> {
-    let watch = Watch::new(progress, &spec.name);
-    let Raw { sections, order, training, warnings, details } = match &spec.params {
-        IndexParams::Flat(_) => flat(rows.dataset(), spec)?,
-        IndexParams::IvfPq(params) => ivf_pq(compute, rows.dataset(), spec, params, seed, &watch)?,
-        IndexParams::Hnsw(params) => hnsw(compute, &mut rows, spec, params, seed, &watch)?,
-    };
-    watch.finish();
-    let mut files = Vec::with_capacity(sections.len() + 2);
-    let mut decoded = Vec::with_capacity(sections.len());
-    // Each section's own tensors are dropped once they are encoded, and the index uses the encoded ones in place: one copy of
-    // the index in memory, not two.
-    for section in sections {
-        let encoded = safetensors::encode(&section);
-        decoded.push(safetensors::decode(&section.name, encoded.bytes.clone()).map_err(internal)?);
-        files.push((encoded.file_name, encoded.bytes));
+    Anvil { compute, seed, memory_budget: None, progress, load: None }.forge(rows, spec, None)
+}
+
+/// A section in a file of the draft, with no copy of it in memory.
+fn streamed(section: &Section, draft: &mut Draft) -> Result<(String, Bytes), Error> {
+    let name = safetensors::section_file_name(&section.name);
+    let (path, mut file) = draft.create(&name)?;
+    let written = safetensors::write(section, &mut file).and_then(|()| file.flush());
+    written.map_err(|source| ScratchError::Io { path, source })?;
+    let bytes = draft.adopt(&name)?;
+    Ok((name, bytes))
+}
+
+const ORDER: &str = "order.u32";
+
+impl Forged {
+    /// Writes all of it to an entry of the job's scratch; what else an entry says of it.
+    pub(super) fn keep(
+        &self,
+        draft: &mut Draft,
+        stages: &[Stage],
+    ) -> Result<serde_json::Value, ScratchError> {
+        for (name, bytes) in &self.files {
+            // Those of an index that memory had no room for are there.
+            if !draft.has(name) {
+                draft.write(name, bytes)?;
+            }
+        }
+        draft.write(ORDER, bytemuck::cast_slice(&self.order))?;
+        Ok(serde_json::json!({
+            "training": self.training,
+            "warnings": self.warnings,
+            "details": self.details,
+            "stages": stages,
+        }))
     }
-    let index = loader::assemble(spec.params.kind(), &decoded).map_err(internal)?;
-    files.extend(column_files(rows.dataset(), &order)?);
-    Ok(Forged { index, order, files, training, warnings, details })
+
+    /// The index that [`Forged::keep`] has kept.
+    pub(super) fn restored(spec: &IndexSpec, mut kept: Taken) -> Result<Self, Box<dyn std::error::Error>> {
+        let order = Array::<u32>::from_bytes(kept.file(ORDER)?).to_vec();
+        let (training, warnings) = (kept.meta("training")?, kept.meta("warnings")?);
+        let details = kept.meta("details")?;
+        let files: Vec<(String, Bytes)> = kept.rest().collect();
+        let mut decoded = Vec::new();
+        for (name, bytes) in &files {
+            if let Some(section) = name.strip_suffix(".safetensors") {
+                decoded.push(safetensors::decode(section, bytes.clone())?);
+            }
+        }
+        let index = loader::assemble(spec.params.kind(), &decoded)?;
+        if index.rows() != order.len() {
+            return Err(format!("an index of {} rows and an order of {}", index.rows(), order.len()).into());
+        }
+        Ok(Self { index, order, files, training, warnings, details })
+    }
 }
 
 /// A fault of ours: what we wrote could not be read.
@@ -117,21 +274,12 @@ fn flat(rows: &Dataset, spec: &IndexSpec) -> Result<Raw, Error> {
     })
 }
 
-fn ivf_pq(
-    compute: &dyn Compute,
-    rows: &Dataset,
-    spec: &IndexSpec,
-    params: &IvfPqSpec,
-    seed: u64,
-    watch: &Watch<'_>,
-) -> Result<Raw, Error> {
-    let defaults = IvfPqParams::defaults_for(rows.rows(), rows.vectors.dim());
-    let params = IvfPqParams {
+/// What the job leaves open, chosen for so many rows.
+pub(super) fn ivf_params(params: &IvfPqSpec, rows: usize, dim: usize) -> IvfPqParams {
+    let defaults = IvfPqParams::defaults_for(rows, dim);
+    IvfPqParams {
         nlist: params.nlist.given().unwrap_or(defaults.nlist),
-        pq_m: params
-            .pq_m
-            .given()
-            .unwrap_or_else(|| IvfPqParams::default_pq_m(rows.vectors.dim(), params.pq_bits as usize)),
+        pq_m: params.pq_m.given().unwrap_or_else(|| IvfPqParams::default_pq_m(dim, params.pq_bits as usize)),
         pq_bits: params.pq_bits as usize,
         refine: match params.refine {
             Refine::None => ivf::Refine::None,
@@ -141,51 +289,10 @@ fn ivf_pq(
         kmeans_iterations: params.kmeans_iterations,
         rotation: params.rotation,
         loss: params.loss,
-    };
-    let observer = |state: train::Progress| watch.observe(state);
-    let built = ivf::build(compute, rows.vectors.view(), spec.metric, &params, seed, &observer)?;
-    let report = built.report;
-    Ok(Raw {
-        sections: built.index.sections(),
-        order: built.order,
-        training: vec![
-            Training { name: "k-means".into(), loss: report.kmeans_inertia.clone() },
-            Training { name: "product quantizer".into(), loss: report.pq_inertia.clone() },
-        ],
-        warnings: report.warnings.iter().map(ToString::to_string).collect(),
-        details: serde_json::json!({
-            "params": params,
-            "kmeans_rows": report.kmeans_rows,
-            "pq_rows": report.pq_rows,
-            "longest_list": report.longest_list,
-            "empty_lists": report.empty_lists,
-        }),
-    })
+    }
 }
 
-fn hnsw(
-    compute: &dyn Compute,
-    rows: &mut Rows<'_>,
-    spec: &IndexSpec,
-    params: &HnswSpec,
-    seed: u64,
-    watch: &Watch<'_>,
-) -> Result<Raw, Error> {
-    let budget = params.expert.memory_budget.given().map(|bytes| bytes as u64);
-    let memory = Memory { budget, scratch: None };
-    let params = hnsw_params(params);
-    let observer = |state: train::Progress| watch.observe(state);
-    let built = hnsw::build_within(&memory, compute, rows.vectors(), spec.metric, &params, seed, &observer)?;
-    Ok(Raw {
-        sections: built.index.sections(),
-        order: built.order,
-        training: Vec::new(),
-        warnings: Vec::new(),
-        details: serde_json::json!({ "params": params, "graph": built.stats }),
-    })
-}
-
-fn hnsw_params(spec: &HnswSpec) -> HnswParams {
+pub(super) fn hnsw_params(spec: &HnswSpec) -> HnswParams {
     let defaults = HnswParams::new(spec.m, spec.ef_construction);
     let expert = &spec.expert;
     HnswParams {
@@ -224,7 +331,7 @@ pub(crate) struct Watch<'a> {
 
 struct Current {
     name: &'static str,
-    stage: Stage,
+    stage: progress::Stage,
     done: u64,
 }
 

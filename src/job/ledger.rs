@@ -34,8 +34,14 @@ impl Ledger {
             cpu_ms: cpu.as_secs_f64() * 1e3,
             bytes_read: moved.read,
             bytes_written: moved.written,
+            resumed: false,
         });
         Ok(value)
+    }
+
+    /// Enters stages that an earlier run has done.
+    pub fn resume(&mut self, stages: Vec<Stage>) {
+        self.stages.extend(stages.into_iter().map(|stage| Stage { resumed: true, ..stage }));
     }
 
     pub fn stages(&self) -> &[Stage] {

@@ -4,33 +4,45 @@
 mod backend;
 mod check;
 mod diagnostics;
+mod estimate;
+mod forecast;
 mod forge;
 mod ledger;
 mod origin;
 mod parse;
+mod plan;
 mod progress;
+mod publish;
 pub mod quantity;
 mod read;
+mod residence;
+mod rows;
 mod run;
 mod schema;
+mod scratch;
 mod spec;
 mod summary;
+mod truth;
 mod uri;
 
 pub(crate) use backend::choose;
 pub use backend::{Chosen, automatic, or_cpu};
 pub use check::SourceFacts;
 pub use diagnostics::{Diagnostic, Diagnostics, Place, Quote, Severity};
+pub use estimate::{Estimate, Load, StageMemory};
+pub use forecast::StageTime;
 pub(crate) use forge::{Rows, Watch, column_files, forge};
 pub use ledger::cpu_time;
 pub(crate) use ledger::{Ledger, peak_memory_bytes};
 pub use parse::{MAX_JOB_FILE_BYTES, SpecError, documented_keys};
+pub use plan::{Plan, PlanError, ScratchPlace, Sizing, plan};
 #[cfg(feature = "cli")]
 pub use progress::Bars;
 pub use progress::{CancelToken, Cancelled, Event, Level, Progress, Renderer, Stage, StageState, Unit};
 pub use progress::{JsonLines, PlainLines, Silent};
 pub(crate) use run::on_threads;
 pub use run::{run, run_on};
+pub use scratch::{SCRATCH_VARIABLE, ScratchError, default_root};
 pub use spec::{
     Auto, Backend, FlatSpec, Gate, HnswExpert, HnswSpec, IndexParams, IndexSpec, IvfPqSpec, JobSpec,
     OnBadRow, OutputSpec, Overrides, QueriesSpec, Refine, SourceSpec, Target,

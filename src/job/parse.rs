@@ -2,13 +2,13 @@
 //! only be judged beside the data is [`JobSpec::check_against`]'s.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Diagnostic, Diagnostics, SourceText};
-use super::read::{Entry, Reader, Table, first_repeated, found, item_of, printable};
+use super::read::{Entry, Reader, Table, allowed_bytes, first_repeated, found, item_of, printable};
 use super::schema;
 use super::spec::{
     Backend, FlatSpec, Gate, HnswExpert, HnswSpec, IndexParams, IndexSpec, IvfPqSpec, JobSpec, OnBadRow,
@@ -27,6 +27,8 @@ const MAX_THREADS: u64 = 1024;
 const MAX_INDEXES: usize = 64;
 /// A day: a store that is away for longer is not coming back in this run.
 const MAX_DEADLINE_S: u64 = 24 * 60 * 60;
+/// Threads, a runtime and a decoder take some tens of MiB before there is a row.
+pub(super) const MEMORY_BUDGETS: RangeInclusive<u64> = 64 << 20..=1 << 50;
 const MAX_K: u64 = 1000;
 pub(super) const MAX_PQ_M: usize = 4096;
 const MAX_NAME_CHARS: usize = 128;
@@ -39,6 +41,7 @@ const DEFAULT_RECALL: f64 = 0.95;
 const NAME_ALLOWED: &str = "1 to 128 characters of `A-Z a-z 0-9 . _ -`, the first a letter or digit";
 const COLUMN_ALLOWED: &str = "a column's name";
 const URI_ALLOWED: &str = "a path, a URI, a glob, or a list of them";
+const SCRATCH_ALLOWED: &str = "a folder's path on this machine";
 const OUTPUT_ALLOWED: &str = "a folder's path or URI";
 
 /// Why there is no job.
@@ -144,6 +147,20 @@ impl JobSpec {
             flag("output.uri", "--output", output_problem(output));
             self.output.uri = Uri::new(output, Path::new(""));
         }
+        if let Some(bytes) = overrides.memory_budget {
+            let problem = !MEMORY_BUDGETS.contains(&bytes);
+            let message = || format!("found {bytes} bytes; allowed: {}", allowed_bytes(&MEMORY_BUDGETS));
+            flag("memory_budget", "--memory-budget", problem.then(message));
+            self.memory_budget = Some(bytes);
+        }
+        if let Some(scratch) = &overrides.scratch {
+            flag("scratch", "--scratch", scratch_problem(scratch));
+            self.scratch = Some(Uri::new(scratch, Path::new("")));
+        }
+        if overrides.no_resume {
+            flag("resume", "--no-resume", None);
+            self.resume = false;
+        }
         if problems.is_empty() { Ok(self) } else { Err(SpecError::Invalid(Diagnostics(problems))) }
     }
 }
@@ -169,6 +186,13 @@ fn job(reader: &mut Reader, document: DeTable<'_>, path: &Path) -> Option<JobSpe
     let backend = reader.take(root, "backend");
     let backend = reader.choice(backend, Backend::NAMES).and_then(Backend::from_name).unwrap_or_default();
 
+    let memory_budget = reader.take(root, "memory_budget");
+    let memory_budget = reader.bytes(memory_budget, MEMORY_BUDGETS);
+    let scratch = reader.take(root, "scratch");
+    let scratch = scratch_folder(reader, scratch, folder);
+    let resume = reader.take(root, "resume");
+    let resume = reader.boolean(resume).unwrap_or(true);
+
     let entry = reader.require(root, "source", "a table `[source]` with at least `uri` and `vector`");
     let table = reader.subtable(entry, &schema::SOURCE);
     let source = table.and_then(|table| source(reader, table, folder));
@@ -192,6 +216,9 @@ fn job(reader: &mut Reader, document: DeTable<'_>, path: &Path) -> Option<JobSpe
         seed,
         threads,
         backend,
+        memory_budget,
+        scratch,
+        resume,
         source: source?,
         queries: queries?,
         output: output?,
@@ -311,6 +338,25 @@ fn output_problem(text: &str) -> Option<String> {
         return Some(format!("found the glob \"{}\"; allowed: {OUTPUT_ALLOWED}", printable(text)));
     }
     scheme_problem(text, |scheme| !READ_ONLY_SCHEMES.contains(&scheme))
+}
+
+/// A folder of this machine: it is mapped and locked.
+fn scratch_folder(reader: &mut Reader, entry: Option<Entry<'_>>, folder: &Path) -> Option<Uri> {
+    let entry = entry?;
+    let (path, span) = (entry.path.clone(), entry.span.clone());
+    let text = reader.string(Some(entry), SCRATCH_ALLOWED)?;
+    if let Some(message) = scratch_problem(&text) {
+        reader.problem(&path, &span, message);
+    }
+    Some(Uri::new(&text, folder))
+}
+
+fn scratch_problem(text: &str) -> Option<String> {
+    if text.trim().is_empty() {
+        return Some(format!("found an empty string; allowed: {SCRATCH_ALLOWED}"));
+    }
+    let scheme = uri::scheme(text)?;
+    Some(format!("found the scheme `{}://`; allowed: {SCRATCH_ALLOWED}", printable(scheme)))
 }
 
 fn queries(

@@ -32,6 +32,23 @@ pub fn bytes(value: u64) -> String {
     format!("{scaled:.decimals$} {}", UNITS[unit])
 }
 
+/// `2GiB`, `512 MiB`, `1.5 GB`, `800000000`: units of 1,024 or, without the `i`, of 1,000, in any case.
+pub fn parse_bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = unit.trim().to_ascii_lowercase();
+    let prefix = unit.strip_suffix('b').unwrap_or(&unit);
+    let (prefix, base) = prefix.strip_suffix('i').map_or((prefix, 1000f64), |prefix| (prefix, 1024f64));
+    let power = ["", "k", "m", "g", "t", "p"].iter().position(|known| *known == prefix)?;
+    // `2i`, `2ib` are nothing.
+    if power == 0 && base == 1024.0 {
+        return None;
+    }
+    let value = number.parse::<f64>().ok()? * base.powi(power as i32);
+    (value.is_finite() && value < u64::MAX as f64).then_some(value as u64)
+}
+
 /// `850 µs`, `12.3 ms`, `4.56 s`, `1 min 05 s`, `2 h 07 min`: three digits are enough to compare.
 pub fn duration(value: Duration) -> String {
     let seconds = value.as_secs_f64();
@@ -80,6 +97,24 @@ fn date(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_read_in_the_units_that_people_write() {
+        for (text, value) in [
+            ("2GiB", 2 << 30),
+            ("512 MiB", 512 << 20),
+            ("1.5 GB", 1_500_000_000),
+            ("64k", 64_000),
+            ("800000000", 800_000_000),
+            (" 1 tib ", 1 << 40),
+            ("7 B", 7),
+        ] {
+            assert_eq!(parse_bytes(text), Some(value), "{text}");
+        }
+        for text in ["", "GiB", "2 GGiB", "2i", "-1", "1e3", "2 EiB", "1.2.3 GB", "99999999999999 PiB"] {
+            assert_eq!(parse_bytes(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn counts_are_grouped() {

@@ -10,6 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Diagnostic, SourceText};
 use super::origin::Origin;
+use super::quantity;
 use super::schema::{self, Schema};
 use super::spec::Auto;
 
@@ -188,6 +189,20 @@ impl Reader {
         value
     }
 
+    /// A number of bytes: an integer, or text as `"2GiB"`.
+    pub fn bytes(&mut self, entry: Option<Entry<'_>>, range: RangeInclusive<u64>) -> Option<u64> {
+        let entry = entry?;
+        let value = match &entry.value {
+            DeValue::String(text) => quantity::parse_bytes(text),
+            value => integer_of(value),
+        };
+        let value = value.filter(|value| range.contains(value));
+        if value.is_none() {
+            self.wrong_type(&entry, &allowed_bytes(&range));
+        }
+        value
+    }
+
     /// One of a few integers.
     pub fn one_of(&mut self, entry: Option<Entry<'_>>, allowed: &[u64]) -> Option<u64> {
         let entry = entry?;
@@ -327,6 +342,12 @@ fn number_of(value: &DeValue<'_>) -> Option<f64> {
         }
         _ => None,
     }
+}
+
+/// What [`Reader::bytes`] takes.
+pub(super) fn allowed_bytes(range: &RangeInclusive<u64>) -> String {
+    let (least, most) = (quantity::bytes(*range.start()), quantity::bytes(*range.end()));
+    format!("{least} to {most}, as \"2GiB\" or as a number of bytes")
 }
 
 fn allowed_integers(range: &RangeInclusive<u64>) -> String {

@@ -12,7 +12,20 @@ pub(super) struct Schema {
 
 pub(super) static JOB: Schema = Schema {
     table: "the top level",
-    keys: &["name", "seed", "threads", "backend", "source", "queries", "output", "store", "index"],
+    keys: &[
+        "name",
+        "seed",
+        "threads",
+        "backend",
+        "memory_budget",
+        "scratch",
+        "resume",
+        "source",
+        "queries",
+        "output",
+        "store",
+        "index",
+    ],
 };
 pub(super) static SOURCE: Schema =
     Schema { table: "`[source]`", keys: &["uri", "vector", "id", "attributes", "where", "on_bad_row"] };
@@ -112,6 +125,8 @@ const ALIASES: &[(&str, &str)] = &[
     ("kmskey", "kms_key_id"),
     ("lists", "nlist"),
     ("m", "pq_m"),
+    ("memory", "memory_budget"),
+    ("memorylimit", "memory_budget"),
     ("maxconnections", "m"),
     ("minrecall", "recall"),
     ("nbits", "pq_bits"),
@@ -119,6 +134,7 @@ const ALIASES: &[(&str, &str)] = &[
     ("path", "uri"),
     ("predicate", "where"),
     ("recall", "min_recall"),
+    ("scratchdir", "scratch"),
     ("space", "metric"),
     ("sse", "encryption"),
     ("timeout", "timeout_s"),

@@ -24,6 +24,16 @@ pub struct JobSpec {
     pub threads: usize,
     /// Default `auto`.
     pub backend: Backend,
+    /// Bytes that the whole job may take. Default: as much as it takes. At least 2^26. Changes nothing in the index.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_budget: Option<u64>,
+    /// The folder that stages leave what they made in, for a run that is killed to be gone on with, and that rows lie in which
+    /// the budget has no room for. Default: `ANNVIL_SCRATCH`, else `annvil` in the system's folder for caches.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scratch: Option<Uri>,
+    /// Whether what a killed run has left is used, and left for the next. Default true.
+    #[serde(skip_serializing_if = "is_true")]
+    pub resume: bool,
     pub source: SourceSpec,
     pub queries: QueriesSpec,
     pub output: OutputSpec,
@@ -35,6 +45,11 @@ pub struct JobSpec {
     pub indexes: Vec<IndexSpec>,
     #[serde(skip)]
     pub(super) origin: Origin,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_true(value: &bool) -> bool {
+    *value
 }
 
 /// Where the heavy arithmetic runs.
@@ -222,8 +237,8 @@ pub struct HnswExpert {
     pub l_max: Auto<usize>,
     /// The pruning rule's slack: 1.0, the default and sparsest, to 2.0.
     pub alpha: Auto<f64>,
-    /// Bytes that the build may take beside its rows and the finished graph; beyond them it works through a scratch file in
-    /// the system's folder for temporary files. At least 2^20. Changes nothing in the index.
+    /// Bytes that the build may take beside its rows and the finished graph; beyond them it works through a scratch file.
+    /// Default: what the job's `memory_budget` leaves. At least 2^20. Changes nothing in the index.
     #[serde(skip_serializing_if = "Auto::is_auto")]
     pub memory_budget: Auto<usize>,
 }
@@ -290,6 +305,11 @@ pub struct Overrides {
     pub threads: Option<u64>,
     pub seed: Option<u64>,
     pub output: Option<String>,
+    pub memory_budget: Option<u64>,
+    /// Relative to the current folder.
+    pub scratch: Option<String>,
+    /// Neither use what a killed run has left, nor leave anything.
+    pub no_resume: bool,
 }
 
 impl JobSpec {

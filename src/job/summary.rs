@@ -47,6 +47,8 @@ pub struct StageCost {
     pub cpu_ms: f64,
     pub bytes_read: u64,
     pub bytes_written: u64,
+    /// Done by an earlier run of the job that was killed; the costs are that run's.
+    pub resumed: bool,
 }
 
 impl From<&Stage> for StageCost {
@@ -57,6 +59,7 @@ impl From<&Stage> for StageCost {
             cpu_ms: stage.cpu_ms,
             bytes_read: stage.bytes_read,
             bytes_written: stage.bytes_written,
+            resumed: stage.resumed,
         }
     }
 }

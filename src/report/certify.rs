@@ -38,7 +38,7 @@ pub struct CertifyParams {
 }
 
 /// A certificate and whether the index passed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Certified {
     pub certificate: Certificate,
     /// The recall@k at the chosen setting where it is below the gate.

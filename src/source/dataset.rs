@@ -1,6 +1,7 @@
 //! All kept rows of a source in memory.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 
 use arrow_array::{Array, ArrayRef, RecordBatch, UInt32Array};
@@ -66,7 +67,43 @@ impl Dataset {
     /// Takes exactly `count` rows out, drawn by `seed`, all subsets being equally likely: (the others, those).
     /// Both keep their order.
     pub fn hold_out(mut self, count: usize, seed: u64) -> Result<(Dataset, Dataset)> {
-        let rows = self.rows();
+        let drawn = HoldOut::draw(self.rows(), count, seed)?;
+        let queries = Dataset {
+            vectors: self.vectors.view().gather(&drawn.chosen),
+            ids: take(&self.ids, &drawn.chosen)?,
+            attributes: take_batch(&self.attributes, &drawn.chosen)?,
+            counts: RowCounts { read: count as u64, kept: count as u64, ..RowCounts::default() },
+            rejects: None,
+            inputs: self.inputs.clone(),
+        };
+        self.vectors = compacted(self.vectors, &drawn.remaining);
+        self.take_out(&drawn)?;
+        Ok((self, queries))
+    }
+
+    /// [`Dataset::hold_out`] of everything but the vectors, which are elsewhere.
+    pub fn take_out(&mut self, drawn: &HoldOut) -> Result<()> {
+        self.ids = take(&self.ids, &drawn.remaining)?;
+        self.attributes = take_batch(&self.attributes, &drawn.remaining)?;
+        self.counts.kept -= drawn.chosen.len() as u64;
+        self.counts.held_out += drawn.chosen.len() as u64;
+        Ok(())
+    }
+}
+
+/// Which rows are held out, and which are not; both ascending.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HoldOut {
+    pub chosen: Vec<u32>,
+    pub remaining: Vec<u32>,
+}
+
+impl HoldOut {
+    /// Exactly `count` of `rows`, all subsets being equally likely.
+    ///
+    /// # Errors
+    /// None of them, or all.
+    pub fn draw(rows: usize, count: usize, seed: u64) -> Result<Self> {
         if count == 0 || count >= rows {
             return Err(SourceError::HoldOut { count, rows });
         }
@@ -78,20 +115,7 @@ impl Dataset {
                 remaining.push(ordinal);
             }
         }
-        let queries = Dataset {
-            vectors: self.vectors.view().gather(&chosen),
-            ids: take(&self.ids, &chosen)?,
-            attributes: take_batch(&self.attributes, &chosen)?,
-            counts: RowCounts { read: count as u64, kept: count as u64, ..RowCounts::default() },
-            rejects: None,
-            inputs: self.inputs.clone(),
-        };
-        self.ids = take(&self.ids, &remaining)?;
-        self.attributes = take_batch(&self.attributes, &remaining)?;
-        self.vectors = compacted(self.vectors, &remaining);
-        self.counts.kept -= count as u64;
-        self.counts.held_out += count as u64;
-        Ok((self, queries))
+        Ok(Self { chosen, remaining })
     }
 }
 
@@ -125,26 +149,34 @@ pub(super) struct Gathering {
 }
 
 impl Gathering {
+    pub fn new(attributes: &Schema) -> Self {
+        Self { vectors: Vec::new(), ids: Vec::new(), attributes: vec![Vec::new(); attributes.fields().len()] }
+    }
+
     /// `rows` is an upper bound, reserved if it can be: pages that are never written cost nothing.
-    pub fn new(attributes: &Schema, rows: u64, dim: Option<usize>) -> Self {
-        let mut vectors = Vec::new();
+    pub fn reserve(&mut self, rows: u64, dim: Option<usize>) {
         let values = usize::try_from(rows).ok().and_then(|rows| rows.checked_mul(dim.unwrap_or(0)));
         if let Some(values) = values {
             // A footer that lies about its rows may ask for too much: then the vector grows as it is filled.
-            _ = vectors.try_reserve_exact(values);
+            _ = self.vectors.try_reserve_exact(values);
         }
-        Self { vectors, ids: Vec::new(), attributes: vec![Vec::new(); attributes.fields().len()] }
     }
 
-    pub fn push(&mut self, batch: RowBatch) {
+    /// Takes a batch; its vectors go to `elsewhere`, where there is such a place.
+    pub fn push(&mut self, batch: RowBatch, elsewhere: Option<&mut (dyn io::Write + '_)>) -> Result<()> {
         if batch.vectors.rows() == 0 {
-            return;
+            return Ok(());
         }
-        self.vectors.extend_from_slice(batch.vectors.view().as_slice());
+        let values = batch.vectors.view().as_slice();
+        match elsewhere {
+            Some(place) => place.write_all(bytemuck::cast_slice(values)).map_err(SourceError::Elsewhere)?,
+            None => self.vectors.extend_from_slice(values),
+        }
         self.ids.push(batch.ids);
         for (chunks, column) in self.attributes.iter_mut().zip(batch.attributes.columns()) {
             chunks.push(column.clone());
         }
+        Ok(())
     }
 
     /// The vectors, ids and attributes of all batches. At least one row was pushed.
@@ -160,7 +192,7 @@ impl Gathering {
         let fields = attributes.fields().iter().zip(&columns);
         let fields = fields.map(|(field, column)| Field::new(field.name(), column.data_type().clone(), true));
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-        let rows = vectors.rows();
+        let rows = ids.len();
         Ok((vectors, ids, record_batch(&schema, columns, rows)?))
     }
 }

@@ -11,6 +11,8 @@ pub enum SourceError {
     Pattern { pattern: String, what: String },
     #[error("no file matches `{uri}`: {found}")]
     NoFile { uri: String, found: String },
+    #[error("the rows cannot be written to the scratch folder")]
+    Elsewhere(#[source] std::io::Error),
     #[error("no input files were named")]
     NoInputs,
     #[error("`{file}` is no readable Parquet file: {what}")]

@@ -25,6 +25,7 @@ mod queries;
 mod rejects;
 mod row_ids;
 mod scan;
+mod size;
 mod summary;
 mod validate;
 mod vector_files;
@@ -32,6 +33,7 @@ mod windows;
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -51,10 +53,11 @@ use row_ids::SeenIds;
 use scan::{ParquetFile, Scan, ScannedBatch};
 use validate::VectorColumn;
 
-pub use dataset::{Dataset, RowCounts};
+pub use dataset::{Dataset, HoldOut, RowCounts};
 pub use error::{Result, SourceError};
 pub use queries::{GroundTruth, QuerySpec, read_ground_truth, read_queries};
 pub use rejects::write_rejects;
+pub use size::{IdWidth, SourceSize};
 pub use summary::AttributeSummary;
 pub use validate::BadRow;
 pub use vector_files::{
@@ -200,11 +203,32 @@ impl Source {
     /// Reads everything into memory. `progress` is told rows and bytes read so far, and may end the reading
     /// ([`SourceError::Cancelled`]).
     pub fn read_all(self, progress: &dyn Fn(u64, u64) -> ControlFlow<()>) -> Result<Dataset> {
+        self.gather(None, progress)
+    }
+
+    /// [`Source::read_all`] for vectors that memory is to have no part in: they are written to `vectors` as they come, row after
+    /// row, little-endian, and the dataset has none.
+    pub fn read_into(
+        self,
+        vectors: &mut dyn io::Write,
+        progress: &dyn Fn(u64, u64) -> ControlFlow<()>,
+    ) -> Result<Dataset> {
+        self.gather(Some(vectors), progress)
+    }
+
+    fn gather(
+        self,
+        mut elsewhere: Option<&mut dyn io::Write>,
+        progress: &dyn Fn(u64, u64) -> ControlFlow<()>,
+    ) -> Result<Dataset> {
         let attributes = self.columns.attributes.clone();
-        let mut gathering = Gathering::new(&attributes, self.rows_upper_bound(), self.dim());
+        let mut gathering = Gathering::new(&attributes);
+        if elsewhere.is_none() {
+            gathering.reserve(self.rows_upper_bound(), self.dim());
+        }
         let mut batches = self.batches()?;
         while let Some(batch) = batches.next() {
-            gathering.push(batch?);
+            gathering.push(batch?, elsewhere.as_deref_mut())?;
             if batches.counts.kept > MAX_ROWS {
                 return Err(SourceError::TooManyRows { limit: MAX_ROWS });
             }

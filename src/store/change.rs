@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::publish::{Published, StagedSegment};
+use super::publish::{Published, StagedSegment, random_id, unix_ms};
 use super::{IndexStore, StoreError};
 use crate::artifact::tombstones::Tombstones;
 use crate::artifact::{Change, Manifest, ManifestDraft, SegmentRef, safetensors};
@@ -44,12 +44,12 @@ impl IndexStore {
             }
         };
         let segments = next.kept.iter().cloned().chain(next.new.iter().map(|new| new.reference.clone()));
-        let mut manifest = Manifest {
+        let manifest = Manifest {
             format_version: String::new(),
             index_name: self.name.clone(),
             version,
-            created_unix_ms: 0,
-            publish_id: String::new(),
+            created_unix_ms: unix_ms(),
+            publish_id: random_id(),
             rolled_back_from: None,
             restores: None,
             requires: Vec::new(),
@@ -59,7 +59,6 @@ impl IndexStore {
             build: next.build.clone(),
         }
         .with_its_format();
-        manifest.is_published_now();
         let encoded = self.encode(&manifest)?;
         if self.latest()? != Some(from) {
             return Ok(None);

@@ -17,6 +17,9 @@ use crate::artifact::{
 /// A publisher that was overtaken this often gives up: no index has a thousand publishers at once.
 const MAX_ATTEMPTS: u32 = 1_000;
 
+/// Versions among which a killed publisher's own is looked for.
+const LOOKED_BACK: usize = 64;
+
 /// A file of the right contents that is there already is used if it is younger than this, and else written again: then
 /// garbage collection, which looks at the age, does not take it away before the manifest names it.
 const REUSED_WITHIN: Duration = Duration::from_secs(10 * 60);
@@ -69,13 +72,24 @@ impl IndexStore {
         segment_files: Vec<(String, Bytes)>,
         draft: ManifestDraft,
     ) -> Result<Published, StoreError> {
+        self.publish_as(&random_id(), segment_files, draft)
+    }
+
+    /// [`publish`](Self::publish) under an id of the caller's, which is to be unlike all others: should the publisher be killed,
+    /// [`published_as`](Self::published_as) tells whether the version is there.
+    pub fn publish_as(
+        &self,
+        publish_id: &str,
+        segment_files: Vec<(String, Bytes)>,
+        draft: ManifestDraft,
+    ) -> Result<Published, StoreError> {
         let staged = self.stage(draft.rows, segment_files)?;
         let manifest = Manifest {
             format_version: MANIFEST_FORMAT.into(),
             index_name: self.name.clone(),
             version: 1,
             created_unix_ms: 0,
-            publish_id: String::new(),
+            publish_id: publish_id.into(),
             rolled_back_from: None,
             restores: None,
             requires: Vec::new(),
@@ -93,6 +107,23 @@ impl IndexStore {
         Ok(Published { version: manifest.version, manifest, bytes_written })
     }
 
+    /// The manifest among those of the newest versions, as many as a store has publishers at once, that was published under
+    /// that id.
+    pub fn published_as(&self, publish_id: &str) -> Result<Option<Manifest>, StoreError> {
+        for version in self.versions()?.into_iter().rev().take(LOOKED_BACK) {
+            match self.read_manifest(version) {
+                Ok(manifest) if manifest.publish_id == publish_id => return Ok(Some(manifest)),
+                // A damaged one is another's: ours was read back when it was written. Or it has just been collected.
+                Ok(_)
+                | Err(
+                    StoreError::Malformed { .. } | StoreError::Damaged { .. } | StoreError::NotFound { .. },
+                ) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
     /// Publishes what version `to` has as a new version, after reading all of it. Its build and its certificate come
     /// along unchanged. Returns the new version.
     pub fn rollback(&self, to: u64) -> Result<u64, StoreError> {
@@ -102,6 +133,7 @@ impl IndexStore {
             return Err(damage);
         }
         let manifest = Manifest {
+            publish_id: random_id(),
             rolled_back_from: self.latest()?,
             restores: Some(to),
             change: None,
@@ -304,7 +336,7 @@ impl IndexStore {
 
     /// Creates the manifest under the first number that is free: the one step that makes a version.
     fn commit(&self, mut manifest: Manifest) -> Result<Manifest, StoreError> {
-        manifest.is_published_now();
+        manifest.created_unix_ms = unix_ms();
         let mut highest = self.latest()?.unwrap_or(0);
         for _ in 0..MAX_ATTEMPTS {
             manifest.version = highest.checked_add(1).ok_or_else(|| StoreError::Refused {
@@ -391,25 +423,18 @@ impl IndexStore {
     }
 }
 
-impl Manifest {
-    pub(super) fn is_published_now(&mut self) {
-        self.created_unix_ms = unix_ms();
-        self.publish_id = random_id();
-    }
-}
-
 /// The store says that there is such an object already.
 fn is_taken(error: &object_store::Error) -> bool {
     matches!(error, object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. })
 }
 
-fn unix_ms() -> u64 {
+pub(super) fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 /// 128 bits that no other publisher draws: the standard library seeds each `RandomState` from the system's randomness
 /// and a counter.
-fn random_id() -> String {
+pub(super) fn random_id() -> String {
     let draw = || {
         let mut hasher = RandomState::new().build_hasher();
         hasher.write_u64(unix_ms());

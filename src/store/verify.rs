@@ -72,13 +72,11 @@ impl Artifact {
         let mut read = 0;
         for chunk in self.store().objects.chunks(&object, file.size_bytes) {
             let chunk = chunk.map_err(|error| error.of(place.clone(), file.size_bytes))?;
-            if let Some(checksums) = checksums {
-                // Chunks are whole blocks, but for the file's end.
-                checksums
-                    .check(&file.name, read / BLOCK_BYTES, &chunk)
-                    .map_err(|error| StoreError::of_checksums(place.clone(), error))?;
-            }
-            hasher.update(&chunk);
+            // Chunks are whole blocks, but for the file's end.
+            let first = read / BLOCK_BYTES;
+            let blocks = || checksums.map_or(Ok(()), |checksums| checksums.check(&file.name, first, &chunk));
+            let (of_blocks, _) = rayon::join(blocks, || hasher.update(&chunk).count());
+            of_blocks.map_err(|error| StoreError::of_checksums(place.clone(), error))?;
             read += chunk.len() as u64;
             on_read(read);
         }

@@ -97,6 +97,13 @@ pub struct Kmeans {
     pub warnings: Vec<Warning>,
 }
 
+/// The rows, ascending, that [`train`] learns from; `None` where it takes all. Whoever gathers them and trains on those alone has the
+/// same centroids.
+pub fn sample(rows: usize, params: &KmeansParams) -> Option<Vec<u32>> {
+    let allowed = params.k.saturating_mul(params.max_rows_per_centroid);
+    (rows > allowed).then(|| Random::of(params.seed, Draw::SAMPLE).sample(rows, allowed))
+}
+
 /// Trains `params.k` centroids on at most `k · max_rows_per_centroid` of `rows`.
 pub fn train(
     compute: &dyn Compute,
@@ -105,13 +112,13 @@ pub fn train(
     observer: Observer<'_>,
 ) -> Result<Kmeans, TrainError> {
     params.check(rows.rows())?;
-    let allowed = params.k.saturating_mul(params.max_rows_per_centroid);
     let gathered;
-    let sample = if rows.rows() > allowed {
-        gathered = rows.gather(&Random::of(params.seed, Draw::SAMPLE).sample(rows.rows(), allowed));
-        gathered.view()
-    } else {
-        rows
+    let sample = match sample(rows.rows(), params) {
+        Some(chosen) => {
+            gathered = rows.gather(&chosen);
+            gathered.view()
+        }
+        None => rows,
     };
     check_magnitude(sample)?;
     let uploaded = compute.upload(sample)?;

@@ -20,7 +20,7 @@ use std::ops::ControlFlow;
 
 use rayon::prelude::*;
 
-pub use kmeans::{Kmeans, KmeansParams, train};
+pub use kmeans::{Kmeans, KmeansParams, sample, train};
 pub use pq::{PqParams, PqShape, PqTraining, ProductQuantizer};
 pub use rotation::{Rotation, train_rotated};
 pub use score_aware::{ScoreAware, ScoredRows};

@@ -49,22 +49,62 @@ impl<'a> VectorView<'a> {
         for &ordinal in ordinals {
             data.extend_from_slice(self.row(ordinal as usize));
         }
-        VectorBuf { data, dim: self.dim }
+        VectorBuf { data: Data::Own(data), dim: self.dim }
     }
 }
 
 /// A copy.
 impl From<VectorView<'_>> for VectorBuf {
     fn from(rows: VectorView<'_>) -> Self {
-        Self { data: rows.data.to_vec(), dim: rows.dim }
+        Self { data: Data::Own(rows.data.to_vec()), dim: rows.dim }
     }
 }
 
-/// Rows of `dim` f32 values each, owned.
-#[derive(Debug, Clone, PartialEq)]
+/// Rows of `dim` f32 values each: its own, or shared ones, of which writing makes a copy.
+#[derive(Clone)]
 pub struct VectorBuf {
-    data: Vec<f32>,
+    data: Data,
     dim: usize,
+}
+
+/// Values that somebody else keeps in memory, as a mapped file.
+pub type SharedValues = std::sync::Arc<dyn AsRef<[f32]> + Send + Sync>;
+
+#[derive(Clone)]
+enum Data {
+    Own(Vec<f32>),
+    Shared(SharedValues),
+}
+
+impl Data {
+    fn as_slice(&self) -> &[f32] {
+        match self {
+            Data::Own(values) => values,
+            Data::Shared(values) => (**values).as_ref(),
+        }
+    }
+
+    fn own(&mut self) -> &mut Vec<f32> {
+        if let Data::Shared(values) = self {
+            *self = Data::Own((**values).as_ref().to_vec());
+        }
+        match self {
+            Data::Own(values) => values,
+            Data::Shared(_) => unreachable!("copied above"),
+        }
+    }
+}
+
+impl PartialEq for VectorBuf {
+    fn eq(&self, other: &Self) -> bool {
+        self.dim == other.dim && self.data.as_slice() == other.data.as_slice()
+    }
+}
+
+impl std::fmt::Debug for VectorBuf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VectorBuf").field("data", &self.data.as_slice()).field("dim", &self.dim).finish()
+    }
 }
 
 impl VectorBuf {
@@ -72,7 +112,21 @@ impl VectorBuf {
     /// As [`VectorView::new`].
     pub fn new(data: Vec<f32>, dim: usize) -> Self {
         VectorView::new(&data, dim);
-        Self { data, dim }
+        Self { data: Data::Own(data), dim }
+    }
+
+    /// Rows that stay where they are, as long as nothing is written to them.
+    ///
+    /// # Panics
+    /// As [`VectorView::new`].
+    pub fn shared(values: SharedValues, dim: usize) -> Self {
+        VectorView::new((*values).as_ref(), dim);
+        Self { data: Data::Shared(values), dim }
+    }
+
+    /// Whether the rows are somebody else's memory.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.data, Data::Shared(_))
     }
 
     pub fn zeroed(rows: usize, dim: usize) -> Self {
@@ -80,11 +134,11 @@ impl VectorBuf {
     }
 
     pub fn view(&self) -> VectorView<'_> {
-        VectorView { data: &self.data, dim: self.dim }
+        VectorView { data: self.data.as_slice(), dim: self.dim }
     }
 
     pub fn rows(&self) -> usize {
-        self.data.len() / self.dim
+        self.data.as_slice().len() / self.dim
     }
 
     pub fn dim(&self) -> usize {
@@ -92,25 +146,26 @@ impl VectorBuf {
     }
 
     pub fn row(&self, index: usize) -> &[f32] {
-        &self.data[index * self.dim..(index + 1) * self.dim]
+        &self.data.as_slice()[index * self.dim..(index + 1) * self.dim]
     }
 
     pub fn row_mut(&mut self, index: usize) -> &mut [f32] {
-        &mut self.data[index * self.dim..(index + 1) * self.dim]
+        &mut self.data.own()[index * self.dim..(index + 1) * self.dim]
     }
 
     pub fn as_mut_slice(&mut self) -> &mut [f32] {
-        &mut self.data
+        self.data.own()
     }
 
     /// # Panics
     /// If `row` has another dimension.
     pub fn push(&mut self, row: &[f32]) {
         assert_eq!(row.len(), self.dim);
-        self.data.extend_from_slice(row);
+        self.data.own().extend_from_slice(row);
     }
 
-    pub fn into_vec(self) -> Vec<f32> {
-        self.data
+    /// The values; of shared ones a copy.
+    pub fn into_vec(mut self) -> Vec<f32> {
+        std::mem::take(self.data.own())
     }
 }

@@ -1,0 +1,267 @@
+//! How much memory, scratch and output a job takes, before a row of it is read: counted from the shapes of what its stages hold.
+//! `annvil plan` shows it, a budget is judged by it, and the manifest has it beside what was measured.
+
+use super::forge::{hnsw_params, ivf_params};
+use super::scratch::Memory;
+use super::spec::{HnswSpec, IndexParams, IndexSpec, IvfPqSpec, JobSpec, Refine};
+use crate::hnsw::{self, Code};
+use crate::source::IdWidth;
+use crate::train::{KmeansParams, PqParams, PqShape};
+use crate::vectors::Metric;
+
+/// Batches that are decoded ahead, and the row group's bytes behind them; …
+const READING: u64 = 40 << 20;
+/// … and what of that an allocator cannot give back, since some of each of its pages is in use.
+const AFTER_READING: u64 = 24 << 20;
+/// What each thread has beside: queries, tiles; …
+const PER_THREAD: u64 = 4 << 20;
+/// … and the tables of a batch of queries.
+const SEARCHING: u64 = 12 << 20;
+
+/// What a job is about, as far as its source's metadata tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Load {
+    /// At most: `where` and bad rows may leave fewer.
+    pub rows: u64,
+    pub dim: u64,
+    pub queries: u64,
+    pub threads: u64,
+    /// Bytes of ids and attributes of a row.
+    pub columns_bytes: u64,
+    /// What the process takes before there is a row: code, libraries, a GPU's driver.
+    pub process_bytes: u64,
+    #[serde(skip)]
+    pub ids: IdWidth,
+}
+
+/// What a stage takes at most.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct StageMemory {
+    pub name: String,
+    pub bytes: u64,
+}
+
+/// What a job takes.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Estimate {
+    /// Whether rows, and what is kept of them, lie in files of the scratch folder and are mapped.
+    pub spills: bool,
+    /// The most that any stage takes.
+    pub peak_memory_bytes: u64,
+    /// The most that scratch takes at once.
+    pub scratch_bytes: u64,
+    /// What is published.
+    pub output_bytes: u64,
+    /// … of each index, in the job's order.
+    pub index_bytes: Vec<u64>,
+    pub stages: Vec<StageMemory>,
+}
+
+/// What an index takes while it is built, beside the rows and the ids, and when it is done.
+#[derive(Debug, Clone, Copy)]
+struct OfIndex {
+    /// In memory, at most.
+    building: u64,
+    /// The encoded sections.
+    sections: u64,
+    /// In files without names, beside the sections.
+    files: u64,
+}
+
+impl Load {
+    fn raw(&self) -> u64 {
+        4 * self.rows * self.dim
+    }
+
+    /// Before there is a row, and with all threads at work.
+    fn base(&self) -> u64 {
+        self.process_bytes + self.threads * PER_THREAD
+    }
+
+    fn columns(&self) -> u64 {
+        self.rows * self.columns_bytes
+    }
+
+    /// The ids that were seen, to find those that come twice: a hash set at its growth, the old table beside the new one.
+    fn seen(&self) -> u64 {
+        let width = match self.ids {
+            IdWidth::Numbered => return 0,
+            IdWidth::Number => 9,
+            IdWidth::Wide => 17,
+        };
+        let buckets = (self.rows * 8 / 7).max(1).next_power_of_two();
+        buckets * width * 3 / 2
+    }
+}
+
+/// With rows in memory or in files.
+pub fn estimate(spec: &JobSpec, load: &Load, memory: Memory) -> Estimate {
+    let spills = memory == Memory::Mapped;
+    let raw = load.raw();
+    let held = if spills { 0 } else { raw };
+    // Columns are there in pieces, and then as a whole too.
+    let read = load.base() + READING + held + 2 * load.columns() + load.seen();
+    let base = load.base() + AFTER_READING;
+    let truth = base + held + load.columns() + 4 * load.rows + load.queries * 12_000;
+    let mut stages = vec![
+        StageMemory { name: "read".into(), bytes: read },
+        StageMemory { name: "exact neighbours".into(), bytes: truth },
+    ];
+    let (mut done, mut files) = (0, 0);
+    let mut index_bytes = Vec::with_capacity(spec.indexes.len());
+    for (place, index) in spec.indexes.iter().enumerate() {
+        let is_last = place + 1 == spec.indexes.len();
+        let of = of_index(spec, index, load, memory, is_last);
+        // Ids and attributes in the index's order, taken and then encoded.
+        let columns = 3 * load.columns();
+        stages.push(StageMemory {
+            name: format!("build {}", index.name),
+            bytes: base + held + done + load.columns() + of.building.max(columns),
+        });
+        let is_given = is_last && !spills && matches!(index.params, IndexParams::Hnsw(_));
+        let searched = if spills { 0 } else { of.sections };
+        stages.push(StageMemory {
+            name: format!("certify {}", index.name),
+            bytes: base
+                + if is_given { 0 } else { held }
+                + done
+                + 2 * load.columns()
+                + searched
+                + load.threads * SEARCHING,
+        });
+        let published = of.sections + load.columns() + 4 * load.rows;
+        // With block checksums.
+        index_bytes.push((of.sections + load.columns()) / 4096 * 4097);
+        done += if spills { load.columns() + 4 * load.rows } else { published };
+        files = files.max(of.files);
+    }
+    let output: u64 = index_bytes.iter().sum();
+    let kept = raw + load.columns() + output + 4 * load.rows * spec.indexes.len() as u64;
+    Estimate {
+        spills,
+        peak_memory_bytes: stages.iter().map(|stage| stage.bytes).max().unwrap_or(0),
+        scratch_bytes: match (spills, spec.resume) {
+            (true, _) => kept + files,
+            (false, true) => kept,
+            (false, false) => 0,
+        },
+        output_bytes: output,
+        index_bytes,
+        stages,
+    }
+}
+
+fn of_index(spec: &JobSpec, index: &IndexSpec, load: &Load, memory: Memory, is_last: bool) -> OfIndex {
+    match &index.params {
+        // Encoded from a copy of the rows.
+        IndexParams::Flat(_) => OfIndex {
+            building: load.raw() * if memory == Memory::Own { 2 } else { 1 },
+            sections: load.raw(),
+            files: 0,
+        },
+        IndexParams::IvfPq(params) => ivf_pq(params, load, memory),
+        IndexParams::Hnsw(params) => hnsw(spec, params, index.metric, load, memory, is_last),
+    }
+}
+
+fn ivf_pq(params: &IvfPqSpec, load: &Load, memory: Memory) -> OfIndex {
+    let (rows, dim) = (load.rows as usize, load.dim as usize);
+    let resolved = ivf_params(params, rows, dim);
+    let kept = match params.refine {
+        Refine::None => 0,
+        Refine::F16 => 2,
+        Refine::F32 => 4,
+    } * load.rows
+        * load.dim;
+    let shape = PqShape::new(dim, resolved.pq_m, resolved.pq_bits).ok();
+    let code_size = shape.as_ref().map_or(0, PqShape::code_size) as u64;
+    // Blocks of 32 rows, the last of each list half empty.
+    let padding = if resolved.pq_bits == 4 { 16 * resolved.nlist as u64 } else { 0 };
+    let codes = code_size * (load.rows + padding);
+    let nlist = resolved.nlist as u64;
+    let of_lists = 4 * nlist * load.dim + 8 * nlist;
+    let sections = kept + codes + of_lists + (1 << resolved.pq_bits) * 4 * load.dim;
+    let sample = load.rows.min(nlist * KmeansParams::new(1, 0).max_rows_per_centroid as u64);
+    let is_gathered = sample < load.rows;
+    let gathered = if is_gathered { 4 * sample * load.dim } else { 0 };
+    // Of each row of the sample a list, a distance and an order.
+    let training = sample * 20 + 4 * of_lists;
+    // The quantizer's sample, and its residuals.
+    let sample_rows = shape.map_or(0, |shape| PqParams::new(0).sample_rows(&shape)) as u64;
+    let training_codes = sample_rows.min(load.rows) * load.dim * 4 * 3;
+    let training = training.max(training_codes);
+    let encoding = load.rows * (8 + code_size) + codes;
+    match memory {
+        Memory::Own => OfIndex {
+            building: (gathered + training)
+                .max(encoding + kept)
+                .max(8 * load.rows + sections + kept.max(codes)),
+            sections,
+            files: 0,
+        },
+        // In files: the sample, or what is kept.
+        Memory::Mapped => OfIndex {
+            building: training.max(encoding + 8 * load.rows + (32 << 20)),
+            sections,
+            files: gathered.max(kept),
+        },
+    }
+}
+
+fn hnsw(
+    spec: &JobSpec,
+    params: &HnswSpec,
+    metric: Metric,
+    load: &Load,
+    memory: Memory,
+    is_last: bool,
+) -> OfIndex {
+    let graph = graph_bytes(params, load.rows, load.dim);
+    // Of rows that are handed over there is no copy.
+    let rows = if is_last && memory == Memory::Own { 0 } else { load.raw() };
+    let augmented = if metric == Metric::InnerProduct { load.raw() + 4 * load.rows } else { 0 };
+    let working = graph_working(spec, params, load);
+    // Each section is encoded beside what it is made of, or streamed.
+    let encoding = match memory {
+        Memory::Own => load.raw().max(graph),
+        Memory::Mapped => 0,
+    };
+    let sections = load.raw() + graph;
+    OfIndex { building: rows + graph + augmented.max(working).max(encoding), sections, files: load.rows * 64 }
+}
+
+/// What a job's budget leaves a graph's build, beside its rows and the graph.
+pub(super) fn graph_budget(params: &HnswSpec, budget: u64, load: &Load) -> u64 {
+    let beside = load.base() + AFTER_READING + load.columns() + load.raw();
+    budget.saturating_sub(beside + graph_bytes(params, load.rows, load.dim)).max(1 << 20)
+}
+
+/// Links and codes.
+fn graph_bytes(params: &HnswSpec, rows: u64, dim: u64) -> u64 {
+    let m = params.m as u64;
+    let upper = rows / (m - 1).max(1);
+    let links = 4 * (2 * m * rows + m * upper) + rows;
+    let bits = match params.code {
+        Code::F32 => 0,
+        Code::Sq8 => 8,
+        Code::Q4 => 4,
+        Code::Q2 => 2,
+        Code::Q1 => 1,
+    };
+    let stride = ((dim * bits).div_ceil(8) + 8).next_multiple_of(8);
+    links + if bits == 0 { 0 } else { rows * stride }
+}
+
+/// At most; with a budget that is too small, the least.
+fn graph_working(spec: &JobSpec, params: &HnswSpec, load: &Load) -> u64 {
+    let given = params.expert.memory_budget.given().map(|bytes| bytes as u64);
+    let (rows, dim) = (load.rows as usize, load.dim as usize);
+    let left = |budget| graph_budget(params, budget, load);
+    let budget = given.or_else(|| spec.memory_budget.map(left));
+    let memory = hnsw::Memory { budget, scratch: None };
+    match hnsw::working_bytes(&memory, rows, dim, &hnsw_params(params), load.threads as usize) {
+        Ok(bytes) => bytes,
+        Err(hnsw::BuildError::Budget { expected, .. }) => expected,
+        Err(_) => 0,
+    }
+}

@@ -1,0 +1,183 @@
+//! The last stage: versions of all of a job's indexes, or of none.
+
+use bytes::Bytes;
+
+use super::ledger::{Ledger, Moved, peak_memory_bytes};
+use super::plan::Sizing;
+use super::run::{CertifiedIndex, Job};
+use super::scratch::Key;
+use super::spec::IndexSpec;
+use super::summary::{BuildSummary, BuiltIndex, Outcome, RowCounts, StageCost};
+use super::truth::Measured;
+use crate::artifact::{self, Digest, queries as kept_queries, safetensors};
+use crate::error::Error;
+use crate::source;
+
+impl Job<'_> {
+    /// Publishes all indexes, or none if one is below its gate.
+    pub fn publish(
+        &self,
+        measured: Measured,
+        certified: Vec<CertifiedIndex<'_>>,
+        ledger: Ledger,
+    ) -> Result<BuildSummary, Error> {
+        let Measured { read, rows, queries, .. } = measured;
+        let dim = read.rows.vectors.dim();
+        let source =
+            SourceRecord { counts: read.rows.counts, inputs: read.rows.inputs, attributes: read.attributes };
+        // The rows are in the indexes now.
+        drop((read.rows.vectors, read.rows.ids, read.rows.attributes));
+        let all_pass = certified.iter().all(|index| index.certified.below_gate.is_none());
+        let mut total = ledger.clone();
+        let mut indexes = Vec::new();
+        let kept_queries = safetensors::encode(&kept_queries::to_section(queries.view().as_slice(), dim));
+        for mut index in certified {
+            self.progress.check()?;
+            index.forged.files.push((kept_queries.file_name.clone(), kept_queries.bytes.clone()));
+            let certificate = index.certified.certificate.clone();
+            let effort_name = index.forged.index.effort_name().map(str::to_string);
+            let mut own = index.ledger.clone();
+            let outcome = match index.certified.below_gate {
+                Some(recall) => Outcome::BelowGate { recall },
+                None if !all_pass => Outcome::Withheld,
+                None => {
+                    let draft = self.draft(&index, &source, rows, dim, &ledger);
+                    let size_bytes = index.forged.files.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+                    let version = own.enter(&format!("publish {}", index.spec.name), |moved| {
+                        self.publish_once(index.spec, &index.key, index.forged.files, draft, moved)
+                    })?;
+                    let uri = format!("{}/{}", self.spec.output.uri.resolved(), index.spec.name);
+                    Outcome::Published { uri, version, size_bytes }
+                }
+            };
+            total.extend(own.stages());
+            indexes.push(BuiltIndex {
+                name: index.spec.name.clone(),
+                kind: index.spec.params.kind().into(),
+                effort_name,
+                certificate,
+                outcome,
+            });
+        }
+        Ok(BuildSummary {
+            job: self.spec.name.clone(),
+            backend: self.compute.info().to_string(),
+            threads: rayon::current_num_threads(),
+            metric: self.spec.metric(),
+            dim,
+            rows: RowCounts {
+                read: source.counts.read,
+                filtered: source.counts.filtered_out,
+                kept: source.counts.kept,
+                held_out: source.counts.held_out,
+                rejected: source.counts.rejected,
+                rejects_uri: read.rejects_uri,
+            },
+            queries: queries.rows() as u64,
+            stages: total.stages().iter().map(StageCost::from).collect(),
+            peak_memory_bytes: peak_memory_bytes(),
+            indexes,
+        })
+    }
+
+    /// Publishes an index, unless this run did so before it was killed. Returns the version.
+    fn publish_once(
+        &self,
+        spec: &IndexSpec,
+        key: &Key,
+        files: Vec<(String, Bytes)>,
+        draft: artifact::ManifestDraft,
+        moved: &mut Moved,
+    ) -> Result<u64, Error> {
+        let store = self.index_store(spec)?;
+        let Some(run_id) = self.scratch.run_id() else {
+            let published = store.publish(files, draft)?;
+            moved.written = published.bytes_written;
+            return Ok(published.version);
+        };
+        let publish_id = &Digest::of(format!("{run_id} {} {key}", spec.name).as_bytes()).to_string()[..32];
+        if self.scratch.is_resumed()
+            && let Some(manifest) = store.published_as(publish_id)?
+        {
+            let version = manifest.version;
+            self.progress.note(format!(
+                "{}: published already, as version {version}, by the run that was killed",
+                spec.name
+            ));
+            return Ok(version);
+        }
+        let published = store.publish_as(publish_id, files, draft)?;
+        moved.written = published.bytes_written;
+        Ok(published.version)
+    }
+
+    fn planned(&self, index: &IndexSpec) -> Option<artifact::Planned> {
+        let Sizing { estimate, fetched_bytes, .. } = self.sizing.as_ref()?;
+        let place = self.spec.indexes.iter().position(|other| other.name == index.name)?;
+        Some(artifact::Planned {
+            peak_memory_bytes: estimate.peak_memory_bytes,
+            read_bytes: *fetched_bytes,
+            index_bytes: estimate.index_bytes[place],
+        })
+    }
+
+    fn draft(
+        &self,
+        index: &CertifiedIndex<'_>,
+        source: &SourceRecord,
+        rows: usize,
+        dim: usize,
+        ledger: &Ledger,
+    ) -> artifact::ManifestDraft {
+        let certificate = &index.certified.certificate;
+        let info = self.compute.info();
+        let counts = source.counts.clone();
+        artifact::ManifestDraft {
+            git_commit: option_env!("ANNVIL_GIT_COMMIT").map(str::to_string),
+            job: self.spec.to_json(),
+            seed: self.spec.seed,
+            inputs: source
+                .inputs
+                .iter()
+                .map(|input| artifact::Input {
+                    uri: input.uri.clone(),
+                    size_bytes: input.size_bytes,
+                    e_tag: input.e_tag.clone(),
+                    rows: input.rows,
+                })
+                .collect(),
+            row_counts: artifact::RowCounts {
+                read: counts.read,
+                filtered: counts.filtered_out,
+                kept: counts.kept,
+                held_out: counts.held_out,
+                rejected: counts.rejected,
+            },
+            backend: artifact::Backend { backend: info.backend, device: info.device },
+            training: index.forged.training.clone(),
+            built: index.forged.details.clone(),
+            stages: ledger.stages().iter().chain(index.ledger.stages()).cloned().collect(),
+            peak_memory_bytes: peak_memory_bytes(),
+            planned: self.planned(index.spec),
+            attributes: source.attributes.clone(),
+            search_defaults: Some(artifact::SearchDefaults {
+                effort: certificate.chosen_effort,
+                refine: certificate.chosen_refine,
+            }),
+            certificate: Some(certificate.clone()),
+            ..artifact::ManifestDraft::new(
+                index.spec.params.kind(),
+                index.spec.metric,
+                dim as u32,
+                rows as u64,
+            )
+        }
+    }
+}
+
+/// What the manifests say of the rows' origin.
+struct SourceRecord {
+    counts: source::RowCounts,
+    inputs: Vec<source::InputFile>,
+    attributes: Vec<artifact::AttributeSummary>,
+}
