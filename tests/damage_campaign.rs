@@ -29,8 +29,10 @@ const KINDS: [&str; 4] = ["flat", "lists4", "lists8", "graph"];
 struct Subject {
     name: &'static str,
     folder: PathBuf,
-    /// Relative to the folder, of both versions; the manifest of the second is the one that is opened.
+    /// Of both versions, relative to the folder: what may be found in another's place.
     files: Vec<PathBuf>,
+    /// … of the second version, which is opened: what is mutated.
+    opened: Vec<PathBuf>,
     answers: String,
 }
 
@@ -86,7 +88,12 @@ impl Campaign {
             collect(&folder, &folder, &mut files);
             let answers = campaign.answers(&folder, Residence::Resident).unwrap();
             assert_eq!(answers, campaign.answers(&folder, MAPPED).unwrap());
-            campaign.subjects.push(Subject { name, folder, files, answers });
+            let manifest = IndexStore::open(folder.to_str().unwrap()).unwrap().read_manifest(2).unwrap();
+            let segment = Path::new("seg").join(manifest.segments[0].id.to_string());
+            let is_opened =
+                |file: &&PathBuf| file.starts_with(&segment) || file.ends_with("00000000000000000002.json");
+            let opened = files.iter().filter(is_opened).cloned().collect();
+            campaign.subjects.push(Subject { name, folder, files, opened, answers });
         }
         campaign
     }
@@ -131,7 +138,7 @@ impl Campaign {
         let mut random = Random::new(seed);
         for number in 0..mutations {
             let subject = &self.subjects[random.below(self.subjects.len())];
-            let path = subject.folder.join(&subject.files[random.below(subject.files.len())]);
+            let path = subject.folder.join(&subject.opened[random.below(subject.opened.len())]);
             let whole = fs::read(&path).unwrap();
             let (what, spoilt) = mutation(&whole, subject, &mut random);
             if spoilt == whole {

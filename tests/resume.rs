@@ -135,8 +135,7 @@ nlist = 40
     fn has_ended(&self) -> bool {
         let is_published = |name: &&str| self.index(name).latest().unwrap().is_some();
         let mut left = fs::read_dir(self.path("scratch")).into_iter().flatten();
-        INDEXES.iter().all(|name| is_published(&name))
-            && left.all(|entry| is_given_up(&entry.unwrap().path()))
+        INDEXES.iter().all(is_published) && left.all(|entry| is_given_up(&entry.unwrap().path()))
     }
 
     /// What the next run of any job does.

@@ -62,10 +62,19 @@ pub fn cpu_time() -> Option<Duration> {
 }
 
 /// The largest resident set that this process has had.
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
+pub(crate) fn peak_memory_bytes() -> Option<u64> {
+    // Not `ru_maxrss`: that begins with what the process that started this one had.
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(peak.trim().strip_suffix(" kB")?.trim_end().parse::<u64>().ok()? << 10)
+}
+
+/// The largest resident set that this process has had.
+#[cfg(all(unix, not(target_os = "linux")))]
 pub(crate) fn peak_memory_bytes() -> Option<u64> {
     let peak = resource_usage()?.ru_maxrss as u64;
-    // Linux counts in KiB, macOS in bytes.
+    // macOS counts in bytes, others in KiB.
     Some(if cfg!(target_os = "macos") { peak } else { peak << 10 })
 }
 

@@ -141,7 +141,9 @@ pub(super) fn free_bytes(folder: &Path) -> Option<u64> {
     // SAFETY: the path ends with a NUL and `found` is writable and of the right type; on success all of it has been written.
     let done = unsafe { libc::statvfs(path.as_ptr(), found.as_mut_ptr()) } == 0;
     // SAFETY: as above.
-    done.then(|| unsafe { found.assume_init() }).map(|found| found.f_bavail as u64 * found.f_frsize as u64)
+    let found = done.then(|| unsafe { found.assume_init() })?;
+    #[allow(clippy::unnecessary_cast, reason = "both are narrower on other systems")]
+    Some(found.f_bavail as u64 * found.f_frsize as u64)
 }
 
 #[cfg(not(unix))]
