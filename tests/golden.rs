@@ -192,7 +192,14 @@ fn format_2_0_is_read_as_it_was_written() {
 }
 
 fn change() -> Change {
-    Change { operation: "sync".into(), from: 1, added: 4, removed: 2, drift: Some(1.25) }
+    Change {
+        operation: "sync".into(),
+        from: 1,
+        added: 4,
+        removed: 2,
+        drift: Some(1.25),
+        added_since_training: 0,
+    }
 }
 
 fn expect_format_1(format: &str, queries: Option<Vec<f32>>) {

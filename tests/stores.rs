@@ -8,7 +8,7 @@ mod fixture;
 mod servers;
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Barrier, OnceLock};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use annvil::Error;
 use annvil::job::{self, JobSpec, Outcome, Progress};
 use annvil::loader::{Index, SearchOptions};
 use annvil::store::{GcPolicy, IndexStore, Location, StoreError, StoreOptions};
-use annvil::vectors::{Random, VectorView};
+use annvil::vectors::{Random, RowId, VectorView};
 use arrow_array::{ArrayRef, FixedSizeListArray, Float32Array, Int64Array, RecordBatch};
 use arrow_schema::{DataType, Field};
 use bytes::Bytes;
@@ -35,9 +35,13 @@ fn values() -> Vec<f32> {
 
 /// Rows with ids from 1,000 on, as a Parquet file.
 fn parquet() -> Bytes {
+    parquet_from(1000)
+}
+
+fn parquet_from(first: i64) -> Bytes {
     let item = Arc::new(Field::new("item", DataType::Float32, false));
     let vectors = FixedSizeListArray::new(item, DIM as i32, Arc::new(Float32Array::from(values())), None);
-    let ids: Int64Array = (1000..1000 + ROWS as i64).collect();
+    let ids: Int64Array = (first..first + ROWS as i64).collect();
     let columns = [("id", Arc::new(ids) as ArrayRef), ("embedding", Arc::new(vectors))];
     let rows = RecordBatch::try_from_iter(columns).unwrap();
     let mut bytes = Vec::new();
@@ -174,11 +178,49 @@ fn everything_works_on(kind: Kind) {
     assert_eq!((report.removed_versions, report.removed_segments.len()), (vec![1, 2], 1));
     assert!(index.artifact(None).unwrap().verify(&mut |_| ()).is_sound());
 
+    changes_race(&server, &root);
+
     // Above the size from which objects are written in parts.
     let big: Bytes = (0..(64 << 20) + 4321u32).map(|i| (i ^ (i >> 13)) as u8).collect::<Vec<_>>().into();
     let index = server.index("all", "big");
     index.publish(vec![("big.bin".into(), big.clone())], draft(1)).unwrap();
     assert!(index.artifact(None).unwrap().only_segment().unwrap().read("big.bin").unwrap() == big);
+}
+
+/// Three processes change an index at once: each has its version, and none loses what another brought.
+fn changes_race(server: &Server, root: &str) {
+    let uri = format!("{root}/lists");
+    let more = [5000, 7000].map(|first| {
+        let more = format!("{root}/more/{first}.parquet");
+        Location::parse_with(&more, &server.options()).unwrap().write(parquet_from(first)).unwrap();
+        more
+    });
+    let before = Index::of(server.index("all", "lists").artifact(Some(2)).unwrap()).unwrap();
+    let id = |ordinal| before.ids().get(ordinal);
+    let gone = (0..before.rows() as u32).filter(|&row| id(row) < RowId::Int(1100)).count();
+    let start = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_annvil"));
+        command.args(arguments).args(["--backend", "cpu", "--quiet"]).envs(server.environment());
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let changes = [
+        start(&["append", &uri, "--from", &more[0]]),
+        start(&["append", &uri, "--from", &more[1]]),
+        start(&["delete", &uri, "--where", "row_id < 1100"]),
+    ];
+    for change in changes {
+        let output = change.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{:?}: {said}", server.kind);
+    }
+    let index = server.index("all", "lists");
+    assert_eq!(index.versions().unwrap(), [1, 2, 3, 4, 5], "{:?}", server.kind);
+    let after = Index::of(index.artifact(None).unwrap()).unwrap();
+    assert_eq!(after.live_rows(), before.rows() + 2 * ROWS - gone);
+    for id in [5000, 5599, 7000, 7599] {
+        assert!(after.ids().find(&RowId::Int(id)).is_some(), "{:?}: row {id}", server.kind);
+    }
+    assert!(index.artifact(None).unwrap().verify(&mut |_| ()).is_sound());
 }
 
 #[test]

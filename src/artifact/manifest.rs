@@ -93,6 +93,9 @@ pub struct Change {
     /// training: the ratio of mean squared distances, for families that have centroids.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drift: Option<f64>,
+    /// Rows added since centroids and codebooks were learned, for families that have them.
+    #[serde(default)]
+    pub added_since_training: u64,
 }
 
 /// What a build says of itself: the part of a manifest that does not depend on where and when it is published.

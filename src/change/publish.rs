@@ -37,7 +37,18 @@ pub(super) struct Step {
     pub drift: Option<f64>,
 }
 
-/// What the manifest says of rows that came.
+impl Step {
+    fn added_since_training(&self, base: &Base) -> u64 {
+        let is_trained = self.new.as_ref().is_some_and(|new| new.training.is_some());
+        if self.replaces_all && is_trained {
+            return 0;
+        }
+        let before = base.manifest().change.as_ref().map_or(0, |change| change.added_since_training);
+        before + self.added
+    }
+}
+
+/// What the manifest says of the new segment's rows.
 #[derive(Clone)]
 pub(super) struct Origin {
     counts: RowCounts,
@@ -173,6 +184,7 @@ impl Workplace<'_> {
             added: step.added,
             removed: layout.removed,
             drift: step.drift,
+            added_since_training: step.added_since_training(base),
         };
         let build = self.draft(base, step, &new, &layout, certified, ledger);
         Ok(NextVersion { kept: layout.kept, new, tombstones: Tombstones::of(layout.dead), change, build })
@@ -225,9 +237,12 @@ impl Workplace<'_> {
             for (reason, rows) in &counts.rejected {
                 *all.rejected.entry(reason.clone()).or_default() += rows;
             }
-            for (summary, new) in draft.attributes.iter_mut().zip(attributes) {
-                *summary = joined(summary, new);
-            }
+            draft.attributes = match step.replaces_all {
+                true => attributes.clone(),
+                false => {
+                    before.attributes.iter().zip(attributes).map(|(old, new)| joined(old, new)).collect()
+                }
+            };
         }
         draft
     }

@@ -17,7 +17,8 @@ Examples:
 
 A graph is built again. Lists are put together as they are, codes and vectors untouched, unless centroids and codebooks are
 learned again: with --retrain, where the rows that were added lie 1.25 times as far from their centroids as those of the
-training, or where the recall misses the index's target otherwise. It is measured with all queries that the index keeps.")]
+training, where more than a third of the rows came since, or where the recall misses the index's target otherwise. It is
+measured with all queries that the index keeps.")]
 pub struct CompactArgs {
     #[command(flatten)]
     change: ChangeArgs,

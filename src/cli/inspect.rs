@@ -60,7 +60,7 @@ fn render(uri: &str, manifest: &Manifest, is_latest: bool) -> String {
     if manifest.segments.len() > 1 || dead > 0 {
         line("segments", format!("{}, with {} tombstones", manifest.segments.len(), count(dead)));
     }
-    if let Some(Change { operation, from, added, removed, drift }) = &manifest.change {
+    if let Some(Change { operation, from, added, removed, drift, .. }) = &manifest.change {
         let drift = drift.map_or(String::new(), |drift| format!(", drift {drift:.3}"));
         let (added, removed) = (count(*added), count(*removed));
         let operation = cell(operation);
