@@ -12,36 +12,27 @@ __all__ = ["Answers", "Index", "Shards", "Watched", "__version__", "build", "che
 
 __version__: str
 
-def open(
-    uri: str,
-    *,
-    version: int | None = None,
-    residence: Literal["resident", "mapped"] = "resident",
-    check: Literal["open", "background"] = "open",
-    memory_limit: int | None = None,
-    filter_cache: int | None = None,
-) -> Index:
+def open(uri: str, *, version: int | None = None, **options: Any) -> Index:
     """Opens the index at ``<root>/<index>``: a path, or a URI of ``file``, ``s3``, ``gs``, ``az``, ``http(s)``.
 
-    version: this one, not the latest.
-    residence: ``resident`` reads and checks everything now; ``mapped`` maps local files into memory.
-    check: of mapped files, when their hashes are compared: before the index answers, or meanwhile.
+    version: this one, not the latest. Options, by name:
+
+    residence: ``"resident"`` (the default) reads and checks everything now; ``"mapped"`` maps local files into memory;
+        ``"lazy"`` leaves lists and vectors in the store and reads, checks and keeps what searches ask for.
+    check: of mapped files, when their hashes are compared: ``"open"``, before the index answers, or ``"background"``.
     memory_limit: bytes; an index that takes more is not opened, and the error says by how much.
     filter_cache: bytes for the masks of filters that come again. Default 64 MiB.
+    cache: of a lazy index, bytes for blocks in memory.
+    cache_dir, cache_dir_bytes: a folder for blocks on disk, and how much it may hold. Default none, 1 GiB.
 
     Raises BadArtifact, with its place, for whatever is missing, damaged or not understood; StoreError; InvalidInput.
     """
 
-def watch(
-    uri: str,
-    *,
-    every: float | None = 5.0,
-    residence: Literal["resident", "mapped"] = "resident",
-    check: Literal["open", "background"] = "open",
-    memory_limit: int | None = None,
-    filter_cache: int | None = None,
-) -> Watched:
-    """Opens an index and follows its versions: looks for a new one each `every` seconds, or, with None, at `refresh()`."""
+def watch(uri: str, *, every: float | None = 5.0, **options: Any) -> Watched:
+    """Opens an index and follows its versions: looks for a new one each `every` seconds, or, with None, at `refresh()`.
+
+    Options are those of `open`.
+    """
 
 def build(
     job: str | os.PathLike[str] | Mapping[str, Any],
@@ -50,11 +41,15 @@ def build(
     threads: int | None = None,
     seed: int | None = None,
     output: str | None = None,
+    memory_budget: int | None = None,
+    scratch: str | os.PathLike[str] | None = None,
+    resume: bool = True,
     progress: Callable[[dict[str, Any]], object] | None = None,
 ) -> dict[str, Any]:
     """Builds, measures and publishes the indexes of a job: a job file, or a dict of what it would say.
 
-    Paths in a dict start from the current folder. The keywords stand above the job's own keys. `progress` is called on
+    Paths in a dict start from the current folder. The keywords stand above the job's own keys; without `resume` nothing is
+    taken from, or kept in, `scratch` for a build that is killed. `progress` is called on
     this thread with each event, the dicts that ``annvil build --json`` prints; what it raises cancels the build, as
     Ctrl-C does. Returns the summary: rows, stages, and for each index its certificate and where it was published.
 

@@ -19,7 +19,11 @@ use crate::python_of;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 #[pyfunction]
-#[pyo3(signature = (job, *, backend=None, threads=None, seed=None, output=None, progress=None))]
+#[pyo3(signature = (
+    job, *, backend=None, threads=None, seed=None, output=None, memory_budget=None, scratch=None, resume=true,
+    progress=None
+))]
+#[expect(clippy::too_many_arguments, reason = "keyword arguments")]
 pub fn build<'py>(
     py: Python<'py>,
     job: &Bound<'py, PyAny>,
@@ -27,6 +31,9 @@ pub fn build<'py>(
     threads: Option<u64>,
     seed: Option<u64>,
     output: Option<String>,
+    memory_budget: Option<u64>,
+    scratch: Option<PathBuf>,
+    resume: bool,
     progress: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let named = |name: &str| {
@@ -34,7 +41,14 @@ pub fn build<'py>(
         Backend::from_name(name)
             .ok_or_else(|| invalid(format!("backend is `{name}`, expected one of {allowed}")))
     };
-    let overrides = Overrides { backend: backend.map(named).transpose()?, threads, seed, output };
+    let backend = backend.map(named).transpose()?;
+    let text = |path: PathBuf| {
+        path.into_os_string()
+            .into_string()
+            .map_err(|path| invalid(format!("scratch is {path:?}, expected UTF-8")))
+    };
+    let scratch = scratch.map(text).transpose()?;
+    let overrides = Overrides { backend, threads, seed, output, memory_budget, scratch, no_resume: !resume };
     let spec = read(job)?.override_with(&overrides).map_err(raised)?;
     let summary = run(py, spec, progress)?;
     let below = summary.indexes.iter().find(|index| matches!(index.outcome, Outcome::BelowGate { .. }));

@@ -1,10 +1,12 @@
 //! Open indexes.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use annvil::loader::{self, Check, OpenOptions, Residence};
 use annvil::vectors::{RowIdKind, VectorView};
 use numpy::PyArray1;
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -12,6 +14,9 @@ use crate::answers::{Answers, Found};
 use crate::errors::{invalid, raised};
 use crate::python_of;
 use crate::queries::{Asked, Vectors, row_id};
+
+/// For blocks on disk, where no other size is given.
+const DISK_CACHE_BYTES: u64 = 1 << 30;
 
 /// What can be searched.
 pub enum Searched {
@@ -57,47 +62,53 @@ impl From<Arc<loader::Index>> for Index {
 }
 
 #[pyfunction]
-#[pyo3(signature = (uri, *, version=None, residence="resident", check="open", memory_limit=None, filter_cache=None))]
+#[pyo3(signature = (uri, *, version=None, **options))]
 pub fn open(
     py: Python<'_>,
     uri: &str,
     version: Option<u64>,
-    residence: &str,
-    check: &str,
-    memory_limit: Option<u64>,
-    filter_cache: Option<usize>,
+    options: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<Index> {
-    let options = options(residence, check, memory_limit, filter_cache)?;
+    let options = open_options(options)?;
     let options = version.map_or(options.clone(), |version| options.version(version));
     let index = py.detach(|| options.open(uri)).map_err(raised)?;
     Ok(Arc::new(index).into())
 }
 
-/// How to open, as `open` and `watch` are asked.
-pub fn options(
-    residence: &str,
-    check: &str,
-    memory_limit: Option<u64>,
-    filter_cache: Option<usize>,
-) -> PyResult<OpenOptions> {
-    let check = match check {
+/// How to open, as `open` and `watch` are asked by name.
+pub fn open_options(given: Option<&Bound<'_, PyDict>>) -> PyResult<OpenOptions> {
+    let (mut residence, mut check) = (String::from("resident"), String::from("open"));
+    let (mut cache_dir, mut cache_dir_bytes) = (None::<PathBuf>, DISK_CACHE_BYTES);
+    let mut options = OpenOptions::new();
+    for (name, value) in given.into_iter().flatten() {
+        let name: String = name.extract()?;
+        match name.as_str() {
+            "residence" => residence = value.extract()?,
+            "check" => check = value.extract()?,
+            "memory_limit" => options = options.memory_limit_bytes(value.extract()?),
+            "filter_cache" => options = options.filter_cache_bytes(value.extract()?),
+            "cache" => options = options.cache_bytes(value.extract()?),
+            "cache_dir" => cache_dir = Some(value.extract()?),
+            "cache_dir_bytes" => cache_dir_bytes = value.extract()?,
+            _ => return Err(PyTypeError::new_err(format!("`{name}`: unexpected keyword argument"))),
+        }
+    }
+    let check = match check.as_str() {
         "open" => Check::AtOpen,
         "background" => Check::InBackground,
         got => return Err(invalid(format!("check is `{got}`, expected `open` or `background`"))),
     };
-    let residence = match residence {
+    let residence = match residence.as_str() {
         "resident" => Residence::Resident,
         "mapped" => Residence::Mapped(check),
-        got => return Err(invalid(format!("residence is `{got}`, expected `resident` or `mapped`"))),
+        "lazy" => Residence::Lazy,
+        got => return Err(invalid(format!("residence is `{got}`, expected `resident`, `mapped` or `lazy`"))),
     };
-    let mut options = OpenOptions::new().residence(residence);
-    if let Some(bytes) = memory_limit {
-        options = options.memory_limit_bytes(bytes);
-    }
-    if let Some(bytes) = filter_cache {
-        options = options.filter_cache_bytes(bytes);
-    }
-    Ok(options)
+    let options = options.residence(residence);
+    Ok(match cache_dir {
+        Some(folder) => options.disk_cache(folder, cache_dir_bytes),
+        None => options,
+    })
 }
 
 #[pymethods]
@@ -128,7 +139,7 @@ impl Index {
     }
 
     fn __len__(&self) -> usize {
-        self.index.rows()
+        self.index.live_rows()
     }
 
     #[getter]
@@ -138,8 +149,8 @@ impl Index {
 
     #[getter]
     fn attributes(&self) -> Vec<String> {
-        let fields = self.index.attributes().map(|batch| batch.schema_ref().fields().clone());
-        fields.iter().flat_map(|fields| fields.iter()).map(|field| field.name().clone()).collect()
+        let fields = self.index.attribute_schema().into_iter().flat_map(|schema| schema.fields());
+        fields.map(|field| field.name().clone()).collect()
     }
 
     #[getter]
@@ -167,7 +178,8 @@ impl Index {
     }
 
     fn vector<'py>(&self, id: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyArray1<f32>>>> {
-        let vector = self.find(id)?.and_then(|ordinal| self.index.vector(ordinal));
+        let Some(ordinal) = self.find(id)? else { return Ok(None) };
+        let vector = id.py().detach(|| self.index.fetch_vector(ordinal)).map_err(raised)?;
         Ok(vector.map(|vector| PyArray1::from_vec(id.py(), vector)))
     }
 
@@ -177,7 +189,7 @@ impl Index {
 
     fn __repr__(&self) -> String {
         let Self { index } = self;
-        let rows = index.rows();
+        let rows = index.live_rows();
         let (kind, name, version) = (self.kind(), self.name(), self.version());
         format!(
             "<annvil.Index {name} version {version}: {kind}, {rows} × {}, {}>",

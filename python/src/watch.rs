@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use annvil::loader::{self, Refresh, Watch};
 use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
 
 use crate::errors::{invalid, raised};
-use crate::index::{Index, options};
+use crate::index::{Index, open_options};
 
 #[pyclass(module = "annvil", frozen)]
 pub struct Watched {
@@ -16,17 +17,14 @@ pub struct Watched {
 }
 
 #[pyfunction]
-#[pyo3(signature = (uri, *, every=5.0, residence="resident", check="open", memory_limit=None, filter_cache=None))]
+#[pyo3(signature = (uri, *, every=5.0, **options))]
 pub fn watch(
     py: Python<'_>,
     uri: &str,
     every: Option<f64>,
-    residence: &str,
-    check: &str,
-    memory_limit: Option<u64>,
-    filter_cache: Option<usize>,
+    options: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<Watched> {
-    let options = options(residence, check, memory_limit, filter_cache)?;
+    let options = open_options(options)?;
     let interval = match every.map(Duration::try_from_secs_f64) {
         None => None,
         Some(Ok(interval)) if !interval.is_zero() => Some(interval),
@@ -66,7 +64,7 @@ impl Watched {
     }
 
     #[pyo3(signature = (*_exception))]
-    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, pyo3::types::PyTuple>) {
+    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, PyTuple>) {
         self.close(py);
     }
 }

@@ -89,6 +89,25 @@ def test_damage_is_found_before_an_answer(small):
         index.search(np.ones(6, np.float32))
 
 
+def test_every_residence_finds_the_same(small):
+    annvil.build(job(small, "ivf_pq", id="id"))
+    uri = str(small / "out" / "ivf_pq")
+    queries = np.random.default_rng(5).normal(size=(20, 6)).astype(np.float32)
+    expected = annvil.open(uri).search(queries)
+    for options in (
+        {"residence": "mapped"},
+        {"residence": "lazy"},
+        {"residence": "lazy", "cache": 1 << 20, "cache_dir": str(small / "blocks"), "cache_dir_bytes": 1 << 20},
+    ):
+        index = annvil.open(uri, **options)
+        found = index.search(queries)
+        np.testing.assert_array_equal(found.ids, expected.ids)
+        np.testing.assert_array_equal(found.distances, expected.distances)
+        assert index.vector(int(found.ids[0, 0])).shape == (6,)
+    with pytest.raises(TypeError, match="`memory`: unexpected keyword"):
+        annvil.open(uri, memory=1)
+
+
 def test_what_cannot_be_opened_says_why(small):
     with pytest.raises(annvil.InvalidInput):
         annvil.open(str(small / "nothing"))
