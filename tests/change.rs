@@ -192,10 +192,11 @@ fn every_kind_goes_through_every_change() {
     );
 }
 
+/// At efforts where a recall above .9 is compared: trainings of the same rows in another order differ by .005 below.
 #[test]
 fn ten_changes_of_ten_percent_cost_at_most_half_a_percent_of_recall() {
     let (all, asked) = rows::glove10k();
-    for (kind, effort) in [("kind = \"hnsw\"\nm = 12\nef_construction = 100", 48), ("kind = \"ivf_pq\"", 16)]
+    for (kind, effort) in [("kind = \"hnsw\"\nm = 12\nef_construction = 100", 48), ("kind = \"ivf_pq\"", 48)]
     {
         let workshop = Workshop::new();
         let whole = model_of(&all, 0..10_000);
