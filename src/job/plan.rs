@@ -188,17 +188,9 @@ impl Job<'_> {
                 (Source::open(from, runtime()?)?.rows_upper_bound(), 0)
             }
         };
-        let dim = match source.dim() {
-            Some(dim) => dim,
-            // A list's length stands in its rows only.
-            None => match self.open()?.batches()?.next() {
-                Some(batch) => batch?.vectors.dim(),
-                None => 1,
-            },
-        };
         Ok(Load {
             rows: size.rows.saturating_sub(held_out).max(1),
-            dim: dim as u64,
+            dim: size.dim as u64,
             queries,
             threads: rayon::current_num_threads() as u64,
             columns_bytes: size.columns_bytes_per_row,
