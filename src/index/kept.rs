@@ -444,3 +444,27 @@ fn to_distances(metric: Metric, out: &mut [f32]) {
         out.iter_mut().for_each(|value| *value = metric.distance_of_dot(*value));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vectors::Random;
+
+    #[test]
+    fn rows_gathered_by_way_of_parts_in_a_file_are_those_gathered_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        // The last is more than a part holds.
+        for (rows, dim) in [(1, 1), (1000, 3), (9000, 1000)] {
+            let values = (0..rows * dim).map(|i| (i % 2039) as f32 * 0.5).collect();
+            let source = VectorBuf::new(values, dim);
+            let mut order: Vec<u32> = (0..rows as u32).collect();
+            order.sort_by_key(|&row| Random::of(7, u64::from(row)).next_u64());
+            for precision in [Precision::F16, Precision::F32] {
+                let expected = KeptVectors::gather(source.view(), &order, precision).unwrap();
+                let got = KeptVectors::gather_in(folder.path(), source.view(), &order, precision).unwrap();
+                assert_eq!(got.precision(), precision);
+                assert!((0..rows as u32).all(|row| got.vector(row) == expected.vector(row)));
+            }
+        }
+    }
+}

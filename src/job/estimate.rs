@@ -78,6 +78,15 @@ impl Load {
         self.process_bytes + self.threads * PER_THREAD
     }
 
+    /// Of a small source less is ahead.
+    fn reading(&self) -> u64 {
+        READING.min(3 * self.raw())
+    }
+
+    fn after_reading(&self) -> u64 {
+        AFTER_READING.min(2 * self.raw())
+    }
+
     fn columns(&self) -> u64 {
         self.rows * self.columns_bytes
     }
@@ -100,8 +109,8 @@ pub fn estimate(spec: &JobSpec, load: &Load, memory: Memory) -> Estimate {
     let raw = load.raw();
     let held = if spills { 0 } else { raw };
     // Columns are there in pieces, and then as a whole too.
-    let read = load.base() + READING + held + 2 * load.columns() + load.seen();
-    let base = load.base() + AFTER_READING;
+    let read = load.base() + load.reading() + held + 2 * load.columns() + load.seen();
+    let base = load.base() + load.after_reading();
     let truth = base + held + load.columns() + 4 * load.rows + load.queries * 12_000;
     let mut stages = vec![
         StageMemory { name: "read".into(), bytes: read },
@@ -232,7 +241,7 @@ fn hnsw(
 
 /// What a job's budget leaves a graph's build, beside its rows and the graph.
 pub(super) fn graph_budget(params: &HnswSpec, budget: u64, load: &Load) -> u64 {
-    let beside = load.base() + AFTER_READING + load.columns() + load.raw();
+    let beside = load.base() + load.after_reading() + load.columns() + load.raw();
     budget.saturating_sub(beside + graph_bytes(params, load.rows, load.dim)).max(1 << 20)
 }
 

@@ -10,7 +10,7 @@ use super::quantity;
 use super::residence;
 use super::run::{Job, on_threads};
 use super::scratch::{self, Memory, Scratch};
-use super::spec::{JobSpec, QueriesSpec};
+use super::spec::{IndexParams, JobSpec, QueriesSpec};
 use crate::error::Error;
 use crate::source::Source;
 use crate::store::runtime;
@@ -22,10 +22,11 @@ const PROCESS_BYTES: u64 = 36 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     #[error(
-        "memory_budget = \"{}\" is less than this job takes: `{stage}` needs {} {}",
-        quantity::bytes(*budget), quantity::bytes(*needed), would_fit(*least)
+        "memory_budget = \"{}\" is less than this job takes: `{stage}` needs {} with all rows in scratch; a budget of {} would fit{}",
+        quantity::bytes(*budget), quantity::bytes(*needed), with_room(*least),
+        if *is_resident { ", or an `ivf_pq`, whose vectors need not be in memory" } else { "" }
     )]
-    Memory { budget: u64, stage: String, needed: u64, least: u64 },
+    Memory { budget: u64, stage: String, needed: u64, least: u64, is_resident: bool },
     #[error(
         "scratch {folder} has {} free, this job needs {}: name another disk's folder as `scratch`{}",
         quantity::bytes(*free), quantity::bytes(*needed),
@@ -34,12 +35,9 @@ pub enum PlanError {
     Scratch { folder: String, free: u64, needed: u64, is_optional: bool },
 }
 
-fn would_fit(least: u64) -> String {
-    // With a hundredth to spare, in whole MiB.
-    let mib = (least + least / 100).div_ceil(1 << 20);
-    format!(
-        "with all rows in scratch; a budget of {mib}MiB would fit, or an `ivf_pq` in place of an `hnsw` or `flat` index"
-    )
+/// With a hundredth to spare, as a job file takes it.
+fn with_room(bytes: u64) -> String {
+    format!("{}MiB", (bytes + bytes / 100).div_ceil(1 << 20))
 }
 
 /// What is known of a job before it runs.
@@ -110,6 +108,9 @@ pub(super) fn size(spec: &JobSpec, load: Load, fetched_bytes: u64) -> Result<Siz
     // A graph's build is counted with the least that it can be given.
     Err(PlanError::Memory {
         budget,
+        is_resident: spec.indexes.iter().any(|index| {
+            !matches!(index.params, IndexParams::IvfPq(_)) && worst.name == format!("build {}", index.name)
+        }),
         stage: worst.name.clone(),
         needed: worst.bytes,
         least: in_files.peak_memory_bytes.min(in_memory.peak_memory_bytes),
@@ -188,17 +189,9 @@ impl Job<'_> {
                 (Source::open(from, runtime()?)?.rows_upper_bound(), 0)
             }
         };
-        let dim = match source.dim() {
-            Some(dim) => dim,
-            // A list's length stands in its rows only.
-            None => match self.open()?.batches()?.next() {
-                Some(batch) => batch?.vectors.dim(),
-                None => 1,
-            },
-        };
         Ok(Load {
             rows: size.rows.saturating_sub(held_out).max(1),
-            dim: dim as u64,
+            dim: size.dim as u64,
             queries,
             threads: rayon::current_num_threads() as u64,
             columns_bytes: size.columns_bytes_per_row,

@@ -142,7 +142,11 @@ impl Job<'_> {
         ledger: &mut Ledger,
     ) -> Result<Read, Cause> {
         let record: Record = serde_json::from_value(kept.meta.clone())?;
-        let vectors = vectors_of(kept.file(VECTORS)?, record.dim)?;
+        let vectors = match (vectors_of(kept.file(VECTORS)?, record.dim)?, self.memory) {
+            // An index can make them its own.
+            (vectors, Memory::Own) => VectorBuf::from(vectors.view()),
+            (vectors, Memory::Mapped) => vectors,
+        };
         let held_out = match self.spec.queries {
             QueriesSpec::Sample { .. } => Some(vectors_of(kept.file(QUERIES)?, record.dim)?),
             QueriesSpec::File { .. } => None,

@@ -75,7 +75,10 @@ impl Artifact {
             // Chunks are whole blocks, but for the file's end.
             let first = read / BLOCK_BYTES;
             let blocks = || checksums.map_or(Ok(()), |checksums| checksums.check(&file.name, first, &chunk));
-            let (of_blocks, _) = rayon::join(blocks, || hasher.update(&chunk).count());
+            let whole = || {
+                hasher.update(&chunk);
+            };
+            let (of_blocks, ()) = rayon::join(blocks, whole);
             of_blocks.map_err(|error| StoreError::of_checksums(place.clone(), error))?;
             read += chunk.len() as u64;
             on_read(read);

@@ -169,3 +169,22 @@ impl VectorBuf {
         std::mem::take(self.data.own())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shared_rows_stay_as_they_are_when_their_copy_is_written_to() {
+        let values = std::sync::Arc::new(vec![1.0f32, 2.0, 3.0, 4.0]);
+        let shared = VectorBuf::shared(values.clone(), 2);
+        assert_eq!((shared.rows(), shared.row(1), shared.is_shared()), (2, &[3.0, 4.0][..], true));
+        assert_eq!(shared, VectorBuf::new(values.to_vec(), 2));
+        let mut written = shared.clone();
+        written.row_mut(0)[0] = 9.0;
+        written.push(&[5.0, 6.0]);
+        assert!(!written.is_shared());
+        assert_eq!(written.into_vec(), [9.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        assert_eq!(shared.into_vec(), *values);
+    }
+}
