@@ -101,9 +101,9 @@ impl QueryRequest {
             Selection::new(&asked.index, self.with_payload.as_ref(), false, self.with_vector.as_ref())?;
         let filter = self.filter(asked, limits)?;
         let Some(Wanted { target, mmr }) = &self.query else {
-            // By id, as far as the limit goes.
+            // By id, each with the score that Qdrant gives where nothing is compared.
             let rows = scroll::page(asked, filter.as_ref(), None, self.limit() + self.offset())?;
-            let points = rows.ordinals.into_iter().skip(self.offset()).map(|ordinal| (ordinal, Some(0.0)));
+            let points = rows.ordinals.into_iter().skip(self.offset()).map(|ordinal| (ordinal, Some(1.0)));
             return Ok(Listed { asked, selection, points: points.collect() });
         };
         let mut query = self.searching(asked, limits)?;
