@@ -167,7 +167,8 @@ fn a_hostile_request_is_told_what_is_wrong_and_what_is_allowed() {
     let query = |filter: &str| format!(r#"{{"query":[{}],"filter":{filter}}}"#, ["0.5"; DIM].join(","));
     let ours = |body: Value| (SEARCH, body.to_string().into_bytes());
     let theirs = |body: String| ("/collections/news/points/query", body.into_bytes());
-    let cases: Vec<((&str, Vec<u8>), u16, &str, &str)> = vec![
+    type Asked = (&'static str, Vec<u8>);
+    let cases: Vec<(Asked, u16, &str, &str)> = vec![
         ((SEARCH, br#"{"vectors": [[NaN, 1]]}"#.to_vec()), 400, "malformed", "expected value at line 1"),
         ((SEARCH, br#"{"vectors": [[1e400]]}"#.to_vec()), 400, "malformed", "number out of range"),
         ((SEARCH, b"{\"filter\": \"\xff\xfe\"}".to_vec()), 400, "malformed", "invalid unicode code point"),

@@ -43,7 +43,7 @@ pub enum Fault {
     Full { allowed: usize },
     #[error("no worker was free within {allowed_seconds} s")]
     Waited { allowed_seconds: f64 },
-    #[error("the answer could not be made; the server's log says why")]
+    #[error("the answer could not be made: this is a fault of the server")]
     Internal,
 }
 

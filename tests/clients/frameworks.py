@@ -54,7 +54,7 @@ def langchain(client):
 
 
 def llama_index(client):
-    store = LlamaStore(collection_name=NAME, client=client)
+    store = LlamaStore(collection_name=NAME, client=client, text_key="page_content")
     assert store._collection_exists(NAME)
     simple = MetadataFilters(filters=[MetadataFilter(key="metadata.source", value="doc-3")])
     nested = MetadataFilters(condition=FilterCondition.OR, filters=[

@@ -137,6 +137,15 @@ def compare(name, size, distance, rows, draw):
         ours, theirs = both(lambda client: client.query_points(name, **request).points)
         points(f"{name} query {request}", ours, theirs)
 
+    for _ in range(8):
+        vector = [draw.gauss(0, 1) for _ in range(size)]
+        mmr = m.Mmr(diversity=draw.choice([None, 0.0, 0.3, 0.8]), candidates_limit=draw.choice([None, 15]))
+        request = dict(query=m.NearestQuery(nearest=vector, mmr=mmr), limit=5, offset=draw.choice([None, 2]),
+                       query_filter=some_filter(draw, ids), search_params=m.SearchParams(exact=True))
+        points(f"{name} mmr {request}", *both(lambda client: client.query_points(name, **request).points))
+    request = dict(limit=9, query_filter=some_filter(draw, ids), with_payload=True)
+    points(f"{name} by id", *both(lambda client: client.query_points(name, **request).points))
+
     # The index's own search, on few rows of many filters: exact as well, so that the scores agree.
     requests = [m.QueryRequest(query=[draw.gauss(0, 1) for _ in range(size)], limit=5, filter=some_filter(draw, ids),
                                with_payload=True) for _ in range(20)]

@@ -8,7 +8,7 @@ use arrow_array::ArrayRef;
 use serde::{Deserialize, Serialize};
 
 use super::payload::{Listed, Selection, refuse, score};
-use super::query::{QueryRequest, search};
+use super::query::{QueryRequest, Wanted, search};
 use super::scroll::{FacetValue, attribute, values};
 use super::{Asked, filter};
 use crate::loader::{Condition, Constant, Filter, Match, Query};
@@ -60,10 +60,13 @@ pub(super) fn groups(call: &Call) -> Result<Reply, Fault> {
     refuse("with_lookup", request.with_lookup.as_ref())?;
     let (payload, vector) = (request.query.with_payload.as_ref(), request.query.with_vector.as_ref());
     let selection = Selection::new(&asked.index, payload, false, vector)?;
-    let target = request.query.query.as_ref().ok_or(Fault::Unsupported {
+    let Wanted { target, mmr } = request.query.query.as_ref().ok_or(Fault::Unsupported {
         what: "grouping without a query".into(),
         allowed: "`query`: a vector or a point's id",
     })?;
+    if mmr.is_some() {
+        return Err(Fault::Unsupported { what: "`mmr` of groups".into(), allowed: "leaving it out" });
+    }
     let (vector, query) = target.resolved(&asked, request.query.searching(&asked, limits)?)?;
     let filter = request.query.filter(&asked, limits)?;
     let found = match attribute(&asked, &request.group_by)? {

@@ -1,17 +1,18 @@
 //! The read side of Qdrant's REST API, as its clients for Python use it: an index is a collection, its attributes are the
 //! payload, its version is every point's version.
 //!
-//! | answered | |
+//! | read by | of it |
 //! |---|---|
-//! | `GET /collections`, `/collections/{c}`, `/collections/{c}/exists`, `/aliases` | |
-//! | `POST …/points/query`, `…/query/batch`, `…/query/groups` | `nearest` a vector or a point, or no query: points by id |
-//! | `POST …/points`, `GET …/points/{id}`, `POST …/points/scroll`, `…/points/count`, `…/facet` | |
+//! | `GET /collections`, `/collections/{c}`, `/collections/{c}/exists`, `/aliases` | what there is |
+//! | `POST …/points/query`, `…/query/batch`, `…/query/groups` | nearest to a vector or a point, with or without MMR; or by id |
+//! | `POST …/points`, `GET …/points/{id}`, `POST …/points/scroll`, `…/points/count`, `…/facet` | points themselves |
 //!
 //! Everything that would write is refused with 403. Attributes with dots in their names become nested objects.
 
 mod collection;
 mod filter;
 mod groups;
+mod mmr;
 mod payload;
 mod query;
 mod scroll;

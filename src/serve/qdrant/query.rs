@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::Asked;
+use super::mmr::Mmr;
 use super::payload::{Listed, Selection, WithPayload, WithVector, refuse, score};
 use super::{filter, scroll};
 use crate::loader::{Filter, Match, Query, QueryError};
@@ -20,7 +21,7 @@ use crate::vectors::{Metric, VectorView};
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct QueryRequest {
-    pub query: Option<Target>,
+    pub query: Option<Wanted>,
     pub filter: Option<Value>,
     pub params: Option<Params>,
     pub score_threshold: Option<f32>,
@@ -40,6 +41,12 @@ pub(super) struct QueryRequest {
 pub(super) struct Params {
     hnsw_ef: Option<usize>,
     exact: Option<bool>,
+}
+
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub target: Target,
+    pub mmr: Option<Mmr>,
 }
 
 #[derive(Debug)]
@@ -93,18 +100,26 @@ impl QueryRequest {
         let selection =
             Selection::new(&asked.index, self.with_payload.as_ref(), false, self.with_vector.as_ref())?;
         let filter = self.filter(asked, limits)?;
-        let Some(target) = &self.query else {
-            // By id, as far as the limit goes.
+        let Some(Wanted { target, mmr }) = &self.query else {
+            // By id, each with the score that Qdrant gives where nothing is compared.
             let rows = scroll::page(asked, filter.as_ref(), None, self.limit() + self.offset())?;
-            let points = rows.ordinals.into_iter().skip(self.offset()).map(|ordinal| (ordinal, Some(0.0)));
+            let points = rows.ordinals.into_iter().skip(self.offset()).map(|ordinal| (ordinal, Some(1.0)));
             return Ok(Listed { asked, selection, points: points.collect() });
         };
-        let mut query = self.searching(asked, limits)?.offset(self.offset());
+        let mut query = self.searching(asked, limits)?;
         if let Some(filter) = filter {
             query = query.filter(filter);
         }
         let (vector, query) = target.resolved(asked, query)?;
-        let found = search(call, asked, &query, &vector)?;
+        let found = match mmr {
+            None => search(call, asked, &query.offset(self.offset()), &vector)?,
+            // The offset leaves out what is chosen, not what is chosen from.
+            Some(mmr) => {
+                let wanted = self.limit() + self.offset();
+                let found = search(call, asked, &query.k(mmr.candidates(self.limit(), limits)?), &vector)?;
+                mmr.choose(&asked.index, &found, wanted)?.into_iter().skip(self.offset()).collect()
+            }
+        };
         let metric = asked.index.metric();
         let points = found.iter().map(|found| (found.ordinal, Some(score(metric, found.distance))));
         Ok(Listed { asked, selection, points: points.collect() })
@@ -174,7 +189,7 @@ pub(super) fn search(call: &Call, asked: &Asked, query: &Query, vector: &[f32]) 
     Ok(answers.of(0).to_vec())
 }
 
-impl<'de> Deserialize<'de> for Target {
+impl<'de> Deserialize<'de> for Wanted {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(Given { is_nearest: false })
     }
@@ -186,36 +201,37 @@ struct Given {
 }
 
 impl<'de> Visitor<'de> for Given {
-    type Value = Target;
+    type Value = Wanted;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a vector, a point's id, or an object with one of them as `nearest`")
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Target, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Wanted, A::Error> {
         let mut vector = Vec::with_capacity(list.size_hint().unwrap_or(0).min(4096));
         while let Some(value) = list.next_element()? {
             vector.push(value);
         }
-        Ok(Target::Vector(vector))
+        Ok(Wanted { target: Target::Vector(vector), mmr: None })
     }
 
-    fn visit_u64<E: Error>(self, id: u64) -> Result<Target, E> {
-        Ok(Target::Point(PointId::Number(id)))
+    fn visit_u64<E: Error>(self, id: u64) -> Result<Wanted, E> {
+        Ok(Wanted { target: Target::Point(PointId::Number(id)), mmr: None })
     }
 
-    fn visit_str<E: Error>(self, text: &str) -> Result<Target, E> {
+    fn visit_str<E: Error>(self, text: &str) -> Result<Wanted, E> {
         let wrong =
             || E::custom(format!("`{text}` is no point's id: expected an unsigned integer or a UUID"));
-        PointId::parse(text).filter(|id| matches!(id, PointId::Uuid(_))).map(Target::Point).ok_or_else(wrong)
+        let id = PointId::parse(text).filter(|id| matches!(id, PointId::Uuid(_))).ok_or_else(wrong)?;
+        Ok(Wanted { target: Target::Point(id), mmr: None })
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Target, A::Error> {
-        let mut target = None;
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Wanted, A::Error> {
+        let (mut nearest, mut mmr) = (None, None);
         while let Some(name) = fields.next_key::<String>()? {
             match name.as_str() {
-                "nearest" if !self.is_nearest => target = Some(fields.next_value_seed(Nearest)?),
-                "mmr" if fields.next_value::<Option<IgnoredAny>>()?.is_none() => {}
+                "nearest" if !self.is_nearest => nearest = Some(fields.next_value_seed(Nearest)?),
+                "mmr" if !self.is_nearest => mmr = fields.next_value()?,
                 other => {
                     return Err(A::Error::custom(format!(
                         "`{other}` is no query that is answered: expected `nearest`"
@@ -223,16 +239,17 @@ impl<'de> Visitor<'de> for Given {
                 }
             }
         }
-        target.ok_or_else(|| A::Error::missing_field("nearest"))
+        let Wanted { target, .. } = nearest.ok_or_else(|| A::Error::missing_field("nearest"))?;
+        Ok(Wanted { target, mmr })
     }
 }
 
 struct Nearest;
 
 impl<'de> serde::de::DeserializeSeed<'de> for Nearest {
-    type Value = Target;
+    type Value = Wanted;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Target, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Wanted, D::Error> {
         deserializer.deserialize_any(Given { is_nearest: true })
     }
 }
