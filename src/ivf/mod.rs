@@ -155,13 +155,9 @@ impl IvfPq {
     /// If the codes lie elsewhere.
     pub fn code(&self, ordinal: u32) -> Vec<u8> {
         let (list, mut code) = (self.list_of(ordinal), vec![0; self.quantizer.shape().code_size()]);
-        self.read_code(ordinal, list, self.list_codes(list), &mut code);
-        code
-    }
-
-    fn read_code(&self, ordinal: u32, list: usize, codes: ListCodes<'_>, code: &mut [u8]) {
         let place = ordinal as usize - self.list(list).start;
-        self.codes.code_in(codes, place, code.len()).copy_to(code);
+        self.codes.code_in(self.list_codes(list), place, code.len()).copy_to(&mut code);
+        code
     }
 
     /// The codes of a list, where they are in memory.
@@ -181,9 +177,9 @@ impl IvfPq {
     /// # Panics
     /// If the codes lie elsewhere.
     pub fn decode(&self, ordinal: u32) -> Vec<f32> {
-        let (list, mut decoded) = (self.list_of(ordinal), vec![0.0; self.dim]);
+        let (codes, mut decoded) = (self.list_codes(self.list_of(ordinal)), vec![0.0; self.dim]);
         let code = &mut vec![0; self.quantizer.shape().code_size()];
-        self.decode_into(ordinal, list, self.list_codes(list), code, &mut decoded);
+        self.decode_into(ordinal, codes, code, &mut decoded);
         match self.rotation() {
             Some(rotation) => {
                 let mut back = vec![0.0; self.dim];
@@ -194,16 +190,11 @@ impl IvfPq {
         }
     }
 
-    /// As [`decode`](Self::decode), in the space of the codes: of a row of `list`, whose codes these are.
-    fn decode_into(
-        &self,
-        ordinal: u32,
-        list: usize,
-        codes: ListCodes<'_>,
-        code: &mut [u8],
-        decoded: &mut [f32],
-    ) {
-        self.read_code(ordinal, list, codes, code);
+    /// As [`decode`](Self::decode), in the space of the codes. `codes` are those of the row's list.
+    fn decode_into(&self, ordinal: u32, codes: ListCodes<'_>, code: &mut [u8], decoded: &mut [f32]) {
+        let list = self.list_of(ordinal);
+        let place = ordinal as usize - self.list(list).start;
+        self.codes.code_in(codes, place, code.len()).copy_to(code);
         self.quantizer.decode(code, decoded);
         let centroid = self.code_centroid(list);
         decoded.iter_mut().zip(centroid).for_each(|(value, &centre)| *value += centre);

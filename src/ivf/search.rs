@@ -480,9 +480,8 @@ impl IvfPqSearcher {
                 self.ordinals.clear();
                 self.ordinals.extend(scan.best().map(|candidate| candidate.ordinal));
                 for &ordinal in &self.ordinals {
-                    let list = index.list_of(ordinal);
-                    let codes = codes_of(index, &self.fetched_lists, list);
-                    index.decode_into(ordinal, list, codes, code, vector);
+                    let codes = codes_of(index, &self.fetched_lists, index.list_of(ordinal));
+                    index.decode_into(ordinal, codes, code, vector);
                     let distance = kernels().distance(index.metric, scan.query(), vector);
                     nearest.push(Neighbor::new(ordinal, distance));
                 }

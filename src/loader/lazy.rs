@@ -139,7 +139,7 @@ fn ranged_section(
     let malformed = |error: safetensors::SectionError| file.malformed(error);
     let length = safetensors::head_length(start, size).map_err(malformed)?;
     let head = if length > start.len() as u64 {
-        let longer = segment.read_ranges(&file_name, &[0..length])?.concat();
+        let longer = segment.read_ranges(&file_name, std::slice::from_ref(&(0..length)))?.concat();
         safetensors::decode_head(name, &longer, size)
     } else {
         safetensors::decode_head(name, start, size)

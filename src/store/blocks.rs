@@ -276,7 +276,7 @@ impl BlockReader {
         drop(state);
         let landing = Landing { reader: self.clone(), left: own };
         let own = landing.left.len();
-        let landing = landing.from_disk();
+        let landing = landing.land_kept_on_disk();
         // For another's blocks, or the store's.
         let waits = flights.len() > own || !landing.left.is_empty();
         let asked = landing.ask_store();
@@ -350,7 +350,7 @@ impl Drop for Landing {
 
 impl Landing {
     /// Lands what the disk has; what is damaged there is removed, and left.
-    fn from_disk(mut self) -> Self {
+    fn land_kept_on_disk(mut self) -> Self {
         let reader = self.reader.clone();
         let Some(disk) = &reader.disk else { return self };
         self.left.retain(|&id| {
