@@ -55,7 +55,8 @@ pub fn merge(parts: &[(&IvfPq, Option<&RowMask>)]) -> Result<(IvfPq, Vec<(u32, u
             let (part, row) = rows[place];
             let code = &mut codes[place * code_size..(place + 1) * code_size];
             let part = parts[part as usize].0;
-            part.read_code(row, list, part.list_codes(list), code);
+            let within = row as usize - part.list(list).start;
+            part.codes.code_in(part.list_codes(list), within, code_size).copy_to(code);
         }
     }
     let lists = Lists { offsets, order: (0..rows.len() as u32).collect() };
