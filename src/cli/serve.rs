@@ -58,11 +58,11 @@ pub struct ServeArgs {
     /// Share of queries to compare with exact search, for the recall in /metrics
     #[arg(long, value_name = "RATE", default_value_t = 0.0, value_parser = share)]
     shadow_sample: f64,
-    #[command(flatten)]
-    limits: LimitArgs,
     /// Print what happens as JSON, one object per line
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    limits: LimitArgs,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
