@@ -263,10 +263,10 @@ fn mutated_sections_that_are_published_do_not_panic() {
         let place = random.below(files.len());
         let (_, spoilt) = mutation(&files[place].1, subject, &mut random);
         files[place].1 = spoilt.into();
-        let root = tempfile::tempdir().unwrap();
-        let hostile = IndexStore::named(root.path().to_str().unwrap(), subject.name).unwrap();
+        let root = format!("memory://hostile/{number}");
+        let hostile = IndexStore::named(&root, subject.name).unwrap();
         hostile.publish(files, artifact.manifest().build.clone()).unwrap();
-        let opened = Index::open(root.path().join(subject.name).to_str().unwrap());
+        let opened = Index::open(&format!("{root}/{}", subject.name));
         match opened {
             Err(_) => refused += 1,
             Ok(index) => {
