@@ -19,7 +19,7 @@ use serde_json::Value;
 const ROWS: usize = 400_000;
 const DIM: usize = 96;
 /// Less than the vectors.
-const BUDGET: u64 = 128 << 20;
+const BUDGET: u64 = 140 << 20;
 
 struct Job {
     folder: tempfile::TempDir,

@@ -5,6 +5,7 @@ mod fixture;
 mod published;
 mod rows;
 mod served;
+mod workshop;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -18,6 +19,8 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, UInt32Type};
 use serde_json::{Value, json};
 
+use annvil::change::{Append, Delete, append, delete};
+use annvil::job::Progress;
 use served::http::{self, Message};
 use served::{DEADLINE, Served, Shelf, attributes, json, status};
 
@@ -112,6 +115,36 @@ fn an_answer_is_what_the_loader_finds_in_json_and_in_arrow() {
     );
     let ids = RowIds::from_array(batch.column_by_name("id").unwrap()).unwrap();
     assert_eq!(ids.get(0), index.hit(expected.of(0)[0]).id);
+}
+
+#[test]
+fn wherever_the_bytes_are_the_answers_are_the_same() {
+    for kind in ["hnsw", "ivf_pq"] {
+        let (shelf, vectors) = shelf(kind, Metric::Cosine);
+        let queries: Vec<&[f32]> = (0..5).map(|row| vectors.row(row * 31)).collect();
+        let bodies = [
+            json!({ "vectors": queries, "k": 5, "attributes": true, "filter": "\"metadata.page\" > 2" }),
+            json!({ "ids": [3, 77], "k": 4 }),
+        ];
+        let answers = |arguments: &[&str]| {
+            let served = start(&shelf, arguments);
+            let found =
+                bodies.each_ref().map(|body| json(&served.post(SEARCH, body.to_string()))["results"].clone());
+            let metrics = String::from_utf8(served.get("/metrics").body).unwrap();
+            let of = |line: &str| {
+                Some(
+                    line.strip_prefix("annvil_index_fetched_bytes{index=\"news\"} ")?.parse::<u64>().unwrap(),
+                )
+            };
+            (found, metrics.lines().find_map(of).unwrap())
+        };
+        let (expected, fetched) = answers(&[]);
+        assert!(expected[0][0]["hits"][0]["attributes"].is_object() && fetched == 0, "{expected:?}");
+        assert_eq!(answers(&["--residence", "mapped"]).0, expected, "{kind}");
+        let (found, fetched) = answers(&["--residence", "lazy", "--cache", "1MiB"]);
+        assert_eq!(found, expected, "{kind}");
+        assert!(fetched > 0);
+    }
 }
 
 #[test]
@@ -516,6 +549,64 @@ fn a_signal_lets_what_is_under_way_finish_and_nothing_else_begin() {
     let answer = Message::read(&mut BufReader::new(begun), false).unwrap().unwrap();
     assert_eq!(json(&answer)["results"][0]["hits"][0]["id"], json!(3));
     assert!(served.child.wait().unwrap().success());
+}
+
+/// For ids that are points' ids, and for ids that are not.
+#[test]
+fn rows_that_were_deleted_are_nowhere_and_rows_that_came_are_everywhere() {
+    for first in [0i64, -5] {
+        let workshop = workshop::Workshop::new();
+        let model = workshop::model_of(&rows::clustered(300, DIM, Metric::L2, 3), first..first + 300);
+        let (here, coming): (Vec<_>, Vec<_>) = model.iter().partition(|(id, _)| **id < 200);
+        let queries = workshop.parquet(here.iter().copied().take(20));
+        let index = workshop.build(&workshop.parquet(here), &queries, Metric::L2, "kind = \"flat\"");
+        let options = workshop::options(&index);
+        append(
+            &options,
+            &Append { from: vec![workshop.parquet(coming)], replace: false },
+            &Progress::silent(),
+        )
+        .unwrap();
+        let dead: Vec<i64> = vec![7, 150, 250];
+        let ids = dead.iter().map(|&id| RowId::Int(id)).collect();
+        delete(&options, &Delete::Ids(ids), &Progress::silent()).unwrap();
+
+        let served = Served::start(&[index.clone()], &[]);
+        let post = |route: &str, body: Value| {
+            json(&served.post(&format!("/collections/words/{route}"), body.to_string()))
+        };
+        assert_eq!(json(&served.get("/v1/indexes/words"))["rows"], 297);
+        assert_eq!(json(&served.get("/collections/words"))["result"]["points_count"], 297);
+        assert_eq!(post("points/count", json!({}))["result"]["count"], 297);
+        let page = post("points/scroll", json!({ "limit": 300, "with_payload": true }));
+        let points = page["result"]["points"].as_array().unwrap();
+        assert_eq!(points.len(), 297);
+        let open = Index::open(&index).unwrap();
+        let told = |id: i64| match first {
+            0 => id as u64,
+            _ => u64::from((0..300).find(|&row| open.ids().get(row) == RowId::Int(id)).unwrap()),
+        };
+        for &id in &dead {
+            let point = told(id);
+            assert!(points.iter().all(|found| found["id"] != point), "{id} is scrolled to");
+            assert_eq!(post("points", json!({ "ids": [point] }))["result"], json!([]), "{id} is retrieved");
+            assert_eq!(status(&served.get(&format!("/collections/words/points/{point}"))), 404);
+            let answer = served.post("/v1/indexes/words/search", json!({ "ids": [id], "k": 3 }).to_string());
+            assert_eq!(status(&answer), 404, "{id} is searched for");
+        }
+        let facets = post("facet", json!({ "key": "n", "limit": 1000, "exact": true }));
+        let counted: u64 = facets["result"]["hits"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|hit| hit["count"].as_u64().unwrap())
+            .sum();
+        assert_eq!(counted, 297);
+        let near = post("points/query", json!({ "query": told(270), "limit": 300 }));
+        let near = near["result"]["points"].as_array().unwrap();
+        assert_eq!(near.len(), 296, "all but itself");
+        assert!(dead.iter().all(|&id| near.iter().all(|found| found["id"] != told(id))));
+    }
 }
 
 #[test]

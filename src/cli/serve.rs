@@ -8,12 +8,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::{Value, json};
 
+use super::residence::ResidenceArgs;
 use super::{answer, json_line};
 use crate::error::Error;
-use crate::loader::{Check, OpenOptions, Residence};
 use crate::serve::{
     ApiKeys, Event, KEYS_VARIABLE, KeyError, Limits, ServeError, ServeOptions, Server, Source, Tls, TlsError,
 };
@@ -40,9 +40,8 @@ pub struct ServeArgs {
     /// Look for new versions every so many seconds, and move over between queries [default: never]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     watch: Option<Duration>,
-    /// Where the indexes' bytes live
-    #[arg(long, value_enum, default_value_t = Place::Resident)]
-    residence: Place,
+    #[command(flatten)]
+    residence: ResidenceArgs,
     /// Most bytes of memory for each open index; one that takes more is not opened [default: no limit]
     #[arg(long, value_name = "BYTES")]
     memory_limit: Option<u64>,
@@ -63,14 +62,6 @@ pub struct ServeArgs {
     json: bool,
     #[command(flatten)]
     limits: LimitArgs,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Place {
-    /// In memory, checked when opened
-    Resident,
-    /// In local files mapped into memory, checked when opened
-    Mmap,
 }
 
 #[derive(Debug, Args)]
@@ -189,29 +180,33 @@ pub(super) fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), Error> {
 }
 
 impl ServeArgs {
-    fn options(&self) -> Result<ServeOptions, ListenError> {
-        let mut open = OpenOptions::new().residence(match self.residence {
-            Place::Resident => Residence::Resident,
-            Place::Mmap => Residence::Mapped(Check::AtOpen),
-        });
+    fn options(&self) -> Result<ServeOptions, Error> {
+        // Answers carry attributes.
+        let mut open = self.residence.options()?.whole_attributes();
         if let Some(limit) = self.memory_limit {
             open = open.memory_limit_bytes(limit);
         }
-        let from_file = self.api_keys.as_deref().map(ApiKeys::read).transpose()?.unwrap_or_default();
-        let keys = from_file.and(ApiKeys::from_environment()?.unwrap_or_default());
-        let tls = match (&self.tls_cert, &self.tls_key) {
-            (Some(certificates), Some(key)) => Some(Tls::read(certificates, key)?),
-            _ => None,
-        };
         Ok(ServeOptions {
             indexes: self.indexes.clone(),
             open,
             watch: self.watch,
             shadow_rate: self.shadow_sample,
-            keys,
-            tls,
+            keys: self.keys().map_err(ListenError::from)?,
+            tls: self.tls().map_err(ListenError::from)?,
             limits: self.limits.limits(),
         })
+    }
+
+    fn keys(&self) -> Result<ApiKeys, KeyError> {
+        let from_file = self.api_keys.as_deref().map(ApiKeys::read).transpose()?.unwrap_or_default();
+        Ok(from_file.and(ApiKeys::from_environment()?.unwrap_or_default()))
+    }
+
+    fn tls(&self) -> Result<Option<Tls>, TlsError> {
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(certificates), Some(key)) => Tls::read(certificates, key).map(Some),
+            _ => Ok(None),
+        }
     }
 }
 

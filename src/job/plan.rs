@@ -35,9 +35,11 @@ pub enum PlanError {
     Scratch { folder: String, free: u64, needed: u64, is_optional: bool },
 }
 
-/// With a hundredth to spare, as a job file takes it.
+/// With something to spare, as a job file takes it: what a process takes before it begins differs by a few MiB from one run to
+/// the next, as the system has more or less of its code in memory already.
 fn with_room(bytes: u64) -> String {
-    format!("{}MiB", (bytes + bytes / 100).div_ceil(1 << 20))
+    const OF_A_RUN: u64 = 6 << 20;
+    format!("{}MiB", (bytes + bytes / 100 + OF_A_RUN).div_ceil(1 << 20))
 }
 
 /// What is known of a job before it runs.

@@ -87,7 +87,11 @@ pub(super) fn open(artifact: Artifact, options: &OpenOptions) -> Result<Index, L
     let family = assemble_ranged(&manifest.build.kind, &whole, &ranged)?;
     let opened = artifact.asked().then(stats_of_open(manifest, &ranged, attributes.is_some())?);
     check_family(manifest, artifact.only_segment()?, &*family)?;
-    let attributes = attributes.map_or(AttributeColumns::None, AttributeColumns::Ranged);
+    let attributes = match attributes {
+        Some(_) if options.whole_attributes => artifact.attributes()?.into(),
+        Some(columns) => AttributeColumns::Ranged(columns),
+        None => AttributeColumns::None,
+    };
     let rows = Rows::of_one(family, ids, attributes);
     let mut index = Index::of_rows(artifact, rows, options.filter_cache_bytes)?;
     index.lazy = Some(Lazy { reader, opened });

@@ -189,6 +189,11 @@ impl Index {
         self.live.as_deref()
     }
 
+    /// Whether a search can find a row.
+    pub fn is_live(&self, ordinal: u32) -> bool {
+        (ordinal as usize) < self.rows() && self.live.as_ref().is_none_or(|live| live.contains(ordinal))
+    }
+
     /// The ordinals of the rows that a search can find, ascending.
     pub fn live_ordinals(&self) -> Vec<u32> {
         self.live.as_ref().map_or_else(|| (0..self.rows() as u32).collect(), |live| live.iter().collect())
@@ -207,8 +212,9 @@ impl Index {
         &self.ids
     }
 
-    /// The attribute columns, a row per ordinal; also `None` where the index is lazy: see
-    /// [`attribute_schema`](Self::attribute_schema) and [`fetch_attributes`](Self::fetch_attributes).
+    /// The attribute columns, a row per ordinal; also `None` where the index is lazy and was not opened
+    /// [with them](OpenOptions::whole_attributes): see [`attribute_schema`](Self::attribute_schema) and
+    /// [`fetch_attributes`](Self::fetch_attributes).
     pub fn attributes(&self) -> Option<&RecordBatch> {
         match &self.attributes {
             AttributeColumns::Here(batch) => Some(batch),

@@ -26,6 +26,7 @@ pub struct OpenOptions {
     pub(super) filter_cache_bytes: usize,
     pub(super) cache_bytes: u64,
     pub(super) disk_cache: Option<(PathBuf, u64)>,
+    pub(super) whole_attributes: bool,
 }
 
 /// Where an open index's bytes live.
@@ -64,6 +65,7 @@ impl Default for OpenOptions {
             filter_cache_bytes: FILTER_CACHE_BYTES,
             cache_bytes: CACHE_BYTES,
             disk_cache: None,
+            whole_attributes: false,
         }
     }
 }
@@ -114,6 +116,13 @@ impl OpenOptions {
     #[must_use]
     pub fn disk_cache(mut self, folder: impl Into<PathBuf>, bytes: u64) -> Self {
         self.disk_cache = Some((folder.into(), bytes));
+        self
+    }
+
+    /// For [`Residence::Lazy`]: reads all attribute columns when the index is opened, so that [`Index::attributes`] has them.
+    #[must_use]
+    pub fn whole_attributes(mut self) -> Self {
+        self.whole_attributes = true;
         self
     }
 

@@ -251,10 +251,10 @@ impl<'a> Prepared<'a> {
                 unreachable!("a way is only taken where there is what it takes")
             }
         }
-        let fetched = searcher.fetched().and_then(|searched| {
-            let compared = exact.as_mut().map_or(Ok(FetchStats::default()), ExactSearcher::fetched)?;
-            Ok(searched.then(compared))
-        });
+        // Both are asked, whatever one says: a failure that stays would be told to the session's next query.
+        let (searched, compared) =
+            (searcher.fetched(), exact.as_mut().map_or(Ok(FetchStats::default()), ExactSearcher::fetched));
+        let fetched = searched.and_then(|searched| Ok(searched.then(compared?)));
         let is_answered = fetched.is_ok();
         clock.note(fetched);
         self.index.sessions.put_back(session);

@@ -26,6 +26,9 @@ pub(super) struct Metrics {
     connections: Gauge<i64, AtomicI64>,
     version: Family<Labels, Gauge<i64, AtomicI64>>,
     rows: Family<Labels, Gauge<i64, AtomicI64>>,
+    fetched_bytes: Family<Labels, Gauge<i64, AtomicI64>>,
+    fetch_requests: Family<Labels, Gauge<i64, AtomicI64>>,
+    cached_bytes: Family<Labels, Gauge<i64, AtomicI64>>,
     taken: Family<Labels, Counter>,
     refused: Family<Labels, Counter>,
     recall: Family<Labels, Histogram, fn() -> Histogram>,
@@ -60,6 +63,9 @@ impl Metrics {
             connections: Gauge::default(),
             version: Family::default(),
             rows: Family::default(),
+            fetched_bytes: Family::default(),
+            fetch_requests: Family::default(),
+            cached_bytes: Family::default(),
             taken: Family::default(),
             refused: Family::default(),
             recall: Family::new_with_constructor(recall),
@@ -76,6 +82,11 @@ impl Metrics {
         registry.register("connections", "Open connections", m.connections.clone());
         registry.register("index_version", "The version served", m.version.clone());
         registry.register("index_rows", "Rows of the version served", m.rows.clone());
+        let what = "Bytes that opening and searching the version served has fetched, where it is lazy";
+        registry.register("index_fetched_bytes", what, m.fetched_bytes.clone());
+        let what = "Requests to its store that took; what the cache had is not among them";
+        registry.register("index_fetch_requests", what, m.fetch_requests.clone());
+        registry.register("index_cached_bytes", "Bytes of its blocks in memory", m.cached_bytes.clone());
         registry.register("versions_taken", "Moves to a new version", m.taken.clone());
         registry.register("versions_refused", "New versions that were not taken", m.refused.clone());
         registry.register("shadow_recall", "Recall of sampled answers beside exact search", m.recall.clone());
@@ -122,10 +133,18 @@ impl Metrics {
 
     pub fn serves(&self, name: &str, index: &Index) {
         self.version.get_or_create(&of(name)).set(index.version() as i64);
-        self.rows.get_or_create(&of(name)).set(index.rows() as i64);
+        self.rows.get_or_create(&of(name)).set(index.live_rows() as i64);
         // So that they are there, as 0.
         drop(self.taken.get_or_create(&of(name)));
         drop(self.refused.get_or_create(&of(name)));
+    }
+
+    /// What a lazy index has cost so far.
+    pub fn fetched(&self, name: &str, index: &Index) {
+        let stats = index.fetched_at_open().then(index.fetched());
+        self.fetched_bytes.get_or_create(&of(name)).set(stats.bytes as i64);
+        self.fetch_requests.get_or_create(&of(name)).set(stats.requests as i64);
+        self.cached_bytes.get_or_create(&of(name)).set(index.cached_bytes() as i64);
     }
 
     pub fn took(&self, name: &str, index: &Index) {

@@ -91,7 +91,7 @@ impl Points {
         if self.are_ordinals {
             return match id {
                 PointId::Number(number) => {
-                    u32::try_from(*number).ok().filter(|&ordinal| (ordinal as usize) < index.rows())
+                    u32::try_from(*number).ok().filter(|&ordinal| index.is_live(ordinal))
                 }
                 PointId::Uuid(_) => None,
             };
@@ -110,7 +110,7 @@ impl Points {
 
     pub fn in_order(&self, index: &Index) -> &[u32] {
         self.in_order.get_or_init(|| {
-            let mut ordinals: Vec<u32> = (0..index.rows() as u32).collect();
+            let mut ordinals = index.live_ordinals();
             if !self.are_ordinals {
                 // UUIDs are in order as they are written.
                 ordinals.sort_by_cached_key(|&ordinal| self.id(index, ordinal));

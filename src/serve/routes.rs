@@ -107,6 +107,7 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    shared.indexes.iter().for_each(|hosted| shared.metrics.fetched(&hosted.name, &hosted.current()));
     let text = shared.metrics.text(shared.workers.waiting());
     response(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text)
 }

@@ -248,9 +248,13 @@ fn info(hosted: &Hosted, index: &Index) -> IndexInfo {
         kind: build.kind.clone(),
         metric: index.metric(),
         dim: index.dim(),
-        rows: index.rows(),
+        rows: index.live_rows(),
         id_type: index.ids().kind(),
-        sample_ids: (0..index.rows()).step_by(step).map(|row| index.ids().get(row as u32)).collect(),
+        sample_ids: (0..index.rows() as u32)
+            .step_by(step)
+            .filter(|&row| index.is_live(row))
+            .map(|row| index.ids().get(row))
+            .collect(),
         effort_name: index.effort_name(),
         keeps_vectors: index.rows() > 0 && index.vector(0).is_some(),
         attributes: fields
@@ -435,7 +439,7 @@ fn rows_of(index: &Index, ids: &[RowId]) -> Result<Rows, Fault> {
     for id in ids {
         let ordinal =
             index.ids().find(&typed(index, id)).ok_or_else(|| Fault::NoPoint { id: id.to_string() })?;
-        rows.values.extend(index.vector(ordinal).ok_or(QueryError::NoVectors)?);
+        rows.values.extend(index.fetch_vector(ordinal)?.ok_or(QueryError::NoVectors)?);
     }
     Ok(rows)
 }

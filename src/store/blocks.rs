@@ -95,6 +95,13 @@ impl Flight {
     }
 }
 
+/// What the failure of a request that another reader made means to one who waits for it as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Joined {
+    MayBeAskedAgain,
+    Counts,
+}
+
 /// A store's error that several readers were told.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
@@ -215,7 +222,7 @@ impl BlockReader {
         }
         wanted.sort_unstable();
         wanted.dedup();
-        let blocks = self.blocks(&wanted, fetching)?;
+        let blocks = self.blocks(&wanted, fetching, Joined::MayBeAskedAgain)?;
         let block = |id: BlockId| &blocks[wanted.binary_search(&id).expect("every block was asked for")];
         let part = |(file, range): &(usize, Range<u64>)| {
             let mut numbers = blocks_of(range);
@@ -257,6 +264,7 @@ impl BlockReader {
         self: &Arc<Self>,
         wanted: &[BlockId],
         fetching: &mut Fetching,
+        joined: Joined,
     ) -> Result<Vec<Bytes>, FetchError> {
         let mut blocks: Vec<Option<Bytes>> = vec![None; wanted.len()];
         let mut flights: Vec<(usize, Arc<Flight>)> = Vec::new();
@@ -274,19 +282,36 @@ impl BlockReader {
             flights.push((place, flight.clone()));
         }
         drop(state);
+        let is_own = |id: &BlockId| own.binary_search(id).is_ok();
+        let others: Vec<usize> =
+            flights.iter().map(|&(place, _)| place).filter(|&place| !is_own(&wanted[place])).collect();
         let landing = Landing { reader: self.clone(), left: own };
-        let own = landing.left.len();
         let landing = landing.land_kept_on_disk();
         // For another's blocks, or the store's.
-        let waits = flights.len() > own || !landing.left.is_empty();
+        let waits = !others.is_empty() || !landing.left.is_empty();
         let asked = landing.ask_store();
         fetching.stats = fetching.stats.then(asked);
         fetching.stats.round_trips += u64::from(waits);
         let mut state = self.lock();
         state.stats = state.stats.then(FetchStats { round_trips: u64::from(waits), ..asked });
         drop(state);
+        let mut failed = Vec::new();
         for (place, flight) in flights {
-            blocks[place] = Some(flight.wait(fetching.end)?);
+            match flight.wait(fetching.end) {
+                Ok(bytes) => blocks[place] = Some(bytes),
+                // Another's request, which may have failed before this one was made.
+                Err(FetchError::Store(_))
+                    if joined == Joined::MayBeAskedAgain && others.binary_search(&place).is_ok() =>
+                {
+                    failed.push(place);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if !failed.is_empty() {
+            let ids: Vec<BlockId> = failed.iter().map(|&place| wanted[place]).collect();
+            let again = self.blocks(&ids, fetching, Joined::Counts)?;
+            failed.into_iter().zip(again).for_each(|(place, bytes)| blocks[place] = Some(bytes));
         }
         Ok(blocks.into_iter().flatten().collect())
     }

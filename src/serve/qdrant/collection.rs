@@ -41,8 +41,8 @@ pub(super) fn describe(call: &Call) -> Result<Reply, Fault> {
     let result = json!({
         "status": "green",
         "optimizer_status": "ok",
-        "points_count": index.rows(),
-        "indexed_vectors_count": index.rows(),
+        "points_count": index.live_rows(),
+        "indexed_vectors_count": index.live_rows(),
         "segments_count": index.manifest().segments.len(),
         "config": {
             "params": {
@@ -60,7 +60,7 @@ pub(super) fn describe(call: &Call) -> Result<Reply, Fault> {
                 "flush_interval_sec": 0,
             },
         },
-        "payload_schema": index.attributes().map_or_else(Map::new, |batch| schema(batch.schema_ref(), index.rows())),
+        "payload_schema": index.attributes().map_or_else(Map::new, |batch| schema(batch.schema_ref(), index.live_rows())),
     });
     asked.reply(result, &call.shared.limits)
 }

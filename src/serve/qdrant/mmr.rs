@@ -34,7 +34,7 @@ impl Mmr {
             let (got, allowed) = (diversity.to_string(), "0 to 1".into());
             return Err(Fault::Value { what: "the diversity", got, allowed });
         }
-        let vector = |found: &Match| index.vector(found.ordinal).ok_or(QueryError::NoVectors);
+        let vector = |found: &Match| index.fetch_vector(found.ordinal)?.ok_or(QueryError::NoVectors);
         let vectors = found.iter().map(vector).collect::<Result<Vec<_>, _>>()?;
         let metric = index.metric();
         let relevance = |place: usize| similarity(metric, found[place].distance);

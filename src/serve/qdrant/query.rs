@@ -176,7 +176,7 @@ impl Target {
             Target::Point(id) => {
                 let missing = || Fault::NoPoint { id: id.to_string() };
                 let ordinal = points.ordinal(index, id).ok_or_else(missing)?;
-                let vector = index.vector(ordinal).ok_or(QueryError::NoVectors)?;
+                let vector = index.fetch_vector(ordinal)?.ok_or(QueryError::NoVectors)?;
                 Ok((vector, query.exclude([index.ids().get(ordinal)])))
             }
         }

@@ -130,7 +130,7 @@ pub(super) fn count(call: &Call) -> Result<Reply, Fault> {
     let limits = &call.shared.limits;
     let count = match parsed(request.filter.as_ref(), &asked, limits)? {
         Some(filter) => asked.index.mask(&filter)?.count(),
-        None => asked.index.rows(),
+        None => asked.index.live_rows(),
     };
     asked.reply(json!({ "count": count }), limits)
 }
