@@ -138,9 +138,13 @@ pub fn ask(port: u16, request: &Message) -> Result<Message> {
     head.truncate(head.len() - 2);
     head.extend_from_slice(b"Connection: close\r\n\r\n");
     stream.write_all(&head)?;
-    stream.write_all(&request.body)?;
+    // A server may answer before it has read all, and close; what it said is there to be read.
+    let written = stream.write_all(&request.body);
     let answer = Message::read(&mut BufReader::new(stream), request.method() == "HEAD")?;
-    answer.ok_or_else(|| std::io::Error::other("no answer"))
+    match answer {
+        Some(answer) => Ok(answer),
+        None => Err(written.err().unwrap_or_else(|| std::io::Error::other("no answer"))),
+    }
 }
 
 pub fn request(method: &str, target: &str) -> Message {
