@@ -18,6 +18,7 @@ mod diff;
 mod doctor;
 mod gc;
 mod headless;
+mod import;
 mod inspect;
 mod interrupt;
 mod measure;
@@ -70,6 +71,7 @@ struct Cli {
 enum Command {
     Build(build::BuildArgs),
     Plan(plan::PlanArgs),
+    Import(Box<import::ImportArgs>),
     Check(check::CheckArgs),
     Search(search::SearchArgs),
     #[cfg(feature = "serve")]
@@ -102,6 +104,7 @@ pub fn main() -> ExitCode {
     let outcome = match &command {
         Command::Build(args) => build::run(args, out),
         Command::Plan(args) => plan::run(args, out),
+        Command::Import(args) => import::run(args, out),
         Command::Check(args) => check::run(args, out),
         Command::Search(args) => search::run(args, out),
         #[cfg(feature = "serve")]
