@@ -158,7 +158,11 @@ impl ImportArgs {
             uris: self.source.clone(),
             vector_column: self.vector.clone(),
             id_column: self.id.clone(),
-            attribute_columns: self.attributes.clone().unwrap_or_else(|| vec![ALL_COLUMNS.into()]),
+            attribute_columns: match &self.attributes {
+                // `--attributes=` is none.
+                Some(names) => names.iter().filter(|name| !name.is_empty()).cloned().collect(),
+                None => vec![ALL_COLUMNS.into()],
+            },
             predicate: self.predicate.clone(),
             on_bad_row: if self.on_bad_row == BadRows::Skip { OnBadRow::Skip } else { OnBadRow::Fail },
             foreign: ForeignOptions {

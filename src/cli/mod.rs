@@ -21,6 +21,7 @@ mod headless;
 mod import;
 mod inspect;
 mod interrupt;
+mod list;
 mod measure;
 mod plan;
 mod query_file;
@@ -74,6 +75,7 @@ enum Command {
     Import(Box<import::ImportArgs>),
     Check(check::CheckArgs),
     Search(search::SearchArgs),
+    List(list::ListArgs),
     #[cfg(feature = "serve")]
     Serve(Box<serve::ServeArgs>),
     Measure(measure::MeasureArgs),
@@ -107,6 +109,7 @@ pub fn main() -> ExitCode {
         Command::Import(args) => import::run(args, out),
         Command::Check(args) => check::run(args, out),
         Command::Search(args) => search::run(args, out),
+        Command::List(args) => list::run(args, out),
         #[cfg(feature = "serve")]
         Command::Serve(args) => serve::run(args, out),
         Command::Measure(args) => measure::run(args, out),

@@ -41,8 +41,13 @@ impl Command {
             loop {
                 let mut line = Vec::new();
                 let read = (&mut lines).take(MAX_ANSWER_BYTES).read_until(b'\n', &mut line);
-                let is_over = !matches!(read, Ok(bytes) if bytes > 0);
-                if is_over && read.is_ok() || sender.send(read.map(|_| line)).is_err() || is_over {
+                let answer = match read {
+                    Ok(0) => return,
+                    Ok(_) => Ok(line),
+                    Err(error) => Err(error),
+                };
+                let is_over = answer.is_err();
+                if sender.send(answer).is_err() || is_over {
                     return;
                 }
             }

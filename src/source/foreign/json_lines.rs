@@ -42,6 +42,9 @@ pub(super) fn read(
         }
         Ok(())
     })?;
+    if kinds.is_empty() {
+        return Err(ForeignError::NoRows { uri: uri.into() });
+    }
     let vector = wanted.text.is_none().then_some(wanted.vector.as_str());
     let names = match wanted.columns() {
         Some(names) => names,

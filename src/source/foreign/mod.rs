@@ -74,6 +74,13 @@ pub struct ForeignOptions {
     pub folder: Option<PathBuf>,
 }
 
+impl ForeignOptions {
+    /// Queries are files of vectors, or of text that is embedded as the rows are.
+    pub fn of_queries(&self) -> Self {
+        Self { embed: self.embed.clone(), ..Self::default() }
+    }
+}
+
 /// The columns that are asked for.
 #[derive(Debug, Clone)]
 pub(super) struct Wanted {
@@ -159,8 +166,9 @@ pub(super) fn stage(
         (None, None) => std::env::temp_dir(),
     };
     let path = new_file(&folder, ".parquet")?;
-    let embedding =
-        options.embed.as_ref().map(|embed| Embedding::start(embed, &spec.vector_column)).transpose()?;
+    // A file of vectors has no text.
+    let embed = options.embed.as_ref().filter(|_| kind != Kind::VectorFile);
+    let embedding = embed.map(|embed| Embedding::start(embed, &spec.vector_column)).transpose()?;
     let mut stage = Stage { writer: ParquetRows::staged(&path), embedding, watch, rows: 0, bytes: 0 };
     match kind {
         #[cfg(feature = "postgres")]
