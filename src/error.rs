@@ -227,6 +227,7 @@ mod of_builds {
             match error {
                 SourceError::Cancelled => Error::Cancelled,
                 SourceError::Location(error) => error.into(),
+                SourceError::Foreign(ref cause) if cause.is_remote() => Error::Store(Box::new(error)),
                 SourceError::Arrow(_)
                 | SourceError::Parquet(_)
                 | SourceError::Summary { .. }

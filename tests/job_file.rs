@@ -532,6 +532,15 @@ fn every_allowed_key_is_read() {
             let (text, path) = match table {
                 "the top level" => (format!("{key} = 2026-01-01\n"), (*key).to_string()),
                 "`[source]`" => (format!("[source]\n{key} = 2026-01-01\n"), format!("source.{key}")),
+                "`[source.embed]`" => {
+                    let kind = match *key {
+                        "kind" => "",
+                        "command" => "kind = \"command\"",
+                        "url" | "credential" => "kind = \"http\"",
+                        _ => "kind = \"hashed\"",
+                    };
+                    (format!("[source.embed]\n{kind}\n{key} = 2026-01-01\n"), format!("source.embed.{key}"))
+                }
                 "`[queries]`" if *key == "vector" => {
                     ("[queries]\nuri = \"q\"\nvector = 2026-01-01\n".into(), "queries.vector".into())
                 }

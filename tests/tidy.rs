@@ -36,6 +36,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("polars_arrow", &["source"]),
     ("parquet", &["source", "dataset", "report/measurements"]),
     ("hdf5_pure", &["source"]),
+    ("tokio_postgres", &["source/foreign"]),
+    ("tempfile", &["source"]),
     ("minijinja", &["report/page"]),
     ("object_store", &["store"]),
     ("memmap2", &["artifact", "store"]),

@@ -107,6 +107,7 @@ pub(super) fn source_spec(job: &JobSpec, manifest: &Manifest, from: &[String]) -
         dim: Some(manifest.build.dim as usize),
         metric: manifest.build.metric,
         store: job.store.clone(),
+        foreign: job.source.foreign.clone(),
     }
 }
 

@@ -70,7 +70,7 @@ impl Base {
 }
 
 /// The job that a manifest tells.
-pub(super) fn job_of(manifest: &Manifest) -> Result<JobSpec, Error> {
+pub(crate) fn job_of(manifest: &Manifest) -> Result<JobSpec, Error> {
     let (index, version) = (manifest.index_name.clone(), manifest.version);
     if !manifest.build.job.is_object() {
         return Err(ChangeError::NoJob { index, version }.into());
@@ -113,6 +113,7 @@ fn read_queries(job: &JobSpec, manifest: &Manifest) -> Result<VectorBuf, Error> 
         uris: uri.iter().map(|uri| uri.resolved().to_string()).collect(),
         dim: Some(manifest.build.dim as usize),
         store: job.store.clone(),
+        foreign: job.source.foreign.of_queries(),
         ..SourceSpec::new("", vector, manifest.build.metric)
     };
     Ok(Source::open(from, runtime()?)?.read_all(&|_, _| ControlFlow::Continue(()))?.vectors)

@@ -24,6 +24,8 @@ mod summary;
 mod sync;
 
 pub use append::{Append, append};
+#[cfg(feature = "cli")]
+pub(crate) use base::job_of;
 pub use compact::{Compact, compact};
 pub use compare::{Compare, Consistency, Differing, RowSource, compare};
 pub use delete::{Delete, delete};

@@ -18,8 +18,10 @@ mod diff;
 mod doctor;
 mod gc;
 mod headless;
+mod import;
 mod inspect;
 mod interrupt;
+mod list;
 mod measure;
 mod plan;
 mod query_file;
@@ -70,8 +72,10 @@ struct Cli {
 enum Command {
     Build(build::BuildArgs),
     Plan(plan::PlanArgs),
+    Import(Box<import::ImportArgs>),
     Check(check::CheckArgs),
     Search(search::SearchArgs),
+    List(list::ListArgs),
     #[cfg(feature = "serve")]
     Serve(Box<serve::ServeArgs>),
     Measure(measure::MeasureArgs),
@@ -102,8 +106,10 @@ pub fn main() -> ExitCode {
     let outcome = match &command {
         Command::Build(args) => build::run(args, out),
         Command::Plan(args) => plan::run(args, out),
+        Command::Import(args) => import::run(args, out),
         Command::Check(args) => check::run(args, out),
         Command::Search(args) => search::run(args, out),
+        Command::List(args) => list::run(args, out),
         #[cfg(feature = "serve")]
         Command::Serve(args) => serve::run(args, out),
         Command::Measure(args) => measure::run(args, out),

@@ -15,9 +15,11 @@ use super::residence::{Fetched, ResidenceArgs};
 use super::table::{Align, Table, cell};
 use super::{QueryFile, QueryFileError, answer, json_line};
 use crate::artifact::Manifest;
+use crate::change;
 use crate::error::Error;
 use crate::job::quantity::{count, duration};
 use crate::loader::{Answers, Effort, Filter, Hit, Index, Prepared, Query, SearchOptions, Way, json_value};
+use crate::source::embed::EmbedError;
 use crate::source::{QuerySpec, read_queries};
 use crate::store::runtime;
 use crate::vectors::{Metric, RowId, RowIdError, VectorBuf};
@@ -28,7 +30,7 @@ const MAX_K: u32 = 10_000;
 /// Search a published index.
 #[derive(Debug, Args)]
 #[command(
-    group = ArgGroup::new("query").required(true).args(["like", "vector"]),
+    group = ArgGroup::new("query").required(true).args(["like", "vector", "text"]),
     group = ArgGroup::new("how_hard").args(["effort", "recall", "exact"]),
     after_help = "\
 Examples:
@@ -36,6 +38,7 @@ Examples:
   annvil search out/glove10k-hnsw --like 590 --column rank --recall 0.99
   annvil search out/glove10k-hnsw --like river --where \"rank < 2000 AND word_len > 4\"
   annvil search out/glove10k-hnsw --vector query.json --json
+  annvil search out/knowledge --text \"capital of France\" --id-prefix mind:fact:
   annvil search s3://bucket/indexes/news --vector query.json --residence lazy --cache 1GiB
   python embed.py | annvil search out/glove10k-hnsw --vector -"
 )]
@@ -52,6 +55,9 @@ pub struct SearchArgs {
     /// Search with the vectors of a file, `-` for stdin: JSON, numbers as text, .npy, Parquet
     #[arg(long, value_name = "FILE")]
     vector: Option<PathBuf>,
+    /// Search with the vector that the index's job makes of a text: the job's source has an embedder
+    #[arg(long, value_name = "TEXT")]
+    text: Option<String>,
     /// The vector column of a Parquet file [default: the one that the index's queries or rows came from]
     #[arg(long, value_name = "NAME", conflicts_with = "like")]
     vector_column: Option<String>,
@@ -116,6 +122,10 @@ enum SearchError {
         "--like takes a row's vector, and the index keeps none (refine = \"none\"): use --vector instead"
     )]
     NoVectors,
+    #[error("--text needs an embedder, and the index's job has none: its source has no `embed`")]
+    NoEmbedder,
+    #[error(transparent)]
+    Embed(#[from] EmbedError),
     #[error("--exclude: {0}")]
     Exclude(#[from] RowIdError),
     #[error(
@@ -206,6 +216,10 @@ pub(super) fn run(args: &SearchArgs, out: &mut dyn Write) -> Result<(), Error> {
     let index = options.open(&args.index)?;
     let question = match file {
         Some(file) => Question { queries: args.vectors(file, &index)?, like: None },
+        None if args.text.is_some() => {
+            let queries = embedded(args.text.as_deref().unwrap_or_default(), index.manifest())?;
+            Question { queries, like: None }
+        }
         None => args.row_like(args.like.as_deref().unwrap_or_default(), &index)?,
     };
     let found = args.search(&index, &question)?;
@@ -318,6 +332,24 @@ impl SearchArgs {
         let compared_one_by_one = matches!(prepared.way(), Way::Exact { .. });
         is_filtered.then(|| Allowed { rows: prepared.allowed_rows(), compared_one_by_one })
     }
+}
+
+/// The vector of a text, by the embedder that made the rows'.
+fn embedded(text: &str, manifest: &Manifest) -> Result<VectorBuf, Error> {
+    let embed = change::job_of(manifest)?.source.foreign.embed.ok_or(SearchError::NoEmbedder)?;
+    let timeout = Duration::from_secs(embed.timeout_s);
+    let mut embedder = embed.kind.start(timeout).map_err(SearchError::from)?;
+    let vectors = embedder.embed(&[text]).map_err(SearchError::from)?;
+    let [vector] = <[Vec<f32>; 1]>::try_from(vectors).map_err(|vectors| {
+        let what = format!("expected 1 vector, got {}", vectors.len());
+        SearchError::Embed(EmbedError::Answer { embedder: embedder.name(), what })
+    })?;
+    if vector.is_empty() {
+        let what = "expected a vector, got one of no values".into();
+        return Err(SearchError::Embed(EmbedError::Answer { embedder: embedder.name(), what }).into());
+    }
+    let dim = vector.len();
+    Ok(VectorBuf::new(vector, dim))
 }
 
 /// The vector column of the queries that the index was certified with, else of its rows.

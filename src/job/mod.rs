@@ -6,6 +6,7 @@ mod check;
 mod diagnostics;
 mod estimate;
 mod forecast;
+mod foreign;
 mod forge;
 mod ledger;
 mod origin;

@@ -8,6 +8,7 @@ use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Diagnostic, Diagnostics, SourceText};
+use super::foreign;
 use super::read::{Entry, Reader, Table, allowed_bytes, first_repeated, found, item_of, printable};
 use super::schema;
 use super::spec::{
@@ -17,6 +18,7 @@ use super::spec::{
 use super::uri::{self, Uri};
 use crate::hnsw::Code;
 use crate::ivf::{Loss, Rotate};
+use crate::source::{FOREIGN_SCHEMES, uri_problem};
 use crate::store::{Encryption, READ_ONLY_SCHEMES, SCHEMES, Secret, StoreOptions};
 use crate::vectors::Metric;
 
@@ -264,7 +266,7 @@ fn name(reader: &mut Reader, entry: Option<Entry<'_>>) -> Option<(String, Range<
 fn source(reader: &mut Reader, mut table: Table<'_>, folder: &Path) -> Option<SourceSpec> {
     let table_ref = &mut table;
     let uri = reader.require(table_ref, "uri", URI_ALLOWED);
-    let uri = uris(reader, uri, folder);
+    let uri = uris(reader, uri, folder, FOREIGN_SCHEMES);
     let vector = reader.require(table_ref, "vector", COLUMN_ALLOWED);
     let vector = reader.string(vector, COLUMN_ALLOWED);
     let id = reader.take(table_ref, "id");
@@ -296,13 +298,14 @@ fn source(reader: &mut Reader, mut table: Table<'_>, folder: &Path) -> Option<So
         Some("skip") => OnBadRow::Skip,
         _ => OnBadRow::Fail,
     };
+    let foreign = foreign::options(reader, table_ref);
     reader.finish(table);
     let attributes = attributes.into_iter().map(|(text, _)| text).collect();
-    Some(SourceSpec { uri, vector: vector?, id, attributes, predicate, on_bad_row })
+    Some(SourceSpec { uri, vector: vector?, id, attributes, predicate, on_bad_row, foreign })
 }
 
-/// One or more inputs.
-fn uris(reader: &mut Reader, entry: Option<Entry<'_>>, folder: &Path) -> Vec<Uri> {
+/// One or more inputs; `others` are schemes beside those of stores.
+fn uris(reader: &mut Reader, entry: Option<Entry<'_>>, folder: &Path, others: &[&str]) -> Vec<Uri> {
     let Some(entry) = entry else { return Vec::new() };
     let (path, span) = (entry.path.clone(), entry.span.clone());
     if matches!(&entry.value, DeValue::Array(items) if items.is_empty()) {
@@ -315,7 +318,11 @@ fn uris(reader: &mut Reader, entry: Option<Entry<'_>>, folder: &Path) -> Vec<Uri
         reader.problem(&path, span, message);
     }
     for (text, span) in &written {
-        if let Some(message) = scheme_problem(text, |_| true) {
+        let is_other = uri::scheme(text).is_some_and(|scheme| others.contains(&scheme));
+        if let Some(message) = scheme_problem(text, |_| true).filter(|_| !is_other) {
+            reader.problem(&path, span, message);
+        }
+        if let Some(message) = uri_problem(text) {
             reader.problem(&path, span, message);
         }
     }
@@ -370,7 +377,7 @@ fn queries(
     let sample = reader.take(&mut table, "sample");
     let queries = match (uri, sample) {
         (Some(uri), None) => {
-            let uri = uris(reader, Some(uri), folder);
+            let uri = uris(reader, Some(uri), folder, &[]);
             let vector = match vector {
                 Some(vector) => reader.string(Some(vector), COLUMN_ALLOWED),
                 None => source_vector.map(Into::into),
@@ -471,7 +478,7 @@ fn store(reader: &mut Reader, mut table: Table<'_>) -> StoreOptions {
 }
 
 /// Never what stands there: a message is no place for it either.
-fn secret(reader: &mut Reader, entry: Option<Entry<'_>>) -> Option<Secret> {
+pub(super) fn secret(reader: &mut Reader, entry: Option<Entry<'_>>) -> Option<Secret> {
     let entry = entry?;
     let secret = match &entry.value {
         DeValue::String(text) => text.parse().ok(),

@@ -186,6 +186,7 @@ impl Job<'_> {
                 let from = crate::source::SourceSpec {
                     uris: super::run::resolved(uri),
                     store: self.spec.store.clone(),
+                    foreign: self.spec.source.foreign.of_queries(),
                     ..crate::source::SourceSpec::new("", vector, self.spec.metric())
                 };
                 (Source::open(from, runtime()?)?.rows_upper_bound(), 0)

@@ -69,6 +69,7 @@ impl Job<'_> {
                 dim: None,
                 metric: self.spec.metric(),
                 store: self.spec.store.clone(),
+                foreign: from.foreign.clone(),
             },
             runtime()?,
         )?;
@@ -130,6 +131,7 @@ impl Job<'_> {
             "on_bad_row": from.on_bad_row,
             "is_normalised": self.spec.metric() == Metric::Cosine,
             "sample": sample,
+            "foreign": from.foreign,
         });
         Key::of(STAGE, &made)
     }

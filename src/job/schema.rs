@@ -27,8 +27,25 @@ pub(super) static JOB: Schema = Schema {
         "index",
     ],
 };
-pub(super) static SOURCE: Schema =
-    Schema { table: "`[source]`", keys: &["uri", "vector", "id", "attributes", "where", "on_bad_row"] };
+pub(super) static SOURCE: Schema = Schema {
+    table: "`[source]`",
+    keys: &[
+        "uri",
+        "vector",
+        "id",
+        "attributes",
+        "where",
+        "on_bad_row",
+        "table",
+        "query",
+        "credential",
+        "embed",
+    ],
+};
+pub(super) static EMBED: Schema = Schema {
+    table: "`[source.embed]`",
+    keys: &["kind", "text", "buckets", "command", "url", "credential", "batch", "timeout_s"],
+};
 pub(super) static QUERIES: Schema = Schema { table: "`[queries]`", keys: &["uri", "vector", "sample"] };
 pub(super) static OUTPUT: Schema = Schema { table: "`[output]`", keys: &["uri"] };
 pub(super) static STORE: Schema = Schema {
@@ -102,8 +119,8 @@ pub(super) static TARGET: Schema = Schema { table: "`target`", keys: &["k", "rec
 pub(super) static EXPERT: Schema =
     Schema { table: "`expert`", keys: &["c_max", "fanout", "leaf_k", "l_max", "alpha", "memory_budget"] };
 
-pub(super) static ALL: [&Schema; 11] =
-    [&JOB, &SOURCE, &QUERIES, &OUTPUT, &STORE, &FLAT, &IVF_PQ, &HNSW, &GATE, &TARGET, &EXPERT];
+pub(super) static ALL: [&Schema; 12] =
+    [&JOB, &SOURCE, &EMBED, &QUERIES, &OUTPUT, &STORE, &FLAT, &IVF_PQ, &HNSW, &GATE, &TARGET, &EXPERT];
 
 /// What other tools call a key or a value of ours.
 const ALIASES: &[(&str, &str)] = &[

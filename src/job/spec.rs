@@ -7,6 +7,7 @@ use super::origin::Origin;
 use super::uri::Uri;
 use crate::hnsw::Code;
 use crate::ivf::{Loss, Rotate};
+use crate::source::ForeignOptions;
 use crate::store::StoreOptions;
 use crate::vectors::Metric;
 
@@ -97,6 +98,9 @@ pub struct SourceSpec {
     pub predicate: Option<String>,
     /// Default `fail`.
     pub on_bad_row: OnBadRow,
+    /// `table`, `query`, `credential` and `embed`: for rows that are not in Parquet.
+    #[serde(flatten)]
+    pub foreign: ForeignOptions,
 }
 
 /// What becomes of a row that cannot be indexed: a null, NaN, infinite, wrong-length or (cosine) zero vector, a null

@@ -53,6 +53,7 @@ impl Job<'_> {
             uris: resolved(uri),
             dim: Some(dim),
             store: self.spec.store.clone(),
+            foreign: self.spec.source.foreign.of_queries(),
             ..source::SourceSpec::new("", vector, self.spec.metric())
         };
         let source = Source::open(from, runtime()?)?;

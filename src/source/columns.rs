@@ -271,6 +271,14 @@ pub(super) fn canonical_id(data_type: &DataType) -> Option<DataType> {
     }
 }
 
+/// The columns that can be attributes, but for those of another role.
+pub(super) fn all_attributes(spec: &SourceSpec, schema: &Schema) -> Vec<String> {
+    let fields = schema.fields().iter();
+    let can_be = fields.filter(|field| canonical_attribute(field.data_type()).is_some());
+    let names = can_be.map(|field| field.name().clone());
+    names.filter(|name| *name != spec.vector_column && spec.id_column.as_ref() != Some(name)).collect()
+}
+
 fn canonical_attribute(data_type: &DataType) -> Option<DataType> {
     match data_type {
         data_type if data_type.is_integer() => Some(data_type.clone()),

@@ -1,5 +1,8 @@
 use crate::store::LocationError;
 
+use super::embed::EmbedError;
+use super::foreign::ForeignError;
+
 use super::validate::BadRow;
 
 /// Everything that can be wrong with a source, each with what was found instead of what was expected.
@@ -7,6 +10,9 @@ use super::validate::BadRow;
 pub enum SourceError {
     #[error(transparent)]
     Location(#[from] LocationError),
+    /// Rows that are not in Parquet.
+    #[error(transparent)]
+    Foreign(Box<ForeignError>),
     #[error("`{pattern}` is no valid pattern: {what}")]
     Pattern { pattern: String, what: String },
     #[error("no file matches `{uri}`: {found}")]
@@ -75,3 +81,18 @@ pub enum SourceError {
 }
 
 pub type Result<T, E = SourceError> = std::result::Result<T, E>;
+
+impl From<ForeignError> for SourceError {
+    fn from(error: ForeignError) -> Self {
+        match error {
+            ForeignError::Cancelled => Self::Cancelled,
+            error => Self::Foreign(Box::new(error)),
+        }
+    }
+}
+
+impl From<EmbedError> for SourceError {
+    fn from(error: EmbedError) -> Self {
+        ForeignError::from(error).into()
+    }
+}

@@ -16,8 +16,11 @@
 mod columns;
 mod dataset;
 mod digest;
+pub mod embed;
 mod error;
 mod files;
+mod foreign;
+mod import;
 #[cfg(feature = "polars")]
 mod polars_bridge;
 mod predicate;
@@ -47,6 +50,7 @@ use crate::vectors::{Metric, VectorBuf};
 
 use columns::{Columns, record_batch};
 use dataset::Gathering;
+use foreign::{Staged, Wanted};
 use predicate::Predicate;
 use rejects::Rejects;
 use row_ids::SeenIds;
@@ -55,6 +59,8 @@ use validate::VectorColumn;
 
 pub use dataset::{Dataset, HoldOut, RowCounts};
 pub use error::{Result, SourceError};
+pub use foreign::{ALL_COLUMNS, FOREIGN_SCHEMES, ForeignError, ForeignOptions, Watch, uri_problem};
+pub use import::{Imported, import};
 pub use queries::{GroundTruth, QuerySpec, read_ground_truth, read_queries};
 pub use rejects::write_rejects;
 pub use size::{IdWidth, SourceSize};
@@ -93,7 +99,7 @@ pub struct SourceSpec {
     pub vector_column: String,
     /// Default: a row's number over the concatenation of all files, from 0, counted before filtering.
     pub id_column: Option<String>,
-    /// Kept with the rows.
+    /// Kept with the rows. [`ALL_COLUMNS`] alone: whatever the first file has that can be kept.
     pub attribute_columns: Vec<String>,
     /// An SQL expression; rows for which it is not true are filtered out. It may name columns that are not kept.
     pub predicate: Option<String>,
@@ -103,6 +109,8 @@ pub struct SourceSpec {
     pub metric: Metric,
     /// How to reach the stores of `uris`.
     pub store: StoreOptions,
+    /// For `uris` that are not Parquet.
+    pub foreign: ForeignOptions,
 }
 
 impl SourceSpec {
@@ -118,7 +126,13 @@ impl SourceSpec {
             dim: None,
             metric,
             store: StoreOptions::default(),
+            foreign: ForeignOptions::default(),
         }
+    }
+
+    /// Whether anything has to be staged before it can be opened.
+    pub fn is_foreign(&self) -> bool {
+        self.uris.iter().any(|uri| foreign::kind(uri, &self.foreign).is_some())
     }
 }
 
@@ -139,17 +153,27 @@ pub struct Source {
     files: Arc<Vec<ParquetFile>>,
     inputs: Vec<InputFile>,
     runtime: Handle,
+    /// Files that go when nobody reads them any more.
+    _staged: Vec<Staged>,
 }
 
 impl Source {
     /// Blocks on the runtime, which must be a multi-threaded one with timers and network; so this, and everything after it, must not be
     /// called from asynchronous code.
     pub fn open(spec: SourceSpec, runtime: &Handle) -> Result<Source> {
+        Self::open_watched(spec, runtime, &|_, _| ControlFlow::Continue(()))
+    }
+
+    /// [`Source::open`], which reads what is not Parquet to its end: `watch` is told rows and bytes of it, and may end it
+    /// ([`SourceError::Cancelled`]).
+    pub fn open_watched(mut spec: SourceSpec, runtime: &Handle, watch: Watch<'_>) -> Result<Source> {
         let mut predicate = spec.predicate.as_deref().map(Predicate::parse).transpose()?;
-        let files =
-            runtime.block_on(async { scan::open(files::resolve(&spec.uris, &spec.store).await?).await })?;
-        let first = files.first().expect("resolve names at least one file");
         let named = predicate.as_ref().map_or(&[][..], Predicate::columns);
+        let (files, staged) = open_files(&spec, named, runtime, watch)?;
+        let first = files.first().expect("resolve names at least one file");
+        if spec.attribute_columns == [ALL_COLUMNS] {
+            spec.attribute_columns = columns::all_attributes(&spec, first.metadata.schema());
+        }
         let mut columns = Columns::resolve(&spec, named, first.uri(), first.metadata.schema())?;
         for file in &files[1..] {
             columns.check(first.uri(), file.uri(), file.metadata.schema())?;
@@ -157,12 +181,25 @@ impl Source {
         if let Some(predicate) = &mut predicate {
             predicate.bind(&columns.predicate)?;
         }
-        let inputs: Vec<InputFile> = files.iter().map(InputFile::of).collect();
+        let mut inputs: Vec<InputFile> = files.iter().map(InputFile::of).collect();
+        for input in &mut inputs {
+            if let Some(staged) = staged.iter().find(|staged| staged.name == input.uri) {
+                input.e_tag.clone_from(&staged.e_tag);
+            }
+        }
         if inputs.iter().all(|input| input.rows == 0) {
             let first_file = first.uri().into();
             return Err(SourceError::NoRows { files: files.len(), first_file });
         }
-        Ok(Source { spec, columns, predicate, files: Arc::new(files), inputs, runtime: runtime.clone() })
+        Ok(Source {
+            spec,
+            columns,
+            predicate,
+            files: Arc::new(files),
+            inputs,
+            runtime: runtime.clone(),
+            _staged: staged,
+        })
     }
 
     /// Rows of all files, before filtering.
@@ -243,6 +280,44 @@ impl Source {
         let (counts, rejects, inputs) = batches.finish()?;
         Ok(Dataset { vectors, ids, attributes, counts, rejects, inputs })
     }
+}
+
+/// The files of `spec`'s URIs, in their order; what is not Parquet is staged first.
+fn open_files(
+    spec: &SourceSpec,
+    named: &[String],
+    runtime: &Handle,
+    watch: Watch<'_>,
+) -> Result<(Vec<ParquetFile>, Vec<Staged>)> {
+    if !spec.is_foreign() {
+        let files =
+            runtime.block_on(async { scan::open(files::resolve(&spec.uris, &spec.store).await?).await })?;
+        return Ok((files, Vec::new()));
+    }
+    let others = || spec.attribute_columns.iter().chain(named).cloned().collect();
+    let wanted = Wanted {
+        vector: spec.vector_column.clone(),
+        id: spec.id_column.clone(),
+        others: (spec.attribute_columns != [ALL_COLUMNS]).then(others),
+        text: spec.foreign.embed.as_ref().map(|embed| embed.text.clone()),
+    };
+    let (mut files, mut staged) = (Vec::new(), Vec::new());
+    let open = |uri: &str| {
+        runtime.block_on(async { scan::open(files::resolve(&[uri.into()], &spec.store).await?).await })
+    };
+    for uri in &spec.uris {
+        let Some(kind) = foreign::kind(uri, &spec.foreign) else {
+            files.extend(open(uri)?);
+            continue;
+        };
+        let made = foreign::stage(uri, kind, spec, &wanted, runtime, watch)?;
+        for mut file in open(&made.path.to_string_lossy())? {
+            file.name = Some(made.name.clone());
+            files.push(file);
+        }
+        staged.push(made);
+    }
+    Ok((files, staged))
 }
 
 impl InputFile {

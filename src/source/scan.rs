@@ -40,11 +40,13 @@ const FOOTER_PREFETCH_BYTES: usize = 64 << 10;
 pub(super) struct ParquetFile {
     pub object: Arc<Object>,
     pub metadata: ArrowReaderMetadata,
+    /// Of what was staged in this file, where it was.
+    pub name: Option<String>,
 }
 
 impl ParquetFile {
     pub fn uri(&self) -> &str {
-        self.object.location.uri()
+        self.name.as_deref().unwrap_or_else(|| self.object.location.uri())
     }
 
     pub fn rows(&self) -> u64 {
@@ -74,7 +76,7 @@ impl ParquetFile {
             check_row_group(group, object.size_bytes)
                 .map_err(|what| unreadable(format!("row group {index}: {what}")))?;
         }
-        Ok(Self { object: Arc::new(object), metadata })
+        Ok(Self { object: Arc::new(object), metadata, name: None })
     }
 }
 

@@ -99,6 +99,12 @@ pub fn read_vector_file(path: &Path, format: VectorFormat) -> Result<VectorFile,
     }
 }
 
+/// Vectors as they stand, finite or not: what is to be judged row by row.
+pub(super) fn read_raw_vectors(path: &Path, format: VectorFormat) -> Result<Table<f32>, VectorFileError> {
+    let wrong = |what| VectorFileError::Format { file: path.display().to_string(), what };
+    floats(&bytes_of(path)?, format).map_err(wrong)
+}
+
 /// The rows of an HDF5 file (`train`), which its `neighbors` number.
 pub fn read_hdf5_base(path: &Path) -> Result<VectorBuf, VectorFileError> {
     let wrong = |what| VectorFileError::Format { file: path.display().to_string(), what };

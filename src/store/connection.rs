@@ -67,7 +67,7 @@ fn shared<K: Eq + Hash, S: ObjectStore, E>(
 }
 
 #[cfg(feature = "cloud")]
-pub(super) use cloud::connect;
+pub(super) use cloud::{connect, use_ring};
 
 /// Stores that are reached by HTTP. Each is told what the environment says first (the provider's own variables: `AWS_*`,
 /// `AZURE_*`, `GOOGLE_*`), then what the options say.
@@ -284,7 +284,7 @@ mod cloud {
     }
 
     /// TLS by ring: aws-lc, the other choice, is built with cmake.
-    fn use_ring() {
+    pub fn use_ring() {
         static ONCE: Once = Once::new();
         ONCE.call_once(|| {
             // An error is another provider, which the process has chosen before.

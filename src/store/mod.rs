@@ -23,6 +23,8 @@ mod disk_cache;
 mod error;
 mod gc;
 mod index;
+#[cfg(feature = "cloud")]
+mod json_client;
 mod location;
 mod mapped;
 mod objects;
@@ -40,6 +42,8 @@ pub use copy::Copied;
 pub use error::{FileError, Place, StoreError};
 pub use gc::{GcPolicy, GcReport, RemovedSegment};
 pub use index::IndexStore;
+#[cfg(feature = "cloud")]
+pub use json_client::{HttpError, JsonClient};
 pub use location::{Level, Location, LocationError, Object, READ_ONLY_SCHEMES, SCHEMES};
 pub use mapped::local_folder;
 pub use options::{Encryption, Secret, StoreOptions};

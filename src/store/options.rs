@@ -122,8 +122,8 @@ impl Secret {
 
     /// # Errors
     /// Why there is none, without any of it.
-    #[cfg(any(feature = "cloud", test))]
-    pub(super) fn resolve(&self) -> Result<String, String> {
+    #[cfg(any(feature = "cloud", feature = "build", test))]
+    pub(crate) fn resolve(&self) -> Result<String, String> {
         match self {
             Secret::Variable(name) => {
                 std::env::var(name).map_err(|_| format!("the environment has no variable `{name}`"))
