@@ -1,7 +1,6 @@
 //! Our own vocabulary: what [`Query`] offers, as JSON in and JSON or Arrow out.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow_array::ArrayRef;
