@@ -21,7 +21,6 @@ use parquet::arrow::ArrowWriter;
 use rows::normal;
 use served::{Served, http, json, status};
 
-
 const DIM: usize = 8;
 const KINDS: [&str; 3] = [
     "kind = \"flat\"",
