@@ -103,6 +103,7 @@ class Index:
         recall: in place of it, the cheapest setting that the certificate measured at this recall.
         exact: in place of both, True compares with every row.
         refine: candidates ranked again by kept vectors.
+        partition: of an index that has ``partition_by``, only rows of this value; one that no row has finds nothing.
         filter: SQL over the attributes and ``row_id``: ``"lang = 'en' AND year BETWEEN 2020 AND 2024"``.
         max_distance, min_similarity: no row farther than this.
         exclude: ids of rows to leave out.

@@ -57,6 +57,17 @@ fn copied<'py>(queries: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArrayDyn<f3
     array.cast_into().map_err(PyErr::from)
 }
 
+/// An integer, a string, or what reads as one, such as a UUID.
+fn partition_key(key: &Bound<'_, PyAny>) -> PyResult<RowId> {
+    if let Ok(number) = key.extract::<i64>() {
+        return Ok(RowId::Int(number));
+    }
+    if let Ok(number) = key.extract::<u64>() {
+        return Ok(RowId::UInt(number));
+    }
+    Ok(RowId::Text(key.str()?.extract()?))
+}
+
 /// The keyword arguments of a search.
 #[derive(Default)]
 pub struct Asked<'py> {
@@ -64,6 +75,7 @@ pub struct Asked<'py> {
     refine: Option<usize>,
     recall: Option<f64>,
     exact: bool,
+    partition: Option<Bound<'py, PyAny>>,
     filter: Option<String>,
     max_distance: Option<f32>,
     min_similarity: Option<f32>,
@@ -87,6 +99,7 @@ impl<'py> Asked<'py> {
                 "refine" => set(&mut asked.refine, &value),
                 "recall" => set(&mut asked.recall, &value),
                 "exact" => set(&mut asked.exact, &value),
+                "partition" => set(&mut asked.partition, &value),
                 "filter" => set(&mut asked.filter, &value),
                 "max_distance" => set(&mut asked.max_distance, &value),
                 "min_similarity" => set(&mut asked.min_similarity, &value),
@@ -124,6 +137,9 @@ impl<'py> Asked<'py> {
         }
         if let Some(candidates) = self.refine {
             query = query.refine(candidates);
+        }
+        if let Some(partition) = &self.partition {
+            query = query.partition(partition_key(partition)?);
         }
         if let Some(filter) = &self.filter {
             query = query.filter(Filter::parse(filter).map_err(raised)?);

@@ -15,7 +15,7 @@ use crate::vectors::Metric;
 
 /// `major.minor` of what this code writes for a version that any reader of its major reads rightly: fields that one does
 /// not know are passed over. Another major is refused by name.
-pub const MANIFEST_FORMAT: &str = "1.1";
+pub const MANIFEST_FORMAT: &str = "1.2";
 /// The format of a version that asks something of its reader, see [`Manifest::requires`].
 pub const MANIFEST_FORMAT_WITH_REQUIREMENTS: &str = "2.0";
 /// What [`Manifest::requires`] may ask of this code.

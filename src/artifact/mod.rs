@@ -10,6 +10,7 @@ mod digest;
 mod manifest;
 mod names;
 mod pages;
+pub mod partitions;
 pub mod queries;
 mod ranges;
 pub mod safetensors;

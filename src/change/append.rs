@@ -99,6 +99,7 @@ pub(super) fn source_spec(job: &JobSpec, manifest: &Manifest, from: &[String]) -
         vector_column: job.source.vector.clone(),
         id_column: job.source.id.clone(),
         attribute_columns: job.source.attributes.clone(),
+        required_columns: job.required_columns(),
         predicate: job.source.predicate.clone(),
         on_bad_row: match job.source.on_bad_row {
             OnBadRow::Fail => source::OnBadRow::Fail,

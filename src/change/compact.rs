@@ -156,7 +156,7 @@ fn merged(base: &Base) -> Result<NewSegment, FoldError> {
     let order: Vec<u32> = rows.iter().map(|&(part, row)| firsts[part as usize] + row).collect();
     let mut new = segment::encoded("ivf_pq", &index as &dyn SearchIndex)?;
     let columns = columns(base, None)?;
-    new.files.extend(column_files(&columns, &order)?);
+    new.files.extend(column_files(&columns, &order, base.spec.partition_by.as_deref())?);
     Ok(new)
 }
 

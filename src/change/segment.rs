@@ -60,7 +60,7 @@ fn like(work: &Workplace<'_>, base: &Base, params: &IvfPqSpec, rows: &Dataset) -
     watch.finish();
     let spread = built.inertia / rows.rows() as f64;
     let mut segment = encoded("ivf_pq", &built.index)?;
-    segment.files.extend(job::column_files(rows, &built.order)?);
+    segment.files.extend(job::column_files(rows, &built.order, base.spec.partition_by.as_deref())?);
     Ok(NewSegment { spread: Some(spread), ..segment })
 }
 

@@ -74,7 +74,7 @@ enum Command {
     Plan(plan::PlanArgs),
     Import(Box<import::ImportArgs>),
     Check(check::CheckArgs),
-    Search(search::SearchArgs),
+    Search(Box<search::SearchArgs>),
     List(list::ListArgs),
     #[cfg(feature = "serve")]
     Serve(Box<serve::ServeArgs>),

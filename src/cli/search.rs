@@ -39,6 +39,7 @@ Examples:
   annvil search out/glove10k-hnsw --like river --where \"rank < 2000 AND word_len > 4\"
   annvil search out/glove10k-hnsw --vector query.json --json
   annvil search out/knowledge --text \"capital of France\" --id-prefix mind:fact:
+  annvil search out/memories --vector query.json --partition alice
   annvil search s3://bucket/indexes/news --vector query.json --residence lazy --cache 1GiB
   python embed.py | annvil search out/glove10k-hnsw --vector -"
 )]
@@ -76,6 +77,9 @@ pub struct SearchArgs {
     /// Candidates to rank again by their kept vectors [default: the index's certified setting]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     refine: Option<u32>,
+    /// Only rows of this partition, of an index that has `partition_by`; a value that no row has finds nothing
+    #[arg(long, value_name = "VALUE")]
+    partition: Option<String>,
     /// Only rows for which an SQL condition over attributes and `row_id` is true
     #[arg(long = "where", value_name = "SQL", value_parser = Filter::parse)]
     condition: Option<Filter>,
@@ -268,6 +272,9 @@ impl SearchArgs {
             .offset(self.offset as usize)
             .exclude(excluded.map_err(SearchError::from)?)
             .exclude(like.map(|row| index.ids().get(row.ordinal)));
+        if let Some(partition) = &self.partition {
+            query = query.partition(partition.as_str());
+        }
         query = match (&self.condition, &self.id_prefix) {
             (Some(condition), Some(prefix)) => query.filter(condition.and(prefix)?),
             (Some(filter), None) | (None, Some(filter)) => query.filter(filter.clone()),
@@ -328,7 +335,7 @@ impl SearchArgs {
     }
 
     fn allowed(&self, prepared: &Prepared<'_>) -> Option<Allowed> {
-        let is_filtered = self.condition.is_some() || self.id_prefix.is_some();
+        let is_filtered = self.condition.is_some() || self.id_prefix.is_some() || self.partition.is_some();
         let compared_one_by_one = matches!(prepared.way(), Way::Exact { .. });
         is_filtered.then(|| Allowed { rows: prepared.allowed_rows(), compared_one_by_one })
     }

@@ -45,7 +45,7 @@ pub struct ServeArgs {
     /// Most bytes of memory for each open index; one that takes more is not opened [default: no limit]
     #[arg(long, value_name = "BYTES")]
     memory_limit: Option<u64>,
-    /// File with API keys, one per line, of 16 characters or more
+    /// File with API keys, one per line, of 16 characters or more; `KEY tenant=NAME` sees the partition NAME and nothing else
     #[arg(long, value_name = "FILE")]
     api_keys: Option<PathBuf>,
     /// Certificates in PEM, the server's own first

@@ -1,5 +1,6 @@
 //! The exact index and its search.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -78,7 +79,18 @@ const GROUP_QUERIES: usize = 32;
 /// Bytes of vectors that are fetched at once, where they lie elsewhere.
 const WINDOW_BYTES: usize = 32 << 20;
 
-/// A search session over all rows, or over the rows of a mask; one per thread.
+/// A run of so many rows is read one behind the other; shorter ones are gathered.
+const LONG_RUN: usize = 8;
+
+/// The rows that queries are compared with.
+#[derive(Clone, Copy)]
+enum Among<'a> {
+    All,
+    Mask(&'a RowMask),
+    Runs(&'a [Range<u32>]),
+}
+
+/// A search session over all rows, or over some of them; one per thread.
 pub struct FlatSearcher {
     index: Arc<FlatIndex>,
     /// Allowed rows that wait to be compared.
@@ -117,6 +129,30 @@ impl FlatSearcher {
         mask: Option<&RowMask>,
         found: &mut dyn FnMut(usize, &[Neighbor]),
     ) {
+        self.search_rows(queries, k, mask.map_or(Among::All, Among::Mask), found);
+    }
+
+    /// The same of the rows of some runs, which do not overlap: no other row is touched.
+    ///
+    /// # Panics
+    /// If a run ends beyond the last row.
+    pub fn search_runs(
+        &mut self,
+        queries: VectorView<'_>,
+        k: usize,
+        runs: &[Range<u32>],
+        found: &mut dyn FnMut(usize, &[Neighbor]),
+    ) {
+        self.search_rows(queries, k, Among::Runs(runs), found);
+    }
+
+    fn search_rows(
+        &mut self,
+        queries: VectorView<'_>,
+        k: usize,
+        among: Among<'_>,
+        found: &mut dyn FnMut(usize, &[Neighbor]),
+    ) {
         // What is fetched is fetched once for all.
         let group = if self.index.vectors.is_ranged() { queries.rows().max(1) } else { GROUP_QUERIES };
         for start in (0..queries.rows()).step_by(group) {
@@ -125,7 +161,7 @@ impl FlatSearcher {
                 (start..end).for_each(|query| found(query, &[]));
                 continue;
             }
-            self.scan(queries.slice(start, end), k, mask);
+            self.scan(queries.slice(start, end), k, among);
             if self.failure.is_some() {
                 self.tops.iter_mut().for_each(TopK::clear);
             }
@@ -136,7 +172,7 @@ impl FlatSearcher {
     }
 
     /// Fills `tops[i]` for each query.
-    fn scan(&mut self, queries: VectorView<'_>, k: usize, mask: Option<&RowMask>) {
+    fn scan(&mut self, queries: VectorView<'_>, k: usize, among: Among<'_>) {
         let k = k.min(self.index.rows());
         if self.k != k {
             self.tops.clear();
@@ -146,20 +182,32 @@ impl FlatSearcher {
             self.tops.push(TopK::new(k));
         }
         self.tops.iter_mut().for_each(TopK::clear);
-        match mask {
-            _ if self.index.vectors.is_ranged() => {
-                let scanned = match mask {
-                    Some(mask) => self.scan_fetched_mask(queries, mask),
-                    None => self.scan_fetched(queries),
-                };
-                self.failure = scanned.err();
+        if let Among::Mask(mask) = among {
+            assert_eq!(mask.rows(), self.index.rows(), "a mask of the index's rows");
+        }
+        if self.index.vectors.is_ranged() {
+            let scanned = match among {
+                Among::All => self.scan_fetched(queries),
+                Among::Mask(mask) => self.scan_fetched_rows(queries, &mut mask.iter()),
+                Among::Runs(runs) => self.scan_fetched_rows(queries, &mut runs.iter().cloned().flatten()),
+            };
+            self.failure = scanned.err();
+            return;
+        }
+        match among {
+            Among::All => self.scan_range(queries, 0..self.index.rows()),
+            Among::Mask(mask) => self.scan_rows(queries, &mut mask.iter()),
+            Among::Runs(runs) => {
+                let is_long = |run: &&Range<u32>| run.len() >= LONG_RUN;
+                for run in runs.iter().filter(is_long) {
+                    self.scan_range(queries, run.start as usize..run.end as usize);
+                }
+                self.scan_rows(queries, &mut runs.iter().filter(|run| !is_long(run)).cloned().flatten());
             }
-            Some(mask) => self.scan_mask(queries, mask),
-            None => self.scan_all(queries),
         }
     }
 
-    /// As [`scan_all`](Self::scan_all), of vectors that lie elsewhere.
+    /// As [`scan_range`](Self::scan_range) of all rows, of vectors that lie elsewhere.
     fn scan_fetched(&mut self, queries: VectorView<'_>) -> Result<(), FetchError> {
         let window = self.window_rows();
         for first in (0..self.index.rows()).step_by(window) {
@@ -176,13 +224,15 @@ impl FlatSearcher {
         Ok(())
     }
 
-    /// As [`scan_mask`](Self::scan_mask), of vectors that lie elsewhere.
-    fn scan_fetched_mask(&mut self, queries: VectorView<'_>, mask: &RowMask) -> Result<(), FetchError> {
-        assert_eq!(mask.rows(), self.index.rows(), "a mask of the index's rows");
+    /// As [`scan_rows`](Self::scan_rows), of vectors that lie elsewhere.
+    fn scan_fetched_rows(
+        &mut self,
+        queries: VectorView<'_>,
+        allowed: &mut dyn Iterator<Item = u32>,
+    ) -> Result<(), FetchError> {
         let window = self.window_rows();
-        let mut allowed = mask.iter();
         loop {
-            let ordinals: Vec<u32> = allowed.by_ref().take(window).collect();
+            let ordinals: Vec<u32> = (&mut *allowed).take(window).collect();
             if ordinals.is_empty() {
                 return Ok(());
             }
@@ -206,9 +256,9 @@ impl FlatSearcher {
         (WINDOW_BYTES / row_bytes / BLOCK_ROWS).max(1) * BLOCK_ROWS
     }
 
-    fn scan_all(&mut self, queries: VectorView<'_>) {
-        for start in (0..self.index.rows()).step_by(BLOCK_ROWS) {
-            let distances = &mut self.distances[..BLOCK_ROWS.min(self.index.rows() - start)];
+    fn scan_range(&mut self, queries: VectorView<'_>, rows: Range<usize>) {
+        for start in rows.clone().step_by(BLOCK_ROWS) {
+            let distances = &mut self.distances[..BLOCK_ROWS.min(rows.end - start)];
             for (query, top) in queries.iter().zip(&mut self.tops) {
                 self.index.vectors.distances_from(self.index.metric, query, start, distances);
                 collect(start as u32.., distances, top);
@@ -216,10 +266,9 @@ impl FlatSearcher {
         }
     }
 
-    fn scan_mask(&mut self, queries: VectorView<'_>, mask: &RowMask) {
-        assert_eq!(mask.rows(), self.index.rows(), "a mask of the index's rows");
+    fn scan_rows(&mut self, queries: VectorView<'_>, allowed: &mut dyn Iterator<Item = u32>) {
         self.ordinals.clear();
-        for ordinal in mask.iter() {
+        for ordinal in allowed {
             self.ordinals.push(ordinal);
             if self.ordinals.len() == BLOCK_ROWS {
                 self.compare_waiting(queries);

@@ -53,6 +53,36 @@ pub struct BuildStats {
     pub repaired_rows: u64,
 }
 
+/// The rows of a graph.
+#[derive(Debug)]
+pub struct GraphRows {
+    vectors: VectorBuf,
+    groups: Option<Vec<u32>>,
+}
+
+impl GraphRows {
+    /// Rows that are numbered group by group, `groups` having each row's. Links do not depend on it.
+    ///
+    /// # Panics
+    /// If there are not as many of them as rows.
+    pub fn grouped(vectors: VectorBuf, groups: Vec<u32>) -> Self {
+        assert_eq!(vectors.rows(), groups.len(), "a group for each row");
+        Self { vectors, groups: Some(groups) }
+    }
+}
+
+impl From<VectorBuf> for GraphRows {
+    fn from(vectors: VectorBuf) -> Self {
+        Self { vectors, groups: None }
+    }
+}
+
+impl From<VectorView<'_>> for GraphRows {
+    fn from(rows: VectorView<'_>) -> Self {
+        VectorBuf::from(rows).into()
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     #[error("{rows} rows: expected 1 to {max}", max = Hnsw::MAX_ROWS)]
@@ -85,7 +115,7 @@ type Result<T, E = BuildError> = std::result::Result<T, E>;
 /// backend's failure, and `observer`'s wish to stop.
 pub fn build(
     compute: &dyn Compute,
-    rows: impl Into<VectorBuf>,
+    rows: impl Into<GraphRows>,
     metric: Metric,
     params: &HnswParams,
     seed: u64,
@@ -101,20 +131,20 @@ pub fn build(
 pub fn build_within(
     memory: &Memory,
     compute: &dyn Compute,
-    rows: impl Into<VectorBuf>,
+    rows: impl Into<GraphRows>,
     metric: Metric,
     params: &HnswParams,
     seed: u64,
     observer: Observer<'_>,
 ) -> Result<Built> {
-    let rows: VectorBuf = rows.into();
+    let GraphRows { vectors: rows, groups } = rows.into();
     if rows.rows() == 0 || rows.rows() > Hnsw::MAX_ROWS {
         return Err(BuildError::Rows { rows: rows.rows() });
     }
     params.check()?;
     check_magnitude(rows.view())?;
     let builder = Builder { compute, params, memory, observer };
-    let (layers, order, rows) = match metric {
+    let (mut layers, mut order, mut rows) = match metric {
         Metric::InnerProduct => {
             let dim = rows.dim();
             let mut augmented = augment(rows);
@@ -127,6 +157,14 @@ pub fn build_within(
             (layers, order, rows)
         }
     };
+    if let Some(groups) = groups {
+        // Within a group rows stay as they are: near ones close together.
+        let mut by_group: Vec<u32> = (0..order.len() as u32).collect();
+        by_group.sort_by_key(|&place| groups[order[place as usize] as usize]);
+        layers = layers.renumbered(&by_group);
+        permute(&mut rows, &by_group);
+        order = by_group.iter().map(|&place| order[place as usize]).collect();
+    }
     let stats = layers.stats();
     let index = layers.index(rows, metric, params);
     trim();

@@ -66,6 +66,8 @@ pub(super) struct Layers {
     levels: Vec<u8>,
     /// From the base up.
     layers: Vec<Layer>,
+    /// Where a search begins.
+    entry_point: u32,
     /// Rows that had to be linked, on all layers.
     repaired: usize,
 }
@@ -73,17 +75,42 @@ pub(super) struct Layers {
 impl Layers {
     /// Connects the layers, each with help of the one above it, so that every row is reached from the entry point.
     pub fn connected(levels: Vec<u8>, mut layers: Vec<Layer>) -> Self {
-        let entry_row = entry_row(&layers);
+        // The first row of the highest level.
+        let entry_point = layers.last().expect("the base layer").members[0];
         let (mut rest, mut above, mut repaired) = (&mut layers[..], None::<&Layer>, 0);
         while let Some((layer, below)) = rest.split_last_mut() {
             if let Some(above) = above {
                 layer.bridge(above);
             }
-            let entry = layer.place_of(entry_row);
+            let entry = layer.place_of(entry_point);
             repaired += connect::repair(&mut layer.links, entry);
             (above, rest) = (Some(&*layer), below);
         }
-        Self { levels, layers, repaired }
+        Self { levels, layers, entry_point, repaired }
+    }
+
+    /// The same graph where what is row `order[p]` here is row `p`; every row stands once in `order`.
+    pub fn renumbered(mut self, order: &[u32]) -> Self {
+        let mut places = vec![0; order.len()];
+        (0..).zip(order).for_each(|(place, &row)| places[row as usize] = place);
+        self.levels = order.iter().map(|&row| self.levels[row as usize]).collect();
+        self.entry_point = places[self.entry_point as usize];
+        for layer in &mut self.layers {
+            // Members ascend, so that their order follows from the rows'.
+            let mut own: Vec<(u32, u32)> =
+                layer.members.iter().map(|&row| places[row as usize]).zip(0..).collect();
+            own.sort_unstable();
+            let mut place_of = vec![0; own.len()];
+            (0..).zip(&own).for_each(|(place, &(_, was))| place_of[was as usize] = place);
+            let mut links = Links::new(own.len(), layer.links.degree());
+            for (place, &(_, was)) in (0..).zip(&own) {
+                let slots = links.slots_mut(place).iter_mut();
+                slots.zip(layer.links.of(was)).for_each(|(slot, to)| *slot = place_of[to as usize]);
+            }
+            layer.members = own.into_iter().map(|(row, _)| row).collect();
+            layer.links = links;
+        }
+        self
     }
 
     pub fn stats(&self) -> BuildStats {
@@ -97,8 +124,7 @@ impl Layers {
 
     /// The graph over `rows`, whose ordinals are their places.
     pub fn index(self, rows: VectorBuf, metric: Metric, params: &HnswParams) -> Hnsw {
-        let Self { levels, mut layers, .. } = self;
-        let entry_point = entry_row(&layers);
+        let Self { levels, mut layers, entry_point, .. } = self;
         let upper = layers.split_off(1);
         let base = layers.pop().expect("the base layer").links;
         let mut next = vec![0; upper.len()];
@@ -130,9 +156,4 @@ impl Layers {
             entry_point,
         }
     }
-}
-
-/// The first row of the highest level.
-fn entry_row(layers: &[Layer]) -> u32 {
-    layers.last().expect("the base layer").members[0]
 }

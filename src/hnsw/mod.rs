@@ -31,7 +31,7 @@ mod sections;
 mod visited;
 mod walk;
 
-pub use build::{BuildError, BuildStats, Built, build, build_within};
+pub use build::{BuildError, BuildStats, Built, GraphRows, build, build_within};
 pub use codes::Code;
 pub use memory::{Memory, working_bytes};
 pub use params::HnswParams;

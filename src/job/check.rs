@@ -1,8 +1,11 @@
 //! What can only be judged beside the data, once its schema and row counts are known and before any row is read.
 
+use arrow_schema::Schema;
+
 use super::diagnostics::{Diagnostic, Diagnostics};
 use super::parse::{MAX_PQ_M, SpecError};
 use super::spec::{Auto, IndexParams, IvfPqSpec, JobSpec, QueriesSpec};
+use crate::artifact::partitions;
 
 /// Beyond this many divisors a message names the closest only.
 const DIVISORS_NAMED: usize = 12;
@@ -51,6 +54,24 @@ impl JobSpec {
         let (errors, warnings): (Vec<_>, Vec<_>) =
             found.into_iter().partition(|problem| problem.severity == super::Severity::Error);
         if errors.is_empty() { Ok(warnings) } else { Err(SpecError::Invalid(Diagnostics(errors))) }
+    }
+
+    /// That what indexes are partitioned by can tell rows apart; `attributes` are the source's.
+    pub(super) fn check_partitions(&self, attributes: &Schema) -> Result<(), SpecError> {
+        let mut found = Vec::new();
+        for (position, index) in self.indexes.iter().enumerate() {
+            let column = index.partition_by.as_deref();
+            let field = column.and_then(|column| attributes.field_with_name(column).ok());
+            if let Some(field) = field.filter(|field| !partitions::is_key_type(field.data_type())) {
+                let message = format!(
+                    "found `{}` of type {}; allowed: an attribute of integers, strings or UUIDs",
+                    field.name(),
+                    field.data_type()
+                );
+                found.push(self.error(&format!("index[{position}].partition_by"), message));
+            }
+        }
+        if found.is_empty() { Ok(()) } else { Err(SpecError::Invalid(Diagnostics(found))) }
     }
 
     fn error(&self, key: &str, message: String) -> Diagnostic {

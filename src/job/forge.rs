@@ -13,12 +13,13 @@ use super::progress::{self, Progress, Unit};
 use super::scratch::{Draft, ScratchError, Taken};
 use super::spec::{Auto, HnswSpec, IndexParams, IndexSpec, IvfPqSpec, Refine};
 use crate::artifact::columns::{self, ATTRIBUTES_FILE, IDS_FILE};
+use crate::artifact::partitions::{self, Partitions};
 use crate::artifact::{Array, Section, Stage, Training, safetensors};
 use crate::compute::Compute;
 use crate::error::Error;
 use crate::flat::FlatIndex;
-use crate::hnsw::{self, HnswParams, Memory};
-use crate::index::{Precision, SearchIndex};
+use crate::hnsw::{self, GraphRows, HnswParams, Memory};
+use crate::index::{KeptVectors, Precision, SearchIndex};
 use crate::ivf::{self, IvfPqParams};
 use crate::loader;
 use crate::source::Dataset;
@@ -96,13 +97,19 @@ impl Anvil<'_> {
         mut draft: Option<&mut Draft>,
     ) -> Result<Forged, Error> {
         let watch = Watch::new(self.progress, &spec.name);
+        let partitions =
+            spec.partition_by.as_deref().map(|column| partition_keys(rows.dataset(), column)).transpose()?;
+        let partitions = partitions.as_ref();
         let folder = draft.as_ref().map(|draft| draft.folder().to_path_buf());
         let Raw { sections, order, training, warnings, details } = match &spec.params {
-            IndexParams::Flat(_) => flat(rows.dataset(), spec)?,
+            IndexParams::Flat(_) => flat(rows.dataset(), spec, partitions)?,
             IndexParams::IvfPq(params) => {
                 self.ivf_pq(rows.dataset(), spec, params, folder.as_deref(), &watch)?
             }
-            IndexParams::Hnsw(params) => self.hnsw(&mut rows, spec, params, folder, &watch)?,
+            IndexParams::Hnsw(params) => {
+                let vectors = graph_rows(&mut rows, partitions);
+                self.hnsw(vectors, spec, params, folder, &watch)?
+            }
         };
         watch.finish();
         let mut files = Vec::with_capacity(sections.len() + 2);
@@ -121,7 +128,7 @@ impl Anvil<'_> {
             files.push((file_name, bytes));
         }
         let index = loader::assemble(spec.params.kind(), &decoded).map_err(internal)?;
-        files.extend(column_files(rows.dataset(), &order)?);
+        files.extend(column_files(rows.dataset(), &order, spec.partition_by.as_deref())?);
         Ok(Forged { index, order, files, training, warnings, details })
     }
 
@@ -158,7 +165,7 @@ impl Anvil<'_> {
 
     fn hnsw(
         &self,
-        rows: &mut Rows<'_>,
+        rows: GraphRows,
         spec: &IndexSpec,
         params: &HnswSpec,
         folder: Option<PathBuf>,
@@ -168,15 +175,8 @@ impl Anvil<'_> {
         let memory = Memory { budget, scratch: folder };
         let params = hnsw_params(params);
         let observer = |state: train::Progress| watch.observe(state);
-        let built = hnsw::build_within(
-            &memory,
-            self.compute,
-            rows.vectors(),
-            spec.metric,
-            &params,
-            self.seed,
-            &observer,
-        )?;
+        let built =
+            hnsw::build_within(&memory, self.compute, rows, spec.metric, &params, self.seed, &observer)?;
         Ok(Raw {
             sections: built.index.sections(),
             order: built.order,
@@ -263,11 +263,16 @@ fn internal(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::Internal(Box::new(error))
 }
 
-fn flat(rows: &Dataset, spec: &IndexSpec) -> Result<Raw, Error> {
-    let index = FlatIndex::build(rows.vectors.view(), spec.metric, Precision::F32).map_err(internal)?;
+fn flat(rows: &Dataset, spec: &IndexSpec, partitions: Option<&RowIds>) -> Result<Raw, Error> {
+    let order = match partitions {
+        Some(keys) => keys.in_order().to_vec(),
+        None => (0..rows.rows() as u32).collect(),
+    };
+    let vectors = KeptVectors::gather(rows.vectors.view(), &order, Precision::F32).map_err(internal)?;
+    let index = FlatIndex::over(vectors, spec.metric);
     Ok(Raw {
         sections: index.sections(),
-        order: (0..rows.rows() as u32).collect(),
+        order,
         training: Vec::new(),
         warnings: Vec::new(),
         details: serde_json::Value::Null,
@@ -309,8 +314,26 @@ pub(super) fn hnsw_params(spec: &HnswSpec) -> HnswParams {
     }
 }
 
-/// Ids and attributes in the index's order.
-pub(crate) fn column_files(rows: &Dataset, order: &[u32]) -> Result<Vec<(String, Bytes)>, Error> {
+/// The values that tell partitions apart, row by row.
+fn partition_keys(rows: &Dataset, column: &str) -> Result<RowIds, Error> {
+    let missing = || Error::Internal(format!("no attribute `{column}` to partition by").into());
+    let values = rows.attributes.column_by_name(column).ok_or_else(missing)?;
+    partitions::keys_of(values).map_err(|error| Error::BadInput(Box::new(error)))
+}
+
+fn graph_rows(rows: &mut Rows<'_>, partitions: Option<&RowIds>) -> GraphRows {
+    match partitions {
+        Some(keys) => GraphRows::grouped(rows.vectors(), Partitions::ranks(keys)),
+        None => rows.vectors().into(),
+    }
+}
+
+/// Ids, attributes and, where there are any, partitions in the index's order.
+pub(crate) fn column_files(
+    rows: &Dataset,
+    order: &[u32],
+    partition_by: Option<&str>,
+) -> Result<Vec<(String, Bytes)>, Error> {
     let order = UInt32Array::from(order.to_vec());
     let ids = arrow_select::take::take(&rows.ids, &order, None).map_err(internal)?;
     let ids = RowIds::from_array(ids.as_ref()).map_err(internal)?;
@@ -318,6 +341,11 @@ pub(crate) fn column_files(rows: &Dataset, order: &[u32]) -> Result<Vec<(String,
     if rows.attributes.num_columns() > 0 {
         let attributes = arrow_select::take::take_record_batch(&rows.attributes, &order).map_err(internal)?;
         files.push((ATTRIBUTES_FILE.into(), columns::encode(&attributes).map_err(internal)?));
+    }
+    if let Some(column) = partition_by {
+        let keys = partition_keys(rows, column)?.gather(order.values());
+        let encoded = safetensors::encode(&Partitions::of(column, &keys).to_section());
+        files.push((encoded.file_name, encoded.bytes));
     }
     Ok(files)
 }

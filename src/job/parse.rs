@@ -42,6 +42,7 @@ const DEFAULT_RECALL: f64 = 0.95;
 
 const NAME_ALLOWED: &str = "1 to 128 characters of `A-Z a-z 0-9 . _ -`, the first a letter or digit";
 const COLUMN_ALLOWED: &str = "a column's name";
+const PARTITION_ALLOWED: &str = "one of the source's `attributes`";
 const URI_ALLOWED: &str = "a path, a URI, a glob, or a list of them";
 const SCRATCH_ALLOWED: &str = "a folder's path on this machine";
 const OUTPUT_ALLOWED: &str = "a folder's path or URI";
@@ -209,7 +210,8 @@ fn job(reader: &mut Reader, document: DeTable<'_>, path: &Path) -> Option<JobSpe
     let table = reader.subtable(entry, &schema::STORE);
     let store = table.map_or_else(StoreOptions::default, |table| store(reader, table));
     let entry = reader.require(root, "index", "one or more tables `[[index]]`");
-    let indexes = indexes(reader, entry, name.as_deref().unwrap_or("job"));
+    let attributes = source.as_ref().map(|source| &source.attributes[..]);
+    let indexes = indexes(reader, entry, name.as_deref().unwrap_or("job"), attributes);
     reader.finish(root.take_rest());
 
     let origin = reader.origin.clone();
@@ -491,7 +493,12 @@ pub(super) fn secret(reader: &mut Reader, entry: Option<Entry<'_>>) -> Option<Se
     secret
 }
 
-fn indexes(reader: &mut Reader, entry: Option<Entry<'_>>, job_name: &str) -> Option<Vec<IndexSpec>> {
+fn indexes(
+    reader: &mut Reader,
+    entry: Option<Entry<'_>>,
+    job_name: &str,
+    attributes: Option<&[String]>,
+) -> Option<Vec<IndexSpec>> {
     let entry = entry?;
     let allowed = format!("1 to {MAX_INDEXES} tables `[[index]]`");
     let items = match entry.value {
@@ -518,10 +525,25 @@ fn indexes(reader: &mut Reader, entry: Option<Entry<'_>>, job_name: &str) -> Opt
             }
         };
         // Kept with its position: an index that has problems is missing from the list.
-        indexes.extend(index(reader, item.path, entries, job_name).map(|index| (position, index)));
+        let index = index(reader, item.path, entries, job_name);
+        if let (Some(index), Some(attributes)) = (&index, attributes) {
+            check_partition(reader, position, index, attributes);
+        }
+        indexes.extend(index.map(|index| (position, index)));
     }
     check_between(reader, &indexes);
     Some(indexes.into_iter().map(|(_, index)| index).collect())
+}
+
+/// What an index is partitioned by is kept beside its rows.
+fn check_partition(reader: &mut Reader, position: usize, index: &IndexSpec, attributes: &[String]) {
+    let Some(column) = index.partition_by.as_ref().filter(|column| !attributes.contains(column)) else {
+        return;
+    };
+    let key = format!("index[{position}].partition_by");
+    let message = format!("found \"{}\"; allowed: {PARTITION_ALLOWED}", printable(column));
+    let place = reader.origin.place(&key);
+    reader.problems.push(Diagnostic::error(&key, place, message));
 }
 
 fn index(reader: &mut Reader, path: String, entries: DeTable<'_>, job_name: &str) -> Option<IndexSpec> {
@@ -544,6 +566,8 @@ fn index(reader: &mut Reader, path: String, entries: DeTable<'_>, job_name: &str
     let is_named = entry.is_some();
     let name = name(reader, entry).map(|(name, _)| name);
 
+    let partition_by = reader.take(table, "partition_by");
+    let partition_by = reader.string(partition_by, PARTITION_ALLOWED);
     let gate = gate(reader, table);
     let params = match kind {
         Some("ivf_pq") => Some(IndexParams::IvfPq(ivf_pq(reader, table, metric))),
@@ -559,7 +583,7 @@ fn index(reader: &mut Reader, path: String, entries: DeTable<'_>, job_name: &str
 
     let (params, metric) = (params?, metric?);
     let name = if is_named { name? } else { format!("{job_name}-{}", params.kind()) };
-    Some(IndexSpec { name, params, metric, gate, target })
+    Some(IndexSpec { name, params, metric, partition_by, gate, target })
 }
 
 fn gate(reader: &mut Reader, table: &mut Table<'_>) -> Option<Gate> {

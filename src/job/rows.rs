@@ -61,6 +61,7 @@ impl Job<'_> {
                 vector_column: from.vector.clone(),
                 id_column: from.id.clone(),
                 attribute_columns: from.attributes.clone(),
+                required_columns: self.spec.required_columns(),
                 predicate: from.predicate.clone(),
                 on_bad_row: match from.on_bad_row {
                     OnBadRow::Fail => source::OnBadRow::Fail,
@@ -73,6 +74,7 @@ impl Job<'_> {
             },
             runtime()?,
         )?;
+        self.spec.check_partitions(source.attributes())?;
         self.check(source.dim(), source.rows_upper_bound(), true)?;
         Ok(source)
     }
@@ -127,6 +129,7 @@ impl Job<'_> {
             "vector": from.vector,
             "id": from.id,
             "attributes": from.attributes,
+            "required": self.spec.required_columns(),
             "where": from.predicate,
             "on_bad_row": from.on_bad_row,
             "is_normalised": self.spec.metric() == Metric::Cosine,

@@ -157,6 +157,7 @@ impl<'a> Job<'a> {
             "rows": measured.read.key.to_string(),
             "params": index.params,
             "metric": index.metric,
+            "partition_by": index.partition_by,
             "seed": self.spec.seed,
             "compute": self.compute.info().to_string(),
         });

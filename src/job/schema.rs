@@ -70,13 +70,14 @@ pub(super) static STORE: Schema = Schema {
     ],
 };
 pub(super) static FLAT: Schema =
-    Schema { table: "an index of kind `flat`", keys: &["name", "kind", "metric", "gate"] };
+    Schema { table: "an index of kind `flat`", keys: &["name", "kind", "metric", "partition_by", "gate"] };
 pub(super) static IVF_PQ: Schema = Schema {
     table: "an index of kind `ivf_pq`",
     keys: &[
         "name",
         "kind",
         "metric",
+        "partition_by",
         "nlist",
         "pq_m",
         "pq_bits",
@@ -90,7 +91,18 @@ pub(super) static IVF_PQ: Schema = Schema {
 };
 pub(super) static HNSW: Schema = Schema {
     table: "an index of kind `hnsw`",
-    keys: &["name", "kind", "metric", "m", "ef_construction", "code", "expert", "gate", "target"],
+    keys: &[
+        "name",
+        "kind",
+        "metric",
+        "partition_by",
+        "m",
+        "ef_construction",
+        "code",
+        "expert",
+        "gate",
+        "target",
+    ],
 };
 /// Stands in for the three above while the kind is not understood.
 pub(super) static ANY_INDEX: Schema = Schema {
@@ -99,6 +111,7 @@ pub(super) static ANY_INDEX: Schema = Schema {
         "name",
         "kind",
         "metric",
+        "partition_by",
         "gate",
         "target",
         "nlist",

@@ -144,6 +144,10 @@ pub struct IndexSpec {
     pub params: IndexParams,
     /// Required.
     pub metric: Metric,
+    /// One of the source's attributes, an integer, a string or a UUID: rows of one value are a partition, a tenant's for
+    /// example, which is searched without touching the others' rows. No row may lack it. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partition_by: Option<String>,
     /// Default: none, any recall is published.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gate: Option<Gate>,
@@ -326,6 +330,15 @@ impl JobSpec {
     /// The same as a job file.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("a job is made of strings, numbers, lists and tables with string keys")
+    }
+
+    /// The attributes that indexes are partitioned by: no row may lack them.
+    pub fn required_columns(&self) -> Vec<String> {
+        let mut columns: Vec<String> =
+            self.indexes.iter().filter_map(|index| index.partition_by.clone()).collect();
+        columns.sort_unstable();
+        columns.dedup();
+        columns
     }
 
     /// The metric that all indexes of the job share.

@@ -17,9 +17,11 @@ use arrow_schema::SchemaRef;
 
 use super::attributes::AttributeColumns;
 use super::families::{assemble_ranged, needed_whole};
+use super::partitions::Partitioned;
 use super::rows::{Rows, check_family};
 use super::{Index, LoadError, OpenOptions};
 use crate::artifact::columns::{ATTRIBUTES_FILE, IDS_FILE};
+use crate::artifact::partitions::{PARTITIONS_FILE, Partitions};
 use crate::artifact::safetensors::{self, section_file_name};
 use crate::artifact::{
     ColumnFooter, ColumnPlaces, FetchError, FetchStats, Fetching, Manifest, RangedSection, Ranges, Section,
@@ -55,11 +57,12 @@ pub(super) fn whole_files(kind: &str, segment: &SegmentRef) -> Result<Vec<String
     let names: Vec<&str> = segment
         .files
         .iter()
-        .filter(|file| file.name != segment.checksums)
+        .filter(|file| file.name != segment.checksums && file.name != PARTITIONS_FILE)
         .filter_map(|file| file.name.strip_suffix(safetensors::SECTION_EXTENSION)?.strip_suffix('.'))
         .collect();
     let mut files: Vec<String> = needed_whole(kind, &names)?.into_iter().map(section_file_name).collect();
     files.extend([IDS_FILE.to_string(), segment.checksums.clone()]);
+    files.extend(segment.file(PARTITIONS_FILE).map(|file| file.name.clone()));
     Ok(files)
 }
 
@@ -67,6 +70,7 @@ pub(super) fn whole_files(kind: &str, segment: &SegmentRef) -> Result<Vec<String
 struct Read {
     whole: Vec<Section>,
     ids: RowIds,
+    partitions: Option<Partitions>,
     reader: Arc<BlockReader>,
     ranged: Vec<RangedSection>,
     attributes: Option<RangedColumns>,
@@ -83,7 +87,7 @@ pub(super) fn open(artifact: Artifact, options: &OpenOptions) -> Result<Index, L
         return Err(StoreError::Unsupported { what }.into());
     }
     let cache = CacheOptions { memory_bytes: options.cache_bytes, disk: options.disk_cache.clone() };
-    let Read { whole, ids, reader, ranged, attributes } = read(&artifact, &cache)?;
+    let Read { whole, ids, partitions, reader, ranged, attributes } = read(&artifact, &cache)?;
     let family = assemble_ranged(&manifest.build.kind, &whole, &ranged)?;
     let opened = artifact.asked().then(stats_of_open(manifest, &ranged, attributes.is_some())?);
     check_family(manifest, artifact.only_segment()?, &*family)?;
@@ -92,7 +96,8 @@ pub(super) fn open(artifact: Artifact, options: &OpenOptions) -> Result<Index, L
         Some(columns) => AttributeColumns::Ranged(columns),
         None => AttributeColumns::None,
     };
-    let rows = Rows::of_one(family, ids, attributes);
+    let partitions = Partitioned::of_parts(vec![partitions], &artifact.segment_rows())?;
+    let rows = Rows { partitions, ..Rows::of_one(family, ids, attributes) };
     let mut index = Index::of_rows(artifact, rows, options.filter_cache_bytes)?;
     index.lazy = Some(Lazy { reader, opened });
     Ok(index)
@@ -112,12 +117,15 @@ fn read(artifact: &Artifact, cache: &CacheOptions) -> Result<Read, LoadError> {
         first.extend([(ATTRIBUTES_FILE, 0), (ATTRIBUTES_FILE, last)]);
     }
     // All that is known to be needed, at once.
-    let (whole, ids, blocks) = std::thread::scope(|scope| {
+    let (whole, ids, partitions, blocks) = std::thread::scope(|scope| {
         let sections: Vec<_> = needed.iter().map(|name| scope.spawn(move || segment.section(name))).collect();
         let ids = scope.spawn(move || segment.ids());
+        let partitions = scope.spawn(move || segment.partitions());
         let blocks = BlockReader::open(segment, cache, &first);
         let joined = sections.into_iter().map(|thread| thread.join().expect("a read does not panic"));
-        (joined.collect::<Result<Vec<_>, _>>(), ids.join().expect("a read does not panic"), blocks)
+        let ids = ids.join().expect("a read does not panic");
+        let partitions = partitions.join().expect("a read does not panic");
+        (joined.collect::<Result<Vec<_>, _>>(), ids, partitions, blocks)
     });
     let (reader, blocks) = blocks?;
     let mut ranged = Vec::with_capacity(others.len());
@@ -128,7 +136,7 @@ fn read(artifact: &Artifact, cache: &CacheOptions) -> Result<Read, LoadError> {
         (Some(_), [start, tail]) => Some(RangedColumns::open(segment, &reader, start, tail)?),
         _ => None,
     };
-    Ok(Read { whole: whole?, ids: ids?, reader, ranged, attributes })
+    Ok(Read { whole: whole?, ids: ids?, partitions: partitions?, reader, ranged, attributes })
 }
 
 fn ranged_section(

@@ -28,6 +28,7 @@ mod families;
 mod filter;
 mod lazy;
 mod open;
+mod partitions;
 mod query;
 mod rows;
 mod search;
@@ -46,6 +47,7 @@ pub use attributes::{in_utc, json_value};
 pub use families::{assemble, effort_name};
 pub use filter::{Bound, Condition, Constant, Filter, FilterError, Position, ROW_ID, TextTest};
 pub use open::{Check, OpenOptions, Residence};
+pub use partitions::EXACT_PARTITION_ROWS;
 pub use query::{Effort, Query, QueryError, SearchOptions, StoreFailure};
 pub use rows::told as told_columns;
 pub use search::{Prepared, Way};
@@ -57,6 +59,7 @@ use self::attributes::AttributeColumns;
 use self::filter::{Columns, FilterCache};
 use self::lazy::Lazy;
 use self::open::Checking;
+use self::partitions::Partitioned;
 use self::rows::Rows;
 use self::search::{Limit, Sessions};
 use self::segments::Exact;
@@ -100,6 +103,8 @@ pub struct Index {
     segments: Option<Arc<Segments>>,
     ids: RowIds,
     attributes: AttributeColumns,
+    /// Where the index is partitioned.
+    partitions: Option<Partitioned>,
     /// The rows that are there; `None` where all are.
     live: Option<Arc<RowMask>>,
     sessions: Sessions,
@@ -149,7 +154,7 @@ impl Index {
     }
 
     fn of_rows(artifact: Artifact, rows: Rows, filter_cache_bytes: usize) -> Result<Self, LoadError> {
-        let Rows { family, segments, exact, ids, attributes, live } = rows;
+        let Rows { family, segments, exact, ids, attributes, partitions, live } = rows;
         agrees("ids", family.rows() as u64, ids.len() as u64)?;
         Ok(Self {
             artifact: Arc::new(artifact),
@@ -158,6 +163,7 @@ impl Index {
             segments,
             ids,
             attributes,
+            partitions,
             live,
             sessions: Sessions::default(),
             filters: FilterCache::new(filter_cache_bytes),

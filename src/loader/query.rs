@@ -30,6 +30,10 @@ pub enum QueryError {
     Recall { k: u32, asked: f64, best: f64 },
     #[error("the index has no certificate, so it cannot be searched by recall: give the effort instead")]
     NoCertificate,
+    #[error(
+        "the index is not partitioned (`partition_by` in its job), so no partition of it can be searched"
+    )]
+    NoPartitions,
     #[error(transparent)]
     Filter(FilterError),
     #[error("no attribute is called `{column}`; there are: {known}")]
@@ -136,6 +140,7 @@ impl Default for SearchOptions {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Query {
     pub(super) options: SearchOptions,
+    pub(super) partition: Option<RowId>,
     pub(super) filter: Option<Filter>,
     pub(super) threshold: Option<Threshold>,
     pub(super) exclude: Vec<RowId>,
@@ -204,6 +209,15 @@ impl Query {
     #[must_use]
     pub fn refine(mut self, candidates: usize) -> Self {
         self.options.refine = Some(candidates);
+        self
+    }
+
+    /// Only rows of one partition: those whose value of the attribute that the index is partitioned by is `key`. A key that
+    /// no row has finds nothing. Without a partition all rows are searched. Numbers and strings are taken as
+    /// [`RowId::to_kind`] has it, and a string of digits for a number.
+    #[must_use]
+    pub fn partition(mut self, key: impl Into<RowId>) -> Self {
+        self.partition = Some(key.into());
         self
     }
 

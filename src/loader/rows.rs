@@ -8,6 +8,7 @@ use arrow_schema::{ArrowError, DataType, Field, Schema};
 use arrow_select::concat::concat;
 
 use super::attributes::AttributeColumns;
+use super::partitions::Partitioned;
 use super::segments::{Exact, Segments};
 use super::{LoadError, agrees, assemble};
 use crate::artifact::Manifest;
@@ -24,6 +25,7 @@ pub(super) struct Rows {
     pub exact: Option<Exact>,
     pub ids: RowIds,
     pub attributes: AttributeColumns,
+    pub partitions: Option<Partitioned>,
     /// `None` where all rows are there.
     pub live: Option<Arc<RowMask>>,
 }
@@ -34,7 +36,9 @@ impl Rows {
         let families =
             artifact.segments().map(|segment| family(manifest, segment)).collect::<Result<Vec<_>, _>>()?;
         if let ([family], None) = (&families[..], &manifest.tombstones) {
-            return Ok(Self::of_one(family.clone(), artifact.ids()?, artifact.attributes()?.into()));
+            let partitions = Partitioned::of(artifact)?;
+            let rows = Self::of_one(family.clone(), artifact.ids()?, artifact.attributes()?.into());
+            return Ok(Self { partitions, ..rows });
         }
         if manifest.build.rows > u64::from(u32::MAX) {
             let (expected, got) = (format!("at most {}", u32::MAX), manifest.build.rows.to_string());
@@ -49,13 +53,15 @@ impl Rows {
         let exact = segments.keep_vectors().then(|| Exact::Several(segments.clone()));
         let family = segments.clone();
         let (ids, attributes) = (ids.hiding(dead), attributes.into());
-        Ok(Self { family, segments: Some(segments), exact, ids, attributes, live })
+        let partitions = Partitioned::of(artifact)?;
+        Ok(Self { family, segments: Some(segments), exact, ids, attributes, partitions, live })
     }
 
     /// Of one segment whose rows are all there.
     pub fn of_one(family: Arc<dyn SearchIndex>, ids: RowIds, attributes: AttributeColumns) -> Self {
         let exact = family.kept().map(|kept| Arc::new(FlatIndex::over(kept.clone(), family.metric())));
-        Self { family, segments: None, exact: exact.map(Exact::One), ids, attributes, live: None }
+        let exact = exact.map(Exact::One);
+        Self { family, segments: None, exact, ids, attributes, partitions: None, live: None }
     }
 }
 

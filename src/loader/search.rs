@@ -17,12 +17,13 @@ use arrow_schema::{Field, Schema};
 use rayon::prelude::*;
 
 use super::answers::{Answers, Match, Slots};
+use super::partitions::{Chosen, EXACT_PARTITION_ROWS};
 use super::query::{self, Query, QueryError, Threshold};
 use super::segments::{Exact, ExactSearcher};
 use super::{Index, SearchOptions, attributes};
 use crate::artifact::{FetchError, FetchStats};
 use crate::index::{Allowed, RowMask, SearchParams, Searcher};
-use crate::vectors::{Metric, Neighbor, VectorView, normalize};
+use crate::vectors::{Metric, Neighbor, RowId, VectorView, normalize};
 
 /// Queries searched by one task.
 const QUERIES_PER_TASK: usize = 16;
@@ -38,6 +39,8 @@ pub struct Prepared<'a> {
     index: &'a Index,
     way: Way,
     mask: Option<Arc<RowMask>>,
+    /// Of a partition: the rows to compare one by one, in place of a mask.
+    chosen: Option<Chosen>,
     /// Ascending; where there is a mask, it has them already.
     excluded: Vec<u32>,
     threshold: Option<Threshold>,
@@ -98,14 +101,40 @@ impl<'a> Prepared<'a> {
             excluded.clear();
         }
         let k = wanted.saturating_add(excluded.len()).min(index.rows());
-        let way = way(index, setting, k, mask.as_deref());
+        let chosen = query.partition.as_ref().map(|key| chosen(index, key, mask.as_deref())).transpose()?;
+        let (way, chosen) = match chosen {
+            None => (way(index, setting, k, mask.as_deref()), None),
+            Some(chosen) => {
+                let way = way_in_partition(index, setting, k, chosen.count);
+                if let Way::Masked { .. } = way {
+                    let partitions = index.partitions.as_ref().expect("they have chosen");
+                    mask = Some(Arc::new(partitions.mask(&chosen, index.rows())));
+                    (way, None)
+                } else {
+                    (way, Some(chosen))
+                }
+            }
+        };
         let attributes = OnceLock::new();
         if index.lazy.is_none() {
             let _ = attributes.set(index.columns(&places, limit)?.0);
         }
         let (threshold, offset, timeout) = (query.threshold, query.offset, query.timeout);
         let k = query.options.k.min(index.rows().saturating_sub(offset));
-        Ok(Self { index, way, mask, excluded, threshold, offset, k, places, attributes, fetched, timeout })
+        Ok(Self {
+            index,
+            way,
+            mask,
+            chosen,
+            excluded,
+            threshold,
+            offset,
+            k,
+            places,
+            attributes,
+            fetched,
+            timeout,
+        })
     }
 
     /// How the rows are found: for whoever wants to know why a query costs what it costs.
@@ -126,7 +155,11 @@ impl<'a> Prepared<'a> {
 
     /// Rows that the filter, and the exclusions where they are many, let through.
     pub fn allowed_rows(&self) -> usize {
-        self.mask.as_ref().map_or(self.index.live_rows(), |mask| mask.count())
+        match (&self.chosen, &self.mask) {
+            (Some(chosen), _) => chosen.count,
+            (None, Some(mask)) => mask.count(),
+            (None, None) => self.index.live_rows(),
+        }
     }
 
     /// The nearest rows of each query into `answers`. Up to 16 queries are searched on the caller's thread, more on all
@@ -228,6 +261,9 @@ impl<'a> Prepared<'a> {
         let mask = self.mask.as_deref();
         match (self.way, mask, &mut *exact) {
             (Way::Nothing, ..) => {}
+            (Way::Exact { k }, _, Some(exact)) if let Some(chosen) = &self.chosen => {
+                exact.search_chosen(queries, k, chosen, &mut put);
+            }
             (Way::Exact { k }, mask, Some(exact)) => exact.search_among(queries, k, mask, &mut put),
             (Way::Masked { params, patience }, Some(mask), exact) => {
                 let allowed = Allowed { mask, patience };
@@ -307,10 +343,34 @@ fn way(index: &Index, setting: Option<SearchParams>, k: usize, mask: Option<&Row
             Some(setting) => Way::Index(SearchParams { k, ..setting }),
         };
     };
-    let allowed = mask.count();
-    if allowed == 0 {
-        return Way::Nothing;
+    match mask.count() {
+        0 => Way::Nothing,
+        allowed => way_among(index, setting, k, allowed),
     }
+}
+
+/// The rows of a partition that are there and that a mask allows.
+fn chosen(index: &Index, key: &RowId, mask: Option<&RowMask>) -> Result<Chosen, QueryError> {
+    let partitions = index.partitions.as_ref().ok_or(QueryError::NoPartitions)?;
+    // A filter's mask allows rows that are there only.
+    let allowed = mask.or(index.live.as_deref());
+    let is_allowed = |row: u32| allowed.is_some_and(|allowed| allowed.contains(row));
+    let keep: Option<&dyn Fn(u32) -> bool> = allowed.is_some().then_some(&is_allowed);
+    Ok(partitions.chosen(key, keep))
+}
+
+/// How to find `k` rows among so many of a partition.
+fn way_in_partition(index: &Index, setting: Option<SearchParams>, k: usize, allowed: usize) -> Way {
+    match setting {
+        _ if allowed == 0 => Way::Nothing,
+        None => Way::Exact { k },
+        Some(_) if index.exact.is_some() && allowed <= EXACT_PARTITION_ROWS => Way::Exact { k },
+        Some(setting) => way_among(index, setting, k, allowed),
+    }
+}
+
+/// How to find `k` rows among so many that are allowed, one or more.
+fn way_among(index: &Index, setting: SearchParams, k: usize, allowed: usize) -> Way {
     let params = SearchParams { k, ..setting };
     let can_scan = index.exact.is_some();
     let walk = index.family.rows_compared_among(&params, allowed);

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::partitions::Chosen;
 use crate::artifact::{FetchError, FetchStats, Section};
 use crate::flat::{FlatIndex, FlatSearcher};
 use crate::index::{Allowed, KeptVectors, RowMask, SearchIndex, SearchParams, Searcher};
@@ -316,6 +317,20 @@ impl ExactSearcher {
         }
     }
 
+    /// As [`FlatSearcher::search_runs`], of each segment's rows.
+    pub fn search_chosen(
+        &mut self,
+        queries: VectorView<'_>,
+        k: usize,
+        chosen: &Chosen,
+        found: &mut dyn FnMut(usize, &[Neighbor]),
+    ) {
+        match self {
+            ExactSearcher::One(searcher) => searcher.search_runs(queries, k, &chosen.runs[0], found),
+            ExactSearcher::Several(segments) => segments.search_chosen(queries, k, chosen, found),
+        }
+    }
+
     /// As [`Searcher::fetched`]. Several segments are all in memory.
     pub fn fetched(&mut self) -> Result<FetchStats, FetchError> {
         match self {
@@ -334,6 +349,25 @@ impl ExactSearcher {
 }
 
 impl ExactSegments {
+    fn search_chosen(
+        &mut self,
+        queries: VectorView<'_>,
+        k: usize,
+        chosen: &Chosen,
+        found: &mut dyn FnMut(usize, &[Neighbor]),
+    ) {
+        self.merging.begin(queries.rows());
+        let parts = self.segments.parts.iter().zip(&mut self.searchers).zip(&chosen.runs);
+        for ((part, searcher), runs) in parts.filter(|(_, runs)| !runs.is_empty()) {
+            searcher.search_runs(queries, k, runs, &mut |query, found| {
+                self.merging.add(query, part.first, found);
+            });
+        }
+        for query in 0..queries.rows() {
+            found(query, self.merging.finish(query, k));
+        }
+    }
+
     fn search_among(
         &mut self,
         queries: VectorView<'_>,

@@ -15,10 +15,15 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use super::reply::{self, Vocabulary};
 use super::shared::{Client, Shared};
 use super::{Fault, Limits};
+use crate::vectors::RowId;
 
 /// The address a connection came from.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer(pub IpAddr);
+
+/// Of a request whose key is bound to one: the partition that it may see, and no other.
+#[derive(Debug, Clone)]
+pub(super) struct Tenant(pub RowId);
 
 /// A fault on its way out, for the count.
 #[derive(Debug, Clone, Copy)]
@@ -83,7 +88,12 @@ async fn prepare(
         (false, Some(key)) => Client::Key(shared.keys.find(key).ok_or(Fault::WrongKey)?),
     };
     let share = shared.share(client)?;
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    if let Client::Key(place) = client
+        && let Some(tenant) = shared.keys.tenant(place)
+    {
+        parts.extensions.insert(Tenant(RowId::Text(tenant.into())));
+    }
     let body = read(body, &parts.headers, &shared.limits).await?;
     Ok((Request::from_parts(parts, Body::from(body)), Some(share)))
 }

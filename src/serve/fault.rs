@@ -35,6 +35,8 @@ pub enum Fault {
     Value { what: &'static str, got: String, allowed: String },
     #[error("{what} is not supported; allowed: {allowed}")]
     Unsupported { what: String, allowed: &'static str },
+    #[error("{what} is not for a key that is bound to a tenant")]
+    OfOthers { what: &'static str },
     #[error(transparent)]
     Query(#[from] QueryError),
     #[error("this client has {allowed} requests under way, as many as are allowed")]
@@ -75,7 +77,7 @@ impl Fault {
         match self {
             Fault::Body(_) | Fault::Path | Fault::Unsupported { .. } => StatusCode::BAD_REQUEST,
             Fault::NoKey | Fault::WrongKey => StatusCode::UNAUTHORIZED,
-            Fault::ReadOnly { .. } => StatusCode::FORBIDDEN,
+            Fault::ReadOnly { .. } | Fault::OfOthers { .. } => StatusCode::FORBIDDEN,
             Fault::Nowhere { .. } | Fault::NoIndex { .. } | Fault::NoPoint { .. } => StatusCode::NOT_FOUND,
             Fault::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Fault::SlowBody { .. } | Fault::Query(QueryError::TimeOut { .. }) => StatusCode::REQUEST_TIMEOUT,
@@ -96,6 +98,7 @@ impl Fault {
             Fault::Unsupported { .. } => "unsupported",
             Fault::NoKey | Fault::WrongKey => "unauthorized",
             Fault::ReadOnly { .. } => "read_only",
+            Fault::OfOthers { .. } => "forbidden",
             Fault::Nowhere { .. } | Fault::NoIndex { .. } | Fault::NoPoint { .. } => "not_found",
             Fault::Method { .. } => "method",
             Fault::SlowBody { .. } | Fault::Query(QueryError::TimeOut { .. }) => "time_out",

@@ -1,4 +1,5 @@
-//! API keys. Only their hashes are kept, and all of them are compared, in a time that does not depend on the keys.
+//! API keys. Only their hashes are kept, and all of them are compared, in a time that does not depend on the keys. A key may be
+//! bound to a tenant: whoever shows it sees the rows of that partition and nothing else.
 
 use std::path::{Path, PathBuf};
 
@@ -14,16 +15,26 @@ pub enum KeyError {
     Read { path: PathBuf, source: std::io::Error },
     #[error("{place}: a key of {got} bytes, expected {MIN_KEY_BYTES} or more of visible ASCII")]
     Weak { place: String, got: usize },
+    #[error("{place}: expected `KEY` or `KEY tenant=NAME` with a name")]
+    Tenant { place: String },
+    #[error("{place}: the same key twice")]
+    Twice { place: String },
     #[error("{place} has no key")]
     None { place: String },
 }
 
 /// The keys that open the server; none at all: it is open.
 #[derive(Debug, Clone, Default)]
-pub struct ApiKeys(Vec<blake3::Hash>);
+pub struct ApiKeys(Vec<ApiKey>);
+
+#[derive(Debug, Clone)]
+struct ApiKey {
+    hash: blake3::Hash,
+    tenant: Option<String>,
+}
 
 impl ApiKeys {
-    /// One key per line; empty lines and those that begin with `#` are passed over.
+    /// One key per line, with ` tenant=NAME` behind it where it is bound to a tenant; empty lines and those that begin with `#` are passed over.
     pub fn read(path: &Path) -> Result<Self, KeyError> {
         let text =
             std::fs::read_to_string(path).map_err(|source| KeyError::Read { path: path.into(), source })?;
@@ -40,12 +51,24 @@ impl ApiKeys {
     /// # Errors
     /// No key, or a weak one.
     pub fn of<'a>(keys: impl IntoIterator<Item = &'a str>, place: &str) -> Result<Self, KeyError> {
-        let mut hashes = Vec::new();
-        for key in keys.into_iter().map(str::trim).filter(|key| !key.is_empty()) {
+        let mut hashes: Vec<ApiKey> = Vec::new();
+        for line in keys.into_iter().map(str::trim).filter(|line| !line.is_empty()) {
+            let (key, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+            let tenant = match rest.trim_start() {
+                "" => None,
+                rest => {
+                    let name = rest.strip_prefix("tenant=").filter(|name| !name.is_empty());
+                    Some(name.ok_or_else(|| KeyError::Tenant { place: place.into() })?.to_string())
+                }
+            };
             if key.len() < MIN_KEY_BYTES || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
                 return Err(KeyError::Weak { place: place.into(), got: key.len() });
             }
-            hashes.push(blake3::hash(key.as_bytes()));
+            let hash = blake3::hash(key.as_bytes());
+            if hashes.iter().any(|known| known.hash == hash) {
+                return Err(KeyError::Twice { place: place.into() });
+            }
+            hashes.push(ApiKey { hash, tenant });
         }
         if hashes.is_empty() {
             return Err(KeyError::None { place: place.into() });
@@ -53,10 +76,12 @@ impl ApiKeys {
         Ok(Self(hashes))
     }
 
-    /// Both.
+    /// Both; what the first says of a key holds.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
-        self.0.extend(other.0);
+        let is_new = |key: &ApiKey| self.0.iter().all(|known| known.hash != key.hash);
+        let others: Vec<ApiKey> = other.0.into_iter().filter(is_new).collect();
+        self.0.extend(others);
         self
     }
 
@@ -68,10 +93,15 @@ impl ApiKeys {
     pub(super) fn find(&self, key: &[u8]) -> Option<usize> {
         let hash = blake3::hash(key);
         // `Hash` compares in constant time; the last to match is kept, whichever it is.
-        self.0.iter().enumerate().fold(None, |found, (place, known)| match *known == hash {
+        self.0.iter().enumerate().fold(None, |found, (place, known)| match known.hash == hash {
             true => Some(place),
             false => found,
         })
+    }
+
+    /// The tenant that a key is bound to.
+    pub(super) fn tenant(&self, place: usize) -> Option<&str> {
+        self.0[place].tenant.as_deref()
     }
 }
 
@@ -86,6 +116,23 @@ mod tests {
         assert_eq!(keys.find(b"fedcba9876543210"), Some(1));
         for wrong in ["", "0123456789abcde", "0123456789abcdeF", "0123456789abcdef "] {
             assert_eq!(keys.find(wrong.as_bytes()), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_bound_to_the_tenant_of_its_line() {
+        let lines = ["0123456789abcdef tenant=../x y", "fedcba9876543210", "00000000000000000\ttenant=a=b"];
+        let keys = ApiKeys::of(lines, "test").unwrap();
+        let tenant = |key: &[u8]| keys.tenant(keys.find(key).unwrap());
+        assert_eq!(tenant(b"0123456789abcdef"), Some("../x y"));
+        assert_eq!(tenant(b"fedcba9876543210"), None);
+        assert_eq!(tenant(b"00000000000000000"), Some("a=b"));
+        for (lines, expected) in [
+            (vec!["0123456789abcdef tenant="], "test: expected `KEY` or `KEY tenant=NAME` with a name"),
+            (vec!["0123456789abcdef alice"], "test: expected `KEY` or `KEY tenant=NAME` with a name"),
+            (vec!["0123456789abcdef", "0123456789abcdef tenant=a"], "test: the same key twice"),
+        ] {
+            assert_eq!(ApiKeys::of(lines, "test").unwrap_err().to_string(), expected);
         }
     }
 

@@ -14,10 +14,12 @@ use axum::routing::{MethodRouter, get, post};
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
-use super::admission::{admit, refusal};
+use super::admission::{Tenant, admit, refusal};
+use super::hosted::Hosted;
 use super::reply::{Reply, response};
 use super::shared::Shared;
 use super::{Fault, openapi, page, qdrant, v1};
+use crate::vectors::RowId;
 
 /// A request that was admitted.
 pub(super) struct Call {
@@ -26,6 +28,8 @@ pub(super) struct Call {
     names: Vec<String>,
     pub headers: HeaderMap,
     pub body: Bytes,
+    /// Whose rows alone are to be seen, where the key says so.
+    pub tenant: Option<RowId>,
 }
 
 /// Answers a call, on a worker's thread.
@@ -39,6 +43,26 @@ impl Call {
 
     pub fn name(&self, place: usize) -> &str {
         self.names.get(place).map_or("", String::as_str)
+    }
+
+    /// The index of the path, if whoever asks may see it.
+    pub fn hosted(&self) -> Result<&Arc<Hosted>, Fault> {
+        let name = self.index();
+        let seen = self.shared.indexes.get(name).ok().filter(|hosted| self.sees(hosted));
+        seen.ok_or_else(|| {
+            let known = self.all_hosted().map(|hosted| format!("`{}`", hosted.name)).collect::<Vec<_>>();
+            Fault::NoIndex { name: name.into(), known: known.join(", ") }
+        })
+    }
+
+    /// All indexes that whoever asks may see.
+    pub fn all_hosted(&self) -> impl Iterator<Item = &Arc<Hosted>> {
+        self.shared.indexes.iter().filter(|hosted| self.sees(hosted))
+    }
+
+    /// A tenant's rows are some of an index that is partitioned; of another nothing is its own.
+    fn sees(&self, hosted: &Hosted) -> bool {
+        self.tenant.is_none() || hosted.current().partition_by().is_some()
     }
 
     /// The body as JSON.
@@ -84,7 +108,8 @@ async fn answer(
     names: Result<RawPathParams, RawPathParamsRejection>,
     request: Request,
 ) -> Response {
-    let (Parts { uri, headers, .. }, body) = request.into_parts();
+    let (Parts { uri, headers, extensions, .. }, body) = request.into_parts();
+    let tenant = extensions.get().map(|Tenant(tenant)| tenant.clone());
     let Ok(names) = names else { return refusal(&Fault::Path, uri.path()) };
     let names = names.iter().map(|(_, name)| name.to_string()).collect();
     // In memory since the request was admitted.
@@ -92,7 +117,7 @@ async fn answer(
         Ok(body) => body.to_bytes(),
         Err(error) => return refusal(&Fault::Body(error.to_string()), uri.path()),
     };
-    let call = Call { shared: shared.clone(), names, headers, body };
+    let call = Call { shared: shared.clone(), names, headers, body, tenant };
     match shared.workers.run(move || work(&call)).await {
         Ok(reply) => reply.into_response(),
         Err(fault) => refusal(&fault, uri.path()),
@@ -106,7 +131,10 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     }
 }
 
-async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+async fn metrics(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    if request.extensions().get::<Tenant>().is_some() {
+        return refusal(&Fault::OfOthers { what: "what is counted of all" }, request.uri().path());
+    }
     shared.indexes.iter().for_each(|hosted| shared.metrics.fetched(&hosted.name, &hosted.current()));
     let text = shared.metrics.text(shared.workers.waiting());
     response(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text)

@@ -11,7 +11,7 @@ use super::shadow::Shadow;
 use super::workers::Workers;
 use super::{ApiKeys, Fault, Limits, ServeError, ServeOptions};
 use crate::loader::{Answers, Index, Prepared, Query};
-use crate::vectors::VectorView;
+use crate::vectors::{RowId, VectorView};
 
 pub(super) struct Shared {
     pub indexes: Indexes,
@@ -22,6 +22,14 @@ pub(super) struct Shared {
     shadow: Shadow,
     clients: Mutex<HashMap<Client, usize>>,
     draining: AtomicBool,
+}
+
+/// A version of an index, and whose rows of it are seen: a tenant's, or all.
+#[derive(Clone, Copy)]
+pub(super) struct Seen<'i> {
+    pub name: &'i str,
+    pub index: &'i Arc<Index>,
+    pub tenant: Option<&'i RowId>,
 }
 
 /// Who asks: by the place of the key, or by address where there are no keys.
@@ -77,14 +85,16 @@ impl Shared {
         !self.draining.load(Ordering::Relaxed) && self.indexes.iter().all(is_whole)
     }
 
-    /// Searches, counts and now and then compares.
+    /// Searches what is seen of an index, counts and now and then compares.
     pub fn search<'i>(
         &self,
-        name: &str,
-        index: &'i Arc<Index>,
+        seen: Seen<'i>,
         query: &Query,
         vectors: VectorView<'_>,
     ) -> Result<(Prepared<'i>, Answers), Fault> {
+        let Seen { name, index, tenant } = seen;
+        let own = tenant.map(|tenant| query.clone().partition(tenant.clone()));
+        let query = own.as_ref().unwrap_or(query);
         let prepared = index.prepare(query)?;
         let mut answers = Answers::new();
         prepared.search(vectors, &mut answers)?;

@@ -1,7 +1,6 @@
 //! Our own vocabulary: what [`Query`] offers, as JSON in and JSON or Arrow out.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow_array::ArrayRef;
@@ -15,6 +14,7 @@ use super::hosted::Hosted;
 use super::openapi::Id;
 use super::reply::Reply;
 use super::routes::Call;
+use super::shared::Seen;
 use super::{Fault, Limits, arrow};
 use crate::artifact::Certificate;
 use crate::loader::{Answers, Filter, Index, Match, Query, QueryError, json_value};
@@ -40,6 +40,9 @@ pub(super) struct IndexInfo {
     metric: Metric,
     dim: usize,
     rows: usize,
+    /// The attribute that `partition` of a search is a value of, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partition_by: Option<String>,
     /// Type of the row ids.
     #[schema(value_type = String)]
     id_type: RowIdKind,
@@ -114,6 +117,9 @@ pub(super) struct SearchRequest {
     exact: bool,
     /// Candidates to rank again by their kept vectors.
     refine: Option<usize>,
+    /// Only rows of this partition; for an index that has `partition_by`.
+    #[schema(value_type = Option<Id>)]
+    partition: Option<RowId>,
     /// An SQL condition over attributes and `row_id`.
     #[schema(example = "lang = 'en' AND year BETWEEN 2020 AND 2024")]
     filter: Option<String>,
@@ -218,7 +224,8 @@ struct Fields<'a> {
 
 #[utoipa::path(get, path = "/v1/indexes", responses((status = 200, body = IndexList), (status = 401, body = super::ErrorBody)))]
 pub(super) fn list(call: &Call) -> Result<Reply, Fault> {
-    let indexes = call.shared.indexes.iter().map(|hosted| info(hosted, &hosted.current())).collect();
+    let indexes =
+        call.all_hosted().map(|hosted| info(call, hosted, &hosted.current())).collect::<Result<_, _>>()?;
     Reply::json(&IndexList { indexes }, None, &call.shared.limits)
 }
 
@@ -233,36 +240,41 @@ pub(super) fn list(call: &Call) -> Result<Reply, Fault> {
     )
 )]
 pub(super) fn describe(call: &Call) -> Result<Reply, Fault> {
-    let hosted = call.shared.indexes.get(call.index())?;
+    let hosted = call.hosted()?;
     let index = hosted.current();
-    Reply::json(&info(hosted, &index), Some(index.version()), &call.shared.limits)
+    Reply::json(&info(call, hosted, &index)?, Some(index.version()), &call.shared.limits)
 }
 
-fn info(hosted: &Hosted, index: &Index) -> IndexInfo {
-    let step = index.rows().div_ceil(SAMPLE_IDS).max(1);
+fn info(call: &Call, hosted: &Hosted, index: &Index) -> Result<IndexInfo, Fault> {
+    let rows = match &call.tenant {
+        Some(tenant) => index.partition_ordinals(tenant)?,
+        None => index.live_ordinals(),
+    };
+    let step = rows.len().div_ceil(SAMPLE_IDS).max(1);
     let fields = index.attributes().into_iter().flat_map(|batch| batch.schema_ref().fields());
     let build = &index.manifest().build;
-    IndexInfo {
+    Ok(IndexInfo {
         name: hosted.name.clone(),
         version: index.version(),
         kind: build.kind.clone(),
         metric: index.metric(),
         dim: index.dim(),
-        rows: index.live_rows(),
+        rows: rows.len(),
+        partition_by: index.partition_by().map(str::to_string),
         id_type: index.ids().kind(),
-        sample_ids: (0..index.rows() as u32)
-            .step_by(step)
-            .filter(|&row| index.is_live(row))
-            .map(|row| index.ids().get(row))
-            .collect(),
+        sample_ids: rows.iter().step_by(step).map(|&row| index.ids().get(row)).collect(),
         effort_name: index.effort_name(),
         keeps_vectors: index.rows() > 0 && index.vector(0).is_some(),
         attributes: fields
             .map(|field| AttributeInfo { name: field.name().clone(), r#type: field.data_type().to_string() })
             .collect(),
         certificate: build.certificate.as_ref().map(certificate),
-        refused: hosted.refused().map(|(version, reason)| RefusedInfo { version, reason }),
-    }
+        // The reason may tell where the index lies.
+        refused: hosted
+            .refused()
+            .filter(|_| call.tenant.is_none())
+            .map(|(version, reason)| RefusedInfo { version, reason }),
+    })
 }
 
 fn certificate(certificate: &Certificate) -> CertificateInfo {
@@ -302,14 +314,15 @@ fn certificate(certificate: &Certificate) -> CertificateInfo {
 )]
 pub(super) fn search(call: &Call) -> Result<Reply, Fault> {
     let shared = &call.shared;
-    let hosted = shared.indexes.get(call.index())?;
+    let hosted = call.hosted()?;
     let request: SearchRequest = call.json()?;
     let index = hosted.current();
-    let vectors = request.vectors(&index, &shared.limits)?;
+    let seen = Seen { name: &hosted.name, index: &index, tenant: call.tenant.as_ref() };
+    let vectors = request.vectors(seen, &shared.limits)?;
     let query = request.query(&index, &shared.limits)?;
     let start = Instant::now();
     let view = VectorView::new(&vectors.values, vectors.dim);
-    let (prepared, answers) = shared.search(&hosted.name, &index, &query, view)?;
+    let (prepared, answers) = shared.search(seen, &query, view)?;
     let seconds = start.elapsed().as_secs_f64();
     let accept = call.headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     if accept.contains(arrow::STREAM) {
@@ -328,7 +341,13 @@ pub(super) fn search(call: &Call) -> Result<Reply, Fault> {
 }
 
 impl SearchRequest {
-    fn vectors(&self, index: &Arc<Index>, limits: &Limits) -> Result<Rows, Fault> {
+    fn vectors(&self, seen: Seen<'_>, limits: &Limits) -> Result<Rows, Fault> {
+        let index = seen.index;
+        if let (Some(tenant), Some(partition)) = (seen.tenant, &self.partition)
+            && tenant.to_string() != partition.to_string()
+        {
+            return Err(Fault::OfOthers { what: "a partition other than the tenant's" });
+        }
         let one_of = |got: &str| Fault::Value {
             what: "the query",
             got: got.into(),
@@ -341,7 +360,7 @@ impl SearchRequest {
             }
             (None, Some(ids)) => {
                 limits.check_size(ids.len(), self.k, self.offset)?;
-                rows_of(index, ids)?
+                rows_of(seen, ids)?
             }
             (Some(_), Some(_)) => return Err(one_of("both")),
             (None, None) => return Err(one_of("missing")),
@@ -367,6 +386,9 @@ impl SearchRequest {
         };
         if let Some(refine) = self.refine {
             query = query.refine(refine);
+        }
+        if let Some(partition) = &self.partition {
+            query = query.partition(partition.clone());
         }
         if let Some(filter) = &self.filter {
             limits.check_filter(filter.len())?;
@@ -434,11 +456,16 @@ fn typed(index: &Index, id: &RowId) -> RowId {
     }
 }
 
-fn rows_of(index: &Index, ids: &[RowId]) -> Result<Rows, Fault> {
+fn rows_of(seen: Seen<'_>, ids: &[RowId]) -> Result<Rows, Fault> {
+    let index = seen.index;
+    let own = seen.tenant.map(|tenant| index.partition_ordinals(tenant)).transpose()?;
     let mut rows = Rows { dim: index.dim(), rows: ids.len(), ..Rows::default() };
     for id in ids {
-        let ordinal =
-            index.ids().find(&typed(index, id)).ok_or_else(|| Fault::NoPoint { id: id.to_string() })?;
+        let ordinal = index
+            .ids()
+            .find(&typed(index, id))
+            .filter(|row| own.as_ref().is_none_or(|own| own.binary_search(row).is_ok()));
+        let ordinal = ordinal.ok_or_else(|| Fault::NoPoint { id: id.to_string() })?;
         rows.values.extend(index.fetch_vector(ordinal)?.ok_or(QueryError::NoVectors)?);
     }
     Ok(rows)

@@ -42,6 +42,8 @@ use std::sync::Arc;
 
 use arrow_array::builder::BooleanBufferBuilder;
 use arrow_array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch};
+use arrow_buffer::NullBuffer;
+use arrow_schema::Schema;
 use arrow_select::filter::FilterBuilder;
 use tokio::runtime::Handle;
 
@@ -101,6 +103,8 @@ pub struct SourceSpec {
     pub id_column: Option<String>,
     /// Kept with the rows. [`ALL_COLUMNS`] alone: whatever the first file has that can be kept.
     pub attribute_columns: Vec<String>,
+    /// Of these, the ones that no row may lack.
+    pub required_columns: Vec<String>,
     /// An SQL expression; rows for which it is not true are filtered out. It may name columns that are not kept.
     pub predicate: Option<String>,
     pub on_bad_row: OnBadRow,
@@ -121,6 +125,7 @@ impl SourceSpec {
             vector_column: vector_column.into(),
             id_column: None,
             attribute_columns: Vec::new(),
+            required_columns: Vec::new(),
             predicate: None,
             on_bad_row: OnBadRow::Fail,
             dim: None,
@@ -210,6 +215,11 @@ impl Source {
     /// From the spec or a FixedSizeList; `None` for lists until they are read.
     pub fn dim(&self) -> Option<usize> {
         self.columns.dim
+    }
+
+    /// Names and types of the attributes, as rows will have them.
+    pub fn attributes(&self) -> &Schema {
+        &self.columns.attributes
     }
 
     pub fn inputs(&self) -> &[InputFile] {
@@ -354,6 +364,12 @@ pub struct RowBatch {
     pub attributes: RecordBatch,
 }
 
+/// A column that no row may lack, and where rows do.
+struct Required {
+    column: String,
+    nulls: NullBuffer,
+}
+
 /// The stream of a source's kept rows. After an error it ends. Dropping it stops the reading.
 pub struct Batches {
     source: Source,
@@ -432,6 +448,7 @@ impl Batches {
             }
         }
         let ids = self.ids(scanned)?;
+        let required = self.required(rows);
 
         let mut data = Vec::with_capacity(vectors.len() * self.dim.unwrap_or(0));
         let mut kept = BooleanBufferBuilder::new(vectors.len());
@@ -441,7 +458,7 @@ impl Batches {
                 self.counts.filtered_out += 1;
                 false
             } else {
-                match self.check_row(&vectors, ids.as_ref(), row, &mut data) {
+                match self.check_row(&vectors, (ids.as_ref(), &required), row, &mut data) {
                     Ok(()) => true,
                     Err(reason) => {
                         self.reject(scanned, row, row_ids::text(ids.as_ref(), row), reason)?;
@@ -467,18 +484,30 @@ impl Batches {
         }))
     }
 
+    /// The columns that no row may lack, where rows of this batch do.
+    fn required(&self, rows: &RecordBatch) -> Vec<Required> {
+        let of = |column: &String| {
+            let nulls = rows.column_by_name(column)?.logical_nulls()?;
+            Some(Required { column: column.clone(), nulls })
+        };
+        self.source.spec.required_columns.iter().filter_map(of).collect()
+    }
+
     /// Appends the row's vector to `data` and takes its id, if there is nothing wrong with it.
     fn check_row(
         &mut self,
         vectors: &VectorColumn<'_>,
-        ids: &dyn Array,
+        (ids, required): (&dyn Array, &[Required]),
         row: usize,
         data: &mut Vec<f32>,
     ) -> Result<(), BadRow> {
         let start = data.len();
         // With no dimension yet, every vector of the batch is null or empty: no length fits.
         vectors.push_row(row, self.dim.unwrap_or(0), self.source.spec.metric, data)?;
-        let id = if ids.is_null(row) {
+        let lacking = required.iter().find(|required| required.nulls.is_null(row));
+        let id = if let Some(Required { column, .. }) = lacking {
+            Err(BadRow::NullAttribute { column: column.clone() })
+        } else if ids.is_null(row) {
             Err(BadRow::NullId)
         } else if self.source.columns.id.is_some() && !self.seen.insert(ids, row) {
             Err(BadRow::DuplicateId)

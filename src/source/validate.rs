@@ -43,6 +43,10 @@ pub enum BadRow {
     },
     NullId,
     DuplicateId,
+    /// Of an attribute that indexes are partitioned by.
+    NullAttribute {
+        column: String,
+    },
 }
 
 impl BadRow {
@@ -60,6 +64,7 @@ impl BadRow {
             BadRow::NormOverflow { .. } => "norm_overflow",
             BadRow::NullId => "null_id",
             BadRow::DuplicateId => "duplicate_id",
+            BadRow::NullAttribute { .. } => "null_attribute",
         }
     }
 }
@@ -84,6 +89,12 @@ impl fmt::Display for BadRow {
             }
             BadRow::NullId => write!(f, "the id is null"),
             BadRow::DuplicateId => write!(f, "an earlier row has the same id"),
+            BadRow::NullAttribute { column } => {
+                write!(
+                    f,
+                    "`{column}` is null: an index is partitioned by it, and the row would be in no partition"
+                )
+            }
         }
     }
 }

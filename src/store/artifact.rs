@@ -10,6 +10,7 @@ use super::objects::{Objects, ReadError};
 use super::{IndexStore, Place, StoreError};
 use crate::artifact::checksums::{BLOCK_BYTES, BlockChecksums, CHECKSUMS_SECTION};
 use crate::artifact::columns::{self, ATTRIBUTES_FILE, IDS_FILE};
+use crate::artifact::partitions::{PARTITIONS_FILE, PARTITIONS_SECTION, Partitions};
 use crate::artifact::queries::{self, QUERIES_FILE, QUERIES_SECTION};
 use crate::artifact::safetensors::{self, section_file_name};
 use crate::artifact::tombstones::{TOMBSTONES_SECTION, Tombstones};
@@ -144,7 +145,7 @@ impl<'a> Segment<'a> {
         self.reference().rows
     }
 
-    /// The names of the sections that the index is made of: without the checksums and the queries.
+    /// The names of the sections that the index is made of: without the checksums, the queries and the partitions.
     pub fn section_names(&self) -> impl Iterator<Item = &'a str> {
         let stem =
             |file: &'a FileRef| file.name.strip_suffix(safetensors::SECTION_EXTENSION)?.strip_suffix('.');
@@ -152,7 +153,7 @@ impl<'a> Segment<'a> {
             .files
             .iter()
             .filter_map(stem)
-            .filter(|name| ![CHECKSUMS_SECTION, QUERIES_SECTION].contains(name))
+            .filter(|name| ![CHECKSUMS_SECTION, QUERIES_SECTION, PARTITIONS_SECTION].contains(name))
     }
 
     /// Reads the section's file whole, checks it, and takes it apart. Its tensors share the file's bytes.
@@ -175,6 +176,15 @@ impl<'a> Segment<'a> {
         let bytes = self.read(ATTRIBUTES_FILE)?;
         let batch = columns::decode(bytes, self.rows());
         batch.map(Some).map_err(|error| StoreError::malformed(self.place(ATTRIBUTES_FILE), error))
+    }
+
+    /// Whose rows are whose; `None` where the index is not partitioned.
+    pub fn partitions(&self) -> Result<Option<Partitions>, StoreError> {
+        if self.reference().file(PARTITIONS_FILE).is_none() {
+            return Ok(None);
+        }
+        let partitions = Partitions::from_section(&self.section(PARTITIONS_SECTION)?, self.rows());
+        partitions.map(Some).map_err(|error| StoreError::malformed(self.place(PARTITIONS_FILE), error))
     }
 
     /// A whole file, checked.

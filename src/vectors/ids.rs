@@ -108,6 +108,18 @@ impl std::fmt::Display for RowId {
     }
 }
 
+impl From<&str> for RowId {
+    fn from(text: &str) -> Self {
+        RowId::Text(text.into())
+    }
+}
+
+impl From<i64> for RowId {
+    fn from(number: i64) -> Self {
+        RowId::Int(number)
+    }
+}
+
 /// As JSON has it: numbers are numbers, text and UUIDs are strings.
 impl Serialize for RowId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -255,7 +267,14 @@ impl RowIds {
     /// [`RowId::to_kind`] has it. The first call sorts: 4 bytes per row are kept from then on.
     pub fn find(&self, id: &RowId) -> Option<u32> {
         let id = id.to_kind(self.kind())?;
-        let by_id = self.by_id.get_or_init(|| {
+        let by_id = self.in_order();
+        let at = by_id.partition_point(|&row| self.compare(row, &id) == Ordering::Less);
+        by_id.get(at).copied().filter(|&row| self.compare(row, &id) == Ordering::Equal)
+    }
+
+    /// The ordinals that ids find, in the order of (id, ordinal). The first call sorts: 4 bytes per row are kept from then on.
+    pub fn in_order(&self) -> &[u32] {
+        self.by_id.get_or_init(|| {
             let mut ordinals: Vec<u32> = (0..self.len() as u32).collect();
             if !self.hidden.is_empty() {
                 ordinals.retain(|row| self.hidden.binary_search(row).is_err());
@@ -272,9 +291,40 @@ impl RowIds {
                 }
             }
             ordinals
-        });
-        let at = by_id.partition_point(|&row| self.compare(row, &id) == Ordering::Less);
-        by_id.get(at).copied().filter(|&row| self.compare(row, &id) == Ordering::Equal)
+        })
+    }
+
+    /// As [`find`](Self::find) where the ids ascend and none occurs twice: nothing is sorted.
+    pub fn find_sorted(&self, id: &RowId) -> Option<u32> {
+        let id = id.to_kind(self.kind())?;
+        let (mut low, mut high) = (0, self.len() as u32);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.compare(middle, &id) {
+                Ordering::Less => low = middle + 1,
+                Ordering::Greater => high = middle,
+                Ordering::Equal => return Some(middle),
+            }
+        }
+        None
+    }
+
+    pub fn are_equal(&self, a: u32, b: u32) -> bool {
+        self.compare_rows(a, b) == Ordering::Equal
+    }
+
+    pub fn is_before(&self, a: u32, b: u32) -> bool {
+        self.compare_rows(a, b) == Ordering::Less
+    }
+
+    fn compare_rows(&self, a: u32, b: u32) -> Ordering {
+        let (a, b) = (a as usize, b as usize);
+        match &self.column {
+            Column::Int(ids) => ids.value(a).cmp(&ids.value(b)),
+            Column::UInt(ids) => ids.value(a).cmp(&ids.value(b)),
+            Column::Text(ids) => ids.value(a).cmp(ids.value(b)),
+            Column::Uuid(ids) => ids.value(a).cmp(ids.value(b)),
+        }
     }
 
     fn compare(&self, ordinal: u32, id: &RowId) -> Ordering {

@@ -13,19 +13,19 @@ use crate::vectors::Metric;
 
 pub(super) fn list(call: &Call) -> Result<Reply, Fault> {
     let start = Instant::now();
-    let names: Vec<Value> = call.shared.indexes.iter().map(|hosted| json!({ "name": hosted.name })).collect();
+    let names: Vec<Value> = call.all_hosted().map(|hosted| json!({ "name": hosted.name })).collect();
     enveloped(json!({ "collections": names }), start, None, &call.shared.limits)
 }
 
 pub(super) fn aliases(call: &Call) -> Result<Reply, Fault> {
     if !call.index().is_empty() {
-        call.shared.indexes.get(call.index())?;
+        call.hosted()?;
     }
     enveloped(json!({ "aliases": [] }), Instant::now(), None, &call.shared.limits)
 }
 
 pub(super) fn exists(call: &Call) -> Result<Reply, Fault> {
-    let exists = call.shared.indexes.contains(call.index());
+    let exists = call.hosted().is_ok();
     enveloped(json!({ "exists": exists }), Instant::now(), None, &call.shared.limits)
 }
 
@@ -41,8 +41,8 @@ pub(super) fn describe(call: &Call) -> Result<Reply, Fault> {
     let result = json!({
         "status": "green",
         "optimizer_status": "ok",
-        "points_count": index.live_rows(),
-        "indexed_vectors_count": index.live_rows(),
+        "points_count": asked.count(),
+        "indexed_vectors_count": asked.count(),
         "segments_count": index.manifest().segments.len(),
         "config": {
             "params": {
@@ -60,7 +60,7 @@ pub(super) fn describe(call: &Call) -> Result<Reply, Fault> {
                 "flush_interval_sec": 0,
             },
         },
-        "payload_schema": index.attributes().map_or_else(Map::new, |batch| schema(batch.schema_ref(), index.live_rows())),
+        "payload_schema": index.attributes().map_or_else(Map::new, |batch| schema(batch.schema_ref(), asked.count())),
     });
     asked.reply(result, &call.shared.limits)
 }

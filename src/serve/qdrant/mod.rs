@@ -24,12 +24,14 @@ use axum::Router;
 use axum::http::Method;
 use serde::Serialize;
 
-use super::points::Points;
+use super::points::{PointId, Points};
 use super::reply::{Reply, Vocabulary};
 use super::routes::{Call, gets, posts};
-use super::shared::Shared;
+use super::shared::{Seen, Shared};
 use super::{Fault, Limits};
-use crate::loader::Index;
+use crate::index::RowMask;
+use crate::loader::{Filter, Index};
+use crate::vectors::RowId;
 
 /// What Qdrant's clients compare their own version with: one minor apart is near enough for them.
 pub(super) const SPOKEN_VERSION: &str = "1.20.0";
@@ -81,16 +83,50 @@ struct Asked {
     name: String,
     index: Arc<Index>,
     points: Arc<Points>,
+    /// Whose rows alone are seen, and these, ascending.
+    tenant: Option<(RowId, Vec<u32>)>,
     start: Instant,
 }
 
 impl Asked {
     fn new(call: &Call) -> Result<Self, Fault> {
         let start = Instant::now();
-        let hosted = call.shared.indexes.get(call.index())?;
+        let hosted = call.hosted()?;
         let index = hosted.current();
         let points = hosted.points(&index);
-        Ok(Self { name: hosted.name.clone(), index, points, start })
+        let tenant = match &call.tenant {
+            Some(tenant) => Some((tenant.clone(), index.partition_ordinals(tenant)?)),
+            None => None,
+        };
+        Ok(Self { name: hosted.name.clone(), index, points, tenant, start })
+    }
+
+    fn seen(&self) -> Seen<'_> {
+        let tenant = self.tenant.as_ref().map(|(tenant, _)| tenant);
+        Seen { name: &self.name, index: &self.index, tenant }
+    }
+
+    /// Points that are seen.
+    fn count(&self) -> usize {
+        self.tenant.as_ref().map_or(self.index.live_rows(), |(_, rows)| rows.len())
+    }
+
+    /// The row of a point that is there and is seen.
+    fn ordinal(&self, id: &PointId) -> Option<u32> {
+        let ordinal = self.points.ordinal(&self.index, id)?;
+        let is_seen = match &self.tenant {
+            Some((_, rows)) => rows.binary_search(&ordinal).is_ok(),
+            None => self.index.live().is_none_or(|live| live.contains(ordinal)),
+        };
+        is_seen.then_some(ordinal)
+    }
+
+    /// The rows that are seen and pass a filter.
+    fn mask(&self, filter: &Filter) -> Result<Arc<RowMask>, Fault> {
+        let mask = self.index.mask(filter)?;
+        let Some((_, rows)) = &self.tenant else { return Ok(mask) };
+        let own = rows.iter().copied().filter(|&row| mask.contains(row));
+        Ok(Arc::new(RowMask::from_ordinals(mask.rows(), own)))
     }
 
     fn reply(&self, result: impl Serialize, limits: &Limits) -> Result<Reply, Fault> {

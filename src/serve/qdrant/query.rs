@@ -167,7 +167,7 @@ impl QueryRequest {
 impl Target {
     /// The vector to search for; a point is not its own neighbour.
     pub fn resolved(&self, asked: &Asked, query: Query) -> Result<(Vec<f32>, Query), Fault> {
-        let Asked { index, points, .. } = asked;
+        let index = &asked.index;
         match self {
             Target::Vector(vector) if vector.len() == index.dim() => Ok((vector.clone(), query)),
             Target::Vector(vector) => {
@@ -175,7 +175,7 @@ impl Target {
             }
             Target::Point(id) => {
                 let missing = || Fault::NoPoint { id: id.to_string() };
-                let ordinal = points.ordinal(index, id).ok_or_else(missing)?;
+                let ordinal = asked.ordinal(id).ok_or_else(missing)?;
                 let vector = index.fetch_vector(ordinal)?.ok_or(QueryError::NoVectors)?;
                 Ok((vector, query.exclude([index.ids().get(ordinal)])))
             }
@@ -185,7 +185,7 @@ impl Target {
 
 pub(super) fn search(call: &Call, asked: &Asked, query: &Query, vector: &[f32]) -> Result<Vec<Match>, Fault> {
     let view = VectorView::new(vector, asked.index.dim());
-    let (_, answers) = call.shared.search(&asked.name, &asked.index, query, view)?;
+    let (_, answers) = call.shared.search(asked.seen(), query, view)?;
     Ok(answers.of(0).to_vec())
 }
 

@@ -68,8 +68,17 @@ pub(super) fn page(
 ) -> Result<Page, Fault> {
     let Asked { index, points, .. } = asked;
     let mask =
-        index.mask(&filter.map_or_else(|| Filter::of(Condition::All(Vec::new())), |f| Ok(f.clone()))?)?;
-    let in_order = points.in_order(index);
+        asked.mask(&filter.map_or_else(|| Filter::of(Condition::All(Vec::new())), |f| Ok(f.clone()))?)?;
+    let own: Vec<u32>;
+    let in_order = match &asked.tenant {
+        None => points.in_order(index),
+        Some((_, rows)) => {
+            let mut rows = rows.clone();
+            rows.sort_by_cached_key(|&ordinal| points.id(index, ordinal));
+            own = rows;
+            &own
+        }
+    };
     let start = from.map_or(0, |from| in_order.partition_point(|&ordinal| points.id(index, ordinal) < *from));
     let mut passing = in_order[start..].iter().copied().filter(|&ordinal| mask.contains(ordinal));
     let ordinals = passing.by_ref().take(limit).collect();
@@ -110,13 +119,13 @@ pub(super) fn retrieve(call: &Call) -> Result<Reply, Fault> {
     limits.check_ids("ids", request.ids.len())?;
     let selection =
         Selection::new(&asked.index, request.with_payload.as_ref(), true, request.with_vector.as_ref())?;
-    let ordinals = request.ids.iter().filter_map(|id| asked.points.ordinal(&asked.index, id)).collect();
+    let ordinals = request.ids.iter().filter_map(|id| asked.ordinal(id)).collect();
     asked.reply(Listed { asked: &asked, selection, points: unscored(ordinals) }, limits)
 }
 
 pub(super) fn point(call: &Call) -> Result<Reply, Fault> {
     let asked = Asked::new(call)?;
-    let ordinal = PointId::parse(call.name(1)).and_then(|id| asked.points.ordinal(&asked.index, &id));
+    let ordinal = PointId::parse(call.name(1)).and_then(|id| asked.ordinal(&id));
     let ordinal = ordinal.ok_or_else(|| Fault::NoPoint { id: call.name(1).into() })?;
     let is_kept = asked.index.vector(ordinal).is_some();
     let selection = Selection::new(&asked.index, None, true, Some(&WithVector::All(is_kept)))?;
@@ -129,8 +138,8 @@ pub(super) fn count(call: &Call) -> Result<Reply, Fault> {
     let request: CountRequest = call.json()?;
     let limits = &call.shared.limits;
     let count = match parsed(request.filter.as_ref(), &asked, limits)? {
-        Some(filter) => asked.index.mask(&filter)?.count(),
-        None => asked.index.live_rows(),
+        Some(filter) => asked.mask(&filter)?.count(),
+        None => asked.count(),
     };
     asked.reply(json!({ "count": count }), limits)
 }
@@ -144,7 +153,7 @@ pub(super) fn facet(call: &Call) -> Result<Reply, Fault> {
     limits.check_size(1, limit, 0)?;
     let filter = parsed(request.filter.as_ref(), &asked, limits)?;
     let filter = filter.map_or_else(|| Filter::of(Condition::All(Vec::new())), Ok)?;
-    let mask = asked.index.mask(&filter)?;
+    let mask = asked.mask(&filter)?;
     let mut counts: BTreeMap<FacetValue, usize> = BTreeMap::new();
     if let Some(column) = attribute(&asked, &request.key)? {
         for ordinal in mask.iter() {
