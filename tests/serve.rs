@@ -571,7 +571,7 @@ fn rows_that_were_deleted_are_nowhere_and_rows_that_came_are_everywhere() {
         let ids = dead.iter().map(|&id| RowId::Int(id)).collect();
         delete(&options, &Delete::Ids(ids), &Progress::silent()).unwrap();
 
-        let served = Served::start(&[index.clone()], &[]);
+        let served = Served::start(std::slice::from_ref(&index), &[]);
         let post = |route: &str, body: Value| {
             json(&served.post(&format!("/collections/words/{route}"), body.to_string()))
         };
