@@ -20,6 +20,8 @@ mod pgpass;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "postgres")]
+mod postgres_tls;
+#[cfg(feature = "postgres")]
 mod postgres_types;
 #[cfg(feature = "cloud")]
 mod qdrant;
