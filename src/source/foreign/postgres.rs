@@ -45,7 +45,7 @@ pub(super) async fn read(
         .await
         .map_err(|error| server.failed(&error, 0))?;
     let relation = Relation::of(&server, &leader, options).await?;
-    let copy = Copy::of(&server, &leader, &relation, wanted).await?;
+    let copy = CopyOut::of(&server, &leader, &relation, wanted).await?;
     if relation.ranges.len() < 2 {
         return copy.whole(&server, &leader, stage).await;
     }
@@ -244,14 +244,14 @@ fn ranges(blocks: u64, bytes: u64) -> Vec<Range<u64>> {
 }
 
 /// The statement and what it answers.
-struct Copy {
+struct CopyOut {
     select: String,
     names: Vec<String>,
     types: Vec<Type>,
     is_id: Vec<bool>,
 }
 
-impl Copy {
+impl CopyOut {
     async fn of(
         server: &Server,
         leader: &Client,
