@@ -178,7 +178,20 @@ fn passwords_come_from_where_libpq_looks_and_are_never_told(server: &Postgres, f
     let place: Vec<(&str, &str)> = place.iter().map(|(name, value)| (*name, value.as_str())).collect();
     imported(&file, &[&["postgres:///kimera"], &table[1..]].concat(), &place);
 
+    // Encrypted to a server that can be trusted, else not at all.
+    let certificate = folder.join("server.crt");
+    let encrypted = uri.replace(&server.port.to_string(), &encrypting(server.port, &certificate).to_string());
+    let encrypted = format!("{encrypted}?sslmode=require");
+    let not_there = format!("{uri}?sslmode=require");
+    let whose = |uri| [uri, "--table", "kinds", "--id", "id", "--vector", "v"];
+    let trusting = [("PGPASSWORD", PASSWORD), ("SSL_CERT_FILE", certificate.to_str().unwrap())];
+    imported(&file, &whose(&*encrypted), &trusting);
     std::fs::remove_file(&file).unwrap();
+    let said = refused(5, &file, &whose(&*not_there), &trusting);
+    assert!(said.contains("cannot connect") && said.contains("server does not support TLS"), "{said}");
+    let said = refused(5, &file, &whose(&*encrypted), &trusting[..1]);
+    assert!(said.contains("cannot connect") && said.contains("certificate"), "{said}");
+
     let said = refused(5, &file, &table, &[("PGPASSWORD", "hunter3")]);
     assert!(said.contains("cannot connect") && said.contains("password authentication failed"), "{said}");
     let said = refused(2, &file, &named, &[]);
@@ -186,6 +199,45 @@ fn passwords_come_from_where_libpq_looks_and_are_never_told(server: &Postgres, f
     let with_password = uri.replace("kimera@", "kimera:hunter2@");
     let said = refused(2, &file, &[&[&*with_password], &table[1..]].concat(), &[]);
     assert!(said.contains("a password in the URI would be published"), "{said}");
+}
+
+/// PostgreSQL as a server that encrypts: one before it that does, since the one that can be installed does not. Writes its certificate, and
+/// passes on nothing that came unencrypted.
+fn encrypting(port: u16, certificate: &Path) -> u16 {
+    use rustls::pki_types::PrivateKeyDer;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+    let identity = rcgen::generate_simple_self_signed(["127.0.0.1".to_string()]).unwrap();
+    std::fs::write(certificate, identity.cert.pem()).unwrap();
+    let key = PrivateKeyDer::try_from(identity.signing_key.serialize_der()).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config =
+        rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config =
+        config.with_no_client_auth().with_single_cert(vec![identity.cert.der().clone()], key).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let at = listener.local_addr().unwrap().port();
+    runtime().unwrap().spawn(async move {
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        while let Ok((mut client, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let mut request = [0; 8];
+                client.read_exact(&mut request).await.unwrap();
+                // SSLRequest: length and 80877103.
+                if request != [0, 0, 0, 8, 4, 210, 22, 47] {
+                    return;
+                }
+                client.write_all(b"S").await.unwrap();
+                // Whoever does not trust us is gone.
+                let Ok(mut client) = acceptor.accept(client).await else { return };
+                let mut server = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                let _ = copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    at
 }
 
 fn what_is_not_there_is_named(server: &Postgres, file: &Path) {
@@ -196,7 +248,7 @@ fn what_is_not_there_is_named(server: &Postgres, file: &Path) {
     for (code, arguments, expected) in [
         (2, vec![&*uri, "--vector", "v"], "`table = \"…\"` or `query"),
         (2, vec![&*uri, "--table", "nowhere", "--vector", "v"], "there is no table `nowhere`"),
-        (2, vec![&*uri, "--table", "kinds; DROP TABLE kinds", "--vector", "v"], "syntax error"),
+        (2, vec![&*uri, "--table", "kinds; DROP TABLE kinds", "--vector", "v"], "there is no table"),
         (2, vec![&*uri, "--table", "kinds", "--vector", "w"], "no column `w`"),
         (2, vec![&*uri, "--table", "kinds", "--vector", "t"], "expected vector, halfvec or real[], got text"),
         (2, vec![&*uri, "--table", "kinds", "--vector", "v", "--attributes", "price"], "got numeric"),
@@ -317,35 +369,40 @@ fn a_collection_by_scroll_is_what_is_served() {
     assert!(said.contains("cannot connect"), "{said}");
 }
 
-/// Answers each request by what `answer` makes of its body.
-fn http_server(answer: impl Fn(Value) -> (u16, String) + Send + 'static) -> u16 {
+/// Answers each request by what `answer` makes of its body, each connection by a thread of its own.
+fn http_server(answer: impl Fn(Value) -> (u16, String) + Send + Sync + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
+    let answer = std::sync::Arc::new(answer);
     std::thread::spawn(move || {
         for connection in listener.incoming() {
-            let mut reader = BufReader::new(connection.unwrap());
-            loop {
-                let (mut length, mut line) = (0, String::new());
-                while reader.read_line(&mut line).is_ok_and(|bytes| bytes > 0) && line != "\r\n" {
-                    if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                        length = value.trim().parse().unwrap();
-                    }
-                    line.clear();
-                }
-                if line.is_empty() {
-                    break;
-                }
-                let mut body = vec![0; length];
-                reader.read_exact(&mut body).unwrap();
-                let (status, body) = answer(serde_json::from_slice(&body).unwrap());
-                let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-                if reader.get_mut().write_all(head.as_bytes()).is_err() {
-                    break;
-                }
-            }
+            let answer = answer.clone();
+            std::thread::spawn(move || answer_all(connection.unwrap(), &*answer));
         }
     });
     port
+}
+
+fn answer_all(connection: std::net::TcpStream, answer: &dyn Fn(Value) -> (u16, String)) {
+    let mut reader = BufReader::new(connection);
+    loop {
+        let (mut length, mut line) = (0, String::new());
+        while reader.read_line(&mut line).is_ok_and(|bytes| bytes > 0) && line != "\r\n" {
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap();
+            }
+            line.clear();
+        }
+        let mut body = vec![0; length];
+        if line.is_empty() || reader.read_exact(&mut body).is_err() {
+            return;
+        }
+        let (status, body) = answer(serde_json::from_slice(&body).unwrap());
+        let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        if reader.get_mut().write_all(head.as_bytes()).is_err() {
+            return;
+        }
+    }
 }
 
 #[test]

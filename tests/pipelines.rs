@@ -166,6 +166,26 @@ fn kimera_finds_what_pgvector_finds_and_follows_its_tables() {
     assert!(recall >= 0.99, "after the change: recall {recall}");
 }
 
+/// `ANNVIL_KIMERA_SIZE=large cargo test --release --test pipelines -- --ignored --nocapture kimera_beside`
+#[test]
+#[ignore = "minutes: builds pgvector's own indexes and asks 1,000 queries of each"]
+fn kimera_beside_pgvectors_own_indexes() {
+    let Some(server) = Postgres::start() else { return };
+    let pipeline = Pipeline::of("kimera", Vec::new());
+    let size = std::env::var("ANNVIL_KIMERA_SIZE").unwrap_or_else(|_| "small".into());
+    let mut bench = server.python();
+    bench.arg(pipeline.path("bench.py")).args([
+        "--annvil",
+        env!("CARGO_BIN_EXE_annvil"),
+        "--size",
+        &size,
+        "--data",
+    ]);
+    let status =
+        bench.arg(pipeline.path("data")).env("ANNVIL_SCRATCH", pipeline.path("scratch")).status().unwrap();
+    assert!(status.success());
+}
+
 #[test]
 fn phoenix_finds_entries_by_text_and_lists_them_by_prefix_newest_first() {
     let pipeline = Pipeline::of("phoenix-kb", Vec::new());

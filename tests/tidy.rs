@@ -43,7 +43,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("memmap2", &["artifact", "store"]),
     ("sqlparser", &["loader/filter"]),
     ("reqwest", &["store"]),
-    ("rustls", &["store", "serve/tls"]),
+    ("rustls", &["store", "serve/tls", "source/foreign"]),
     ("axum", &["serve"]),
     ("hyper", &["serve"]),
     ("utoipa", &["serve"]),

@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read as _, Seek, SeekFrom, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow_array::RecordBatch;
 use bytes::Bytes;
@@ -55,27 +56,40 @@ impl Job<'_> {
     /// Reads footers and schemas, and checks the job against them.
     pub fn open(&self) -> Result<Source, Error> {
         let from = &self.spec.source;
-        let source = Source::open(
-            source::SourceSpec {
-                uris: resolved(&from.uri),
-                vector_column: from.vector.clone(),
-                id_column: from.id.clone(),
-                attribute_columns: from.attributes.clone(),
-                required_columns: self.spec.required_columns(),
-                predicate: from.predicate.clone(),
-                on_bad_row: match from.on_bad_row {
-                    OnBadRow::Fail => source::OnBadRow::Fail,
-                    OnBadRow::Skip => source::OnBadRow::Skip,
-                },
-                dim: None,
-                metric: self.spec.metric(),
-                store: self.spec.store.clone(),
-                foreign: from.foreign.clone(),
+        let spec = source::SourceSpec {
+            uris: resolved(&from.uri),
+            vector_column: from.vector.clone(),
+            id_column: from.id.clone(),
+            attribute_columns: from.attributes.clone(),
+            required_columns: self.spec.required_columns(),
+            predicate: from.predicate.clone(),
+            on_bad_row: match from.on_bad_row {
+                OnBadRow::Fail => source::OnBadRow::Fail,
+                OnBadRow::Skip => source::OnBadRow::Skip,
             },
-            runtime()?,
-        )?;
+            dim: None,
+            metric: self.spec.metric(),
+            store: self.spec.store.clone(),
+            foreign: source::ForeignOptions {
+                folder: self.spec.scratch.as_ref().map(|folder| folder.resolved().into()),
+                ..from.foreign.clone()
+            },
+        };
+        let source = if spec.is_foreign() { self.fetch(spec)? } else { Source::open(spec, runtime()?)? };
         self.spec.check_partitions(source.attributes())?;
         self.check(source.dim(), source.rows_upper_bound(), true)?;
+        Ok(source)
+    }
+
+    /// What is not Parquet is read to its end before it is opened.
+    fn fetch(&self, spec: source::SourceSpec) -> Result<Source, Error> {
+        let stage = self.progress.stage("fetch", Unit::ROWS, None);
+        let told = AtomicU64::new(0);
+        let source = Source::open_watched(spec, runtime()?, &|rows, _| {
+            stage.inc(rows - told.swap(rows, Ordering::Relaxed));
+            self.keep_going()
+        })?;
+        stage.finish();
         Ok(source)
     }
 

@@ -52,7 +52,7 @@ use crate::vectors::{Metric, VectorBuf};
 
 use columns::{Columns, record_batch};
 use dataset::Gathering;
-use foreign::{Staged, Wanted};
+use foreign::{Staged, Staging, Wanted};
 use predicate::Predicate;
 use rejects::Rejects;
 use row_ids::SeenIds;
@@ -311,6 +311,7 @@ fn open_files(
         others: (spec.attribute_columns != [ALL_COLUMNS]).then(others),
         text: spec.foreign.embed.as_ref().map(|embed| embed.text.clone()),
     };
+    let staging = Staging { spec, wanted, runtime, watch };
     let (mut files, mut staged) = (Vec::new(), Vec::new());
     let open = |uri: &str| {
         runtime.block_on(async { scan::open(files::resolve(&[uri.into()], &spec.store).await?).await })
@@ -320,7 +321,7 @@ fn open_files(
             files.extend(open(uri)?);
             continue;
         };
-        let made = foreign::stage(uri, kind, spec, &wanted, runtime, watch)?;
+        let made = staging.stage(uri, kind)?;
         for mut file in open(&made.path.to_string_lossy())? {
             file.name = Some(made.name.clone());
             files.push(file);

@@ -71,14 +71,15 @@ impl Postgres {
             .arg("-D")
             .arg(&data)
             .args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"])
-            .args(["-c", "unix_socket_directories=", "-c", "shared_buffers=64MB", "-c", "max_wal_size=4GB"])
+            .args(["-c", "unix_socket_directories=", "-c", "shared_buffers=512MB", "-c", "max_wal_size=4GB"])
             .stderr(log)
             .spawn()
             .unwrap();
-        let server = Self { port, folder, bin, python: installed.join("python/bin/python"), child };
+        let mut server = Self { port, folder, bin, python: installed.join("python/bin/python"), child };
         let start = Instant::now();
         while !server.psql("postgres", "SELECT 1").output().unwrap().status.success() {
-            assert!(start.elapsed() < START, "{}", server.log());
+            let has_ended = server.child.try_wait().unwrap().is_some();
+            assert!(!has_ended && start.elapsed() < START, "{}", server.log());
             std::thread::yield_now();
         }
         server.sql("postgres", "CREATE DATABASE kimera");

@@ -70,6 +70,6 @@ mod tests {
     #[test]
     fn buckets_stay_where_they_are() {
         let hot = |text: &str| Hashed::new(384).vector(text).iter().position(|&value| value > 0.0).unwrap();
-        assert_eq!(["paris", "capital", "42"].map(hot), [0, 0, 0]);
+        assert_eq!(["paris", "capital", "42"].map(hot), [168, 190, 90]);
     }
 }

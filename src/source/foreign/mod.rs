@@ -20,6 +20,8 @@ mod pgpass;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "postgres")]
+mod postgres_tls;
+#[cfg(feature = "postgres")]
 mod postgres_types;
 #[cfg(feature = "cloud")]
 mod qdrant;
@@ -77,7 +79,12 @@ pub struct ForeignOptions {
 impl ForeignOptions {
     /// Queries are files of vectors, or of text that is embedded as the rows are.
     pub fn of_queries(&self) -> Self {
-        Self { embed: self.embed.clone(), ..Self::default() }
+        Self { embed: self.embed.clone(), folder: self.folder.clone(), ..Self::default() }
+    }
+
+    fn staging_folder(&self) -> PathBuf {
+        let from_environment = || std::env::var_os("ANNVIL_SCRATCH").map(PathBuf::from);
+        self.folder.clone().or_else(from_environment).unwrap_or_else(std::env::temp_dir)
     }
 }
 
@@ -150,52 +157,53 @@ pub(super) fn kind(uri: &str, options: &ForeignOptions) -> Option<Kind> {
     }
 }
 
-/// Reads `uri` into a Parquet file.
-pub(super) fn stage(
-    uri: &str,
-    kind: Kind,
-    spec: &super::SourceSpec,
-    wanted: &Wanted,
-    runtime: &Handle,
-    watch: Watch<'_>,
-) -> Result<Staged> {
-    let options = &spec.foreign;
-    let folder = match (&options.folder, std::env::var_os("ANNVIL_SCRATCH")) {
-        (Some(folder), _) => folder.clone(),
-        (None, Some(folder)) => folder.into(),
-        (None, None) => std::env::temp_dir(),
-    };
-    let path = new_file(&folder, ".parquet")?;
-    // A file of vectors has no text.
-    let embed = options.embed.as_ref().filter(|_| kind != Kind::VectorFile);
-    let embedding = embed.map(|embed| Embedding::start(embed, &spec.vector_column)).transpose()?;
-    let mut stage = Stage { writer: ParquetRows::staged(&path), embedding, watch, rows: 0, bytes: 0 };
-    match kind {
-        #[cfg(feature = "postgres")]
-        Kind::Postgres => runtime.block_on(postgres::read(uri, options, wanted, &mut stage))?,
-        #[cfg(not(feature = "postgres"))]
-        Kind::Postgres => return Err(ForeignError::Feature { uri: uri.into(), feature: "postgres" }.into()),
-        #[cfg(feature = "cloud")]
-        Kind::Qdrant => {
-            let spool = new_file(&folder, ".jsonl")?;
-            runtime.block_on(qdrant::spool(uri, options, wanted, &spool, watch))?;
-            json_lines::read(&spool, uri, wanted, &mut stage)?;
+/// How sources are read into Parquet files.
+pub(super) struct Staging<'a> {
+    pub spec: &'a super::SourceSpec,
+    pub wanted: Wanted,
+    pub runtime: &'a Handle,
+    pub watch: Watch<'a>,
+}
+
+impl Staging<'_> {
+    /// Reads `uri` to its end.
+    pub fn stage(&self, uri: &str, kind: Kind) -> Result<Staged> {
+        let Self { spec, wanted, runtime, watch } = self;
+        let options = &spec.foreign;
+        let folder = options.staging_folder();
+        let path = new_file(&folder, ".parquet")?;
+        // A file of vectors has no text.
+        let embed = options.embed.as_ref().filter(|_| kind != Kind::VectorFile);
+        let embedding = embed.map(|embed| Embedding::start(embed, &spec.vector_column)).transpose()?;
+        let mut stage = Stage { writer: ParquetRows::staged(&path), embedding, watch, rows: 0, bytes: 0 };
+        match kind {
+            #[cfg(feature = "postgres")]
+            Kind::Postgres => runtime.block_on(postgres::read(uri, options, wanted, &mut stage))?,
+            #[cfg(not(feature = "postgres"))]
+            Kind::Postgres => {
+                return Err(ForeignError::Feature { uri: shown(uri), feature: "postgres" }.into());
+            }
+            #[cfg(feature = "cloud")]
+            Kind::Qdrant => {
+                let spool = new_file(&folder, ".jsonl")?;
+                runtime.block_on(qdrant::spool(uri, options, wanted, &spool, watch))?;
+                json_lines::read(&spool, uri, wanted, &mut stage)?;
+            }
+            #[cfg(not(feature = "cloud"))]
+            Kind::Qdrant => return Err(ForeignError::Feature { uri: shown(uri), feature: "cloud" }.into()),
+            Kind::JsonLines => json_lines::read(Path::new(uri), uri, wanted, &mut stage)?,
+            Kind::VectorFile => vectors::read(Path::new(uri), &wanted.vector, &mut stage)?,
+            Kind::ParquetText => parquet_text::read(uri, &spec.store, wanted, runtime, &mut stage)?,
         }
-        #[cfg(not(feature = "cloud"))]
-        Kind::Qdrant => return Err(ForeignError::Feature { uri: uri.into(), feature: "cloud" }.into()),
-        Kind::JsonLines => json_lines::read(Path::new(uri), uri, wanted, &mut stage)?,
-        Kind::VectorFile => vectors::read(Path::new(uri), &wanted.vector, &mut stage)?,
-        Kind::ParquetText => parquet_text::read(uri, &spec.store, wanted, runtime, &mut stage)?,
+        stage.finish(uri)?;
+        let e_tag = match kind {
+            Kind::JsonLines | Kind::VectorFile if embed.is_none_or(EmbedSpec::is_repeatable) => {
+                runtime.block_on(Location::parse(uri)?.head())?.e_tag
+            }
+            _ => None,
+        };
+        Ok(Staged { path, name: shown(uri), e_tag })
     }
-    stage.finish(uri)?;
-    let is_repeatable = options.embed.as_ref().is_none_or(EmbedSpec::is_repeatable);
-    let e_tag = match kind {
-        Kind::JsonLines | Kind::VectorFile if is_repeatable => {
-            runtime.block_on(Location::parse(uri)?.head())?.e_tag
-        }
-        _ => None,
-    };
-    Ok(Staged { path, name: shown(uri), e_tag })
 }
 
 /// Batches on their way into the staged file.

@@ -12,10 +12,12 @@ use arrow_array::RecordBatch;
 use futures_util::StreamExt;
 use tokio::sync::Mutex;
 use tokio_postgres::binary_copy::BinaryCopyOutStream;
+use tokio_postgres::config::SslMode;
 use tokio_postgres::types::{FromSql, Type};
 use tokio_postgres::{Client, Config, NoTls};
 
 use super::pgpass::{self, Login};
+use super::postgres_tls::Tls;
 use super::postgres_types::{ColumnBuilder, columns_of};
 use super::{ForeignError, ForeignOptions, Stage, Wanted, shown, uri_problem};
 
@@ -43,7 +45,7 @@ pub(super) async fn read(
         .await
         .map_err(|error| server.failed(&error, 0))?;
     let relation = Relation::of(&server, &leader, options).await?;
-    let copy = Copy::of(&server, &leader, &relation, wanted).await?;
+    let copy = CopyOut::of(&server, &leader, &relation, wanted).await?;
     if relation.ranges.len() < 2 {
         return copy.whole(&server, &leader, stage).await;
     }
@@ -136,10 +138,18 @@ impl Server {
     }
 
     async fn connect(&self) -> Result<Client, ForeignError> {
-        let connected = self.config.connect(NoTls).await;
-        let (client, connection) = connected
-            .map_err(|error| ForeignError::Connect { uri: self.uri.clone(), what: chain(&error) })?;
-        // Ends when the client is dropped, or with the connection; what asks then is told.
+        let failed = |error: &dyn std::error::Error| ForeignError::Connect {
+            uri: self.uri.clone(),
+            what: chain(error),
+        };
+        // A connection ends when its client is dropped, or by itself; what asks then is told.
+        if self.config.get_ssl_mode() == SslMode::Require {
+            let tls = Tls::new().map_err(|error| failed(&error))?;
+            let (client, connection) = self.config.connect(tls).await.map_err(|error| failed(&error))?;
+            tokio::spawn(connection);
+            return Ok(client);
+        }
+        let (client, connection) = self.config.connect(NoTls).await.map_err(|error| failed(&error))?;
         tokio::spawn(connection);
         Ok(client)
     }
@@ -234,14 +244,14 @@ fn ranges(blocks: u64, bytes: u64) -> Vec<Range<u64>> {
 }
 
 /// The statement and what it answers.
-struct Copy {
+struct CopyOut {
     select: String,
     names: Vec<String>,
     types: Vec<Type>,
     is_id: Vec<bool>,
 }
 
-impl Copy {
+impl CopyOut {
     async fn of(
         server: &Server,
         leader: &Client,
