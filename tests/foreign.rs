@@ -442,11 +442,15 @@ fn files_of_vectors_and_lines_of_json_are_sources() {
     for (name, bytes) in [("a.fvecs", fvecs), ("a.bvecs", bvecs), ("a.npy", npy), ("a.jsonl", lines)] {
         let source = folder.path().join(name);
         std::fs::write(&source, &bytes).unwrap();
+        let again = folder.path().join(format!("again-{name}"));
+        std::fs::write(&again, &bytes).unwrap();
         let file = folder.path().join(format!("{name}.parquet"));
         let (rows, told) = imported(&file, &[source.to_str().unwrap(), "--vector", "v"], &[]);
         assert_eq!(rows.vectors.view().as_slice(), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], "{name}");
         assert_eq!(rows.ids.as_primitive::<Int64Type>().values(), &[0, 1, 2], "{name}");
         assert_eq!(told["inputs"][0]["uri"], source.to_str().unwrap());
+        let twice = [source.to_str().unwrap(), again.to_str().unwrap(), "--vector", "v"];
+        assert_eq!(imported(&file, &twice, &[]).0.rows(), 6, "{name}");
         // A file that is cut short is none.
         std::fs::write(&source, &bytes[..bytes.len() - 3]).unwrap();
         std::fs::remove_file(&file).unwrap();

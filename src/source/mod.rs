@@ -321,7 +321,7 @@ fn open_files(
             files.extend(open(uri)?);
             continue;
         };
-        let made = staging.stage(uri, kind)?;
+        let made = staging.stage(uri, kind, &staged)?;
         for mut file in open(&made.path.to_string_lossy())? {
             file.name = Some(made.name.clone());
             files.push(file);

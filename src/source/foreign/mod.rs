@@ -128,6 +128,8 @@ pub(super) struct Staged {
     pub name: String,
     /// Of what was read, where that is a file that tells.
     pub e_tag: Option<String>,
+    pub rows: u64,
+    pub bytes: u64,
 }
 
 /// What kind of source a URI is.
@@ -166,8 +168,8 @@ pub(super) struct Staging<'a> {
 }
 
 impl Staging<'_> {
-    /// Reads `uri` to its end.
-    pub fn stage(&self, uri: &str, kind: Kind) -> Result<Staged> {
+    /// Reads `uri` to its end, after what was staged before it.
+    pub fn stage(&self, uri: &str, kind: Kind, before: &[Staged]) -> Result<Staged> {
         let Self { spec, wanted, runtime, watch } = self;
         let options = &spec.foreign;
         let folder = options.staging_folder();
@@ -175,6 +177,9 @@ impl Staging<'_> {
         // A file of vectors has no text.
         let embed = options.embed.as_ref().filter(|_| kind != Kind::VectorFile);
         let embedding = embed.map(|embed| Embedding::start(embed, &spec.vector_column)).transpose()?;
+        let (rows_before, bytes_before) =
+            before.iter().fold((0, 0), |(rows, bytes), staged| (rows + staged.rows, bytes + staged.bytes));
+        let watch = &|rows, bytes| watch(rows_before + rows, bytes_before + bytes);
         let mut stage = Stage { writer: ParquetRows::staged(&path), embedding, watch, rows: 0, bytes: 0 };
         match kind {
             #[cfg(feature = "postgres")]
@@ -186,7 +191,7 @@ impl Staging<'_> {
             #[cfg(feature = "cloud")]
             Kind::Qdrant => {
                 let spool = new_file(&folder, ".jsonl")?;
-                runtime.block_on(qdrant::spool(uri, options, wanted, &spool, watch))?;
+                runtime.block_on(qdrant::spool(uri, options, wanted, &spool, &|_, bytes| watch(0, bytes)))?;
                 json_lines::read(&spool, uri, wanted, &mut stage)?;
             }
             #[cfg(not(feature = "cloud"))]
@@ -195,6 +200,7 @@ impl Staging<'_> {
             Kind::VectorFile => vectors::read(Path::new(uri), &wanted.vector, &mut stage)?,
             Kind::ParquetText => parquet_text::read(uri, &spec.store, wanted, runtime, &mut stage)?,
         }
+        let (rows, bytes) = (stage.rows, stage.bytes);
         stage.finish(uri)?;
         let e_tag = match kind {
             Kind::JsonLines | Kind::VectorFile if embed.is_none_or(EmbedSpec::is_repeatable) => {
@@ -202,7 +208,7 @@ impl Staging<'_> {
             }
             _ => None,
         };
-        Ok(Staged { path, name: shown(uri), e_tag })
+        Ok(Staged { path, name: shown(uri), e_tag, rows, bytes })
     }
 }
 
