@@ -14,7 +14,7 @@ use annvil::vectors::{Random, RowId, VectorView};
 use records::{COLLECTIONS, Records};
 
 const USERS: u64 = 12;
-const RECORDS: u64 = 700;
+const RECORDS: u64 = 450;
 const DAYS: u64 = 30;
 
 fn annvil(folder: &Path, arguments: &[&str]) -> Command {

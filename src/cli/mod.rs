@@ -71,7 +71,7 @@ enum Command {
     Build(build::BuildArgs),
     Plan(plan::PlanArgs),
     Check(check::CheckArgs),
-    Search(search::SearchArgs),
+    Search(Box<search::SearchArgs>),
     #[cfg(feature = "serve")]
     Serve(Box<serve::ServeArgs>),
     Measure(measure::MeasureArgs),
