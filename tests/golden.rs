@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use annvil::artifact::columns::{self, ATTRIBUTES_FILE, IDS_FILE};
+use annvil::artifact::neighbors;
+use annvil::artifact::partitions::{self, Partitions};
 use annvil::artifact::tombstones::Tombstones;
 use annvil::artifact::{
     Array, AttributeSummary, Backend, Certificate, CertificatePoint, Change, Digest, Gate, Input, Latency,
@@ -12,7 +14,7 @@ use annvil::artifact::{
     Section, Stage, Training, queries, safetensors,
 };
 use annvil::store::{IndexStore, NextVersion};
-use annvil::vectors::{Metric, RowIds};
+use annvil::vectors::{Metric, Neighbor, Neighbors, RowIds};
 use arrow_array::{ArrayRef, BooleanArray, Int32Array, RecordBatch, StringArray};
 use bytes::Bytes;
 use half::f16;
@@ -153,6 +155,26 @@ fn files_with_queries() -> Vec<(String, Bytes)> {
     files
 }
 
+/// Since format 1.2 rows may be partitioned, and the queries' neighbours are kept.
+fn files_with_partitions() -> Vec<(String, Bytes)> {
+    let sections =
+        [partitions().to_section(), neighbors::to_section(neighbors::digest_of(&QUERIES), &near())];
+    let sections = sections.iter().map(safetensors::encode).map(|section| (section.file_name, section.bytes));
+    files_with_queries().into_iter().chain(sections).collect()
+}
+
+/// By `year`, whose values are in another order.
+fn partitions() -> Partitions {
+    Partitions::of("year", &partitions::keys_of(attributes().column_by_name("year").unwrap()).unwrap())
+}
+
+fn near() -> Neighbors {
+    let mut near = Neighbors::new(2, 3);
+    let pairs = [(3, -1.0), (0, 0.5), (2, 0.5), (1, 0.0), (0, f32::MIN_POSITIVE), (3, 2.0)];
+    near.as_mut_slice().copy_from_slice(&pairs.map(|(row, distance)| Neighbor::new(row, distance)));
+    near
+}
+
 const QUERIES: [f32; 8] = [0.5, -1.0, 2.0, 0.0, 1e-30, -0.0, 0.25, 1.0];
 
 /// A second segment.
@@ -168,6 +190,17 @@ fn format_1_0_is_read_as_it_was_written() {
 #[test]
 fn format_1_1_is_read_as_it_was_written() {
     expect_format_1("1.1", Some(QUERIES.to_vec()));
+}
+
+#[test]
+fn format_1_2_is_read_as_it_was_written() {
+    expect_format_1("1.2", Some(QUERIES.to_vec()));
+    let index = IndexStore::open(folder("1.2").join("golden").to_str().unwrap()).unwrap();
+    let artifact = index.artifact(None).unwrap();
+    let segment = artifact.only_segment().unwrap();
+    assert_eq!(segment.partitions().unwrap(), Some(partitions()));
+    assert_eq!(segment.neighbors(neighbors::digest_of(&QUERIES), 2).unwrap(), Some(near()));
+    assert_eq!(segment.section_names().collect::<Vec<_>>(), ["long", "types"]);
 }
 
 #[test]
@@ -228,7 +261,7 @@ fn expect_format_1(format: &str, queries: Option<Vec<f32>>) {
 fn the_same_segment_still_has_the_same_bytes() {
     let segments = folder(MANIFEST_FORMAT).join("golden/seg");
     let segment = std::fs::read_dir(segments).unwrap().next().unwrap().unwrap().path();
-    for (name, bytes) in files_with_queries() {
+    for (name, bytes) in files_with_partitions() {
         assert!(std::fs::read(segment.join(&name)).unwrap() == bytes, "{name}");
     }
 }
@@ -239,7 +272,7 @@ fn write_the_golden_artifact_of_this_format() {
     let folder = folder(MANIFEST_FORMAT);
     assert!(!folder.exists(), "golden artifacts are never made again");
     let index = IndexStore::open(folder.join("golden").to_str().unwrap()).unwrap();
-    assert_eq!(index.publish(files_with_queries(), draft()).unwrap().version, 1);
+    assert_eq!(index.publish(files_with_partitions(), draft()).unwrap().version, 1);
     assert_eq!(index.rollback(1).unwrap(), 2);
 }
 

@@ -14,7 +14,7 @@ use annvil::vectors::{Random, RowId, VectorView};
 use records::{COLLECTIONS, Records};
 
 const USERS: u64 = 12;
-const RECORDS: u64 = 700;
+const RECORDS: u64 = 450;
 const DAYS: u64 = 30;
 
 fn annvil(folder: &Path, arguments: &[&str]) -> Command {
@@ -105,7 +105,28 @@ fn a_month_of_daily_changes_with_kills_in_between_ends_each_day_as_the_records_a
         succeeds(at, &["verify", &index, "--against", "today.parquet"]);
     }
     assert!(killed >= 10, "{killed} commands were killed");
-    every_user_finds_his_own(&Index::open(at.join(&index).to_str().unwrap()).unwrap(), &all);
+    let index_there = Index::open(at.join(&index).to_str().unwrap()).unwrap();
+    every_user_finds_his_own(&index_there, &all);
+
+    let like = index_there.ids().get(index_there.live_ordinals()[0]).to_string();
+    let search = [
+        "search",
+        &index,
+        "--like",
+        &like,
+        "--column",
+        "row_id",
+        "--partition",
+        "user-3",
+        "-k",
+        "9",
+        "--json",
+    ];
+    let output = annvil(at, &search).stdout(Stdio::piped()).output().unwrap();
+    let told = String::from_utf8(output.stdout).unwrap();
+    let users: Vec<&str> =
+        told.split("\"user-").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+    assert!(users.len() >= 9 && users.iter().all(|user| *user == "3"), "{told}");
 }
 
 fn every_user_finds_his_own(index: &Index, all: &Records) {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use annvil::change::{Append, ChangeOptions, Compact, Delete, append, compact, delete};
 use annvil::job::{self, Backend, JobSpec, Outcome, Progress};
-use annvil::loader::{Filter, Index, OpenOptions, Query, QueryError, Residence, Way};
+use annvil::loader::{Filter, Index, Match, OpenOptions, Query, QueryError, Residence, Way};
 use annvil::vectors::{Metric, Random, RowId, VectorBuf};
 use arrow_array::types::Float32Type;
 use arrow_array::{ArrayRef, FixedSizeListArray, Int64Array, RecordBatch, StringArray};
@@ -145,7 +145,7 @@ fn a_partition_is_searched_as_if_it_were_all_there_is_after_every_change() {
         model.extend(more);
         check(&Index::open(&uri).unwrap(), &model, kind);
 
-        let gone = Delete::Where(Filter::parse("user = 'alice' AND n < 8").unwrap());
+        let gone = Delete::Where(Filter::parse("\"user\" = 'alice' AND n < 8").unwrap());
         delete(&options(&uri), &gone, &Progress::silent()).unwrap();
         model.retain(|_, row| row.1 != "alice" || row.2 >= 8);
         check(&Index::open(&uri).unwrap(), &model, kind);
@@ -197,16 +197,23 @@ fn a_partition_that_is_too_large_to_compare_is_searched_within() {
         let query = Query::new(10).partition("large");
         let prepared = index.prepare(&query).unwrap();
         assert!(matches!(prepared.way(), Way::Masked { .. }), "{kind}: {:?}", prepared.way());
-        let found = index.ask(queries.view(), &query).unwrap();
-        let truth = index.ask(queries.view(), &query.clone().exact()).unwrap();
         let own = index.partition_ordinals(&RowId::Text("large".into())).unwrap();
-        assert!(found.iter().flatten().all(|found| own.binary_search(&found.ordinal).is_ok()));
-        let hits = |(found, truth): (&[_], &[annvil::loader::Match])| {
-            found.iter().filter(|&found| truth.contains(found)).count()
+        let hits = |query: &Query| {
+            let found = index.ask(queries.view(), query).unwrap();
+            let truth = index.ask(queries.view(), &query.clone().exact()).unwrap();
+            if *query != Query::new(10) {
+                assert!(found.iter().flatten().all(|found| own.binary_search(&found.ordinal).is_ok()));
+            }
+            let of =
+                |(found, truth): (&[Match], &[Match])| found.iter().filter(|row| truth.contains(row)).count();
+            found.iter().zip(truth.iter()).map(of).sum::<usize>()
         };
-        let hits: usize = found.iter().zip(truth.iter()).map(hits).sum();
-        // The certificate's default is .95 without a partition.
-        assert!(hits as f64 / 500.0 >= 0.93, "{kind}: {hits} of 500");
+        // Looking past others' rows costs no recall, but for chance.
+        let (within, of_all) = (hits(&query), hits(&Query::new(10)));
+        assert!(
+            within + 15 >= of_all && of_all > 400,
+            "{kind}: {within} of 500, without a partition {of_all}"
+        );
     }
 }
 
@@ -331,7 +338,7 @@ fn a_tenants_key_sees_that_tenant_and_nothing_else() {
     let named = serde_json::json!({ "vectors": [other], "k": 400, "partition": "other-1" });
     assert_eq!(status(&alice.post(search, named.clone())), 403);
     assert!(json(&all.post(search, named))["results"][0]["hits"].as_array().unwrap().len() > 50);
-    for filter in ["user <> 'alice'", "row_id >= 10000", "user = 'other-1' OR TRUE"] {
+    for filter in ["\"user\" <> 'alice'", "row_id >= 10000", "\"user\" = 'other-1' OR TRUE"] {
         let asked = serde_json::json!({ "vectors": [other], "k": 400, "filter": filter });
         let found = json(&alice.post(search, asked));
         let hits = found["results"][0]["hits"].as_array().unwrap();

@@ -83,7 +83,7 @@ fn batch(law: &Law, dim: usize, users: u64, records: &[(u64, u64)]) -> RecordBat
             Arc::new(records.iter().map(|&(record, _)| record as i32 % 20).collect::<Int32Array>()),
         ),
         ("content_hash", strings(&|record, written| format!("{record:016x}{written:016x}"))),
-        ("created_at", Arc::new(created.collect::<TimestampMillisecondArray>())),
+        ("created_at", Arc::new(TimestampMillisecondArray::from_iter_values(created))),
         ("source_type", strings(&|record, _| pick(&SOURCES, 1, record).into())),
         (
             "word_count",

@@ -9,6 +9,7 @@ pub mod columns;
 mod digest;
 mod manifest;
 mod names;
+pub mod neighbors;
 mod pages;
 pub mod partitions;
 pub mod queries;

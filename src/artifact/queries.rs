@@ -9,13 +9,18 @@ pub const QUERIES_FILE: &str = "queries.safetensors";
 /// Of a larger set so many are kept, evenly spread over it, since queries may lie in an order: 40 MB at 1,024 dimensions, and a recall within half a percent.
 pub const MAX_KEPT_QUERIES: usize = 10_000;
 
+/// Which of so many queries are kept.
+pub fn kept_places(all: usize) -> impl ExactSizeIterator<Item = usize> {
+    let kept = all.min(MAX_KEPT_QUERIES);
+    (0..kept).map(move |place| place * all / kept)
+}
+
 /// `queries` × `dim` values, as they are searched (cosine: of unit length).
 pub fn to_section(queries: &[f32], dim: usize) -> Section {
-    let all = queries.len() / dim;
-    let kept = all.min(MAX_KEPT_QUERIES);
-    let chosen = (0..kept).map(|place| place * all / kept);
+    let places = kept_places(queries.len() / dim);
+    let kept = places.len();
     let values: Vec<f32> =
-        chosen.flat_map(|query| &queries[query * dim..(query + 1) * dim]).copied().collect();
+        places.flat_map(|query| &queries[query * dim..(query + 1) * dim]).copied().collect();
     Section::new(QUERIES_SECTION).with(QUERIES_SECTION, &Array::from_vec(values), &[kept, dim])
 }
 

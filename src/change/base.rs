@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
+use super::truth::Known;
 use super::{ChangeError, Workplace};
 use crate::artifact::Manifest;
+use crate::artifact::neighbors::digest_of;
 use crate::error::Error;
 use crate::job::{IndexSpec, JobSpec, QueriesSpec};
 use crate::loader::Index;
@@ -19,6 +21,8 @@ pub(super) struct Base {
     pub spec: IndexSpec,
     /// What it was certified with, as far as it was kept.
     pub queries: VectorBuf,
+    /// The nearest rows of each segment to each of the queries, where they are known.
+    pub known: Known,
     /// Rows of each segment, gone or not.
     pub segment_rows: Vec<u64>,
 }
@@ -39,11 +43,21 @@ impl Base {
             Some(queries) => VectorBuf::new(queries, dim),
             None => read_queries(&job, manifest)?,
         };
+        let digest = digest_of(queries.view().as_slice());
+        let known = artifact.segments().map(|segment| segment.neighbors(digest, queries.rows()));
+        let known = known.collect::<Result<_, _>>()?;
         let index = Index::of(artifact)?;
+        if spec.partition_by.as_deref() != index.partition_by() {
+            let told =
+                |column: Option<&str>| column.map_or("none".to_string(), |column| format!("`{column}`"));
+            let (expected, got) = (told(index.partition_by()), told(spec.partition_by.as_deref()));
+            let (index, what) = (work.store.name().into(), "partition_by");
+            return Err(ChangeError::Unlike { index, what, expected, got }.into());
+        }
         if index.live_rows() > 0 && index.vector(index.live_ordinals()[0]).is_none() {
             return Err(ChangeError::NoVectors { index: work.store.name().into() }.into());
         }
-        Ok(Self { index, job, spec, queries, segment_rows })
+        Ok(Self { index, job, spec, queries, known, segment_rows })
     }
 
     pub fn manifest(&self) -> &Manifest {
@@ -63,9 +77,9 @@ impl Base {
     }
 
     /// As many of the queries as the change is to be certified with, drawn by the seed: they may lie in an order.
-    pub fn queries(&self, at_most: usize) -> VectorBuf {
-        let (all, view) = (self.queries.rows(), self.queries.view());
-        view.gather(&Random::new(self.manifest().build.seed).sample(all, all.min(at_most.max(1))))
+    pub fn some_queries(&self, at_most: usize) -> Vec<u32> {
+        let all = self.queries.rows();
+        Random::new(self.manifest().build.seed).sample(all, all.min(at_most.max(1)))
     }
 }
 

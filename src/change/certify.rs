@@ -2,20 +2,17 @@
 
 use std::sync::Arc;
 
-use super::{ChangeError, Workplace};
+use super::Workplace;
+use super::truth::{Known, truth};
 use crate::error::Error;
-use crate::flat::ground_truth;
 use crate::index::SearchIndex;
 use crate::job::Unit;
 use crate::loader::Segments;
-use crate::report::{Certified, CertifyParams, ExactRows, GroundTruth, QuerySet, certify};
-use crate::vectors::{Metric, Neighbor, Neighbors, TopK, VectorBuf, VectorView};
+use crate::report::{Certified, CertifyParams, ExactRows, QuerySet, certify};
+use crate::vectors::{Metric, VectorView};
 
 /// Neighbours that the truth has, as in a build.
 const TRUTH_K: usize = 100;
-
-/// Rows whose vectors are gathered at a time to be compared.
-const BLOCK_ROWS: usize = 1 << 15;
 
 /// Measures `segments`.
 ///
@@ -24,11 +21,11 @@ const BLOCK_ROWS: usize = 1 << 15;
 pub(super) fn certify_segments(
     work: &Workplace<'_>,
     segments: &Arc<Segments>,
-    queries: VectorView<'_>,
+    (queries, known): (VectorView<'_>, &Known),
     params: &CertifyParams,
 ) -> Result<Certified, Error> {
     let gate_k = params.gate.map_or(0, |gate| gate.k as usize);
-    let truth = truth(work, segments, queries, TRUTH_K.max(params.target_k).max(gate_k))?;
+    let truth = truth(work, segments, queries, known, TRUTH_K.max(params.target_k).max(gate_k))?;
     let order: Vec<u32> = (0..segments.rows() as u32).collect();
     let set = QuerySet { queries, truth: &truth, rows: Kept(segments), order: &order };
     // One segment, all of it there, is searched by itself.
@@ -44,42 +41,6 @@ pub(super) fn certify_segments(
     })?;
     stage.finish();
     Ok(certified)
-}
-
-/// The nearest of the rows that are there, by the vectors that the segments keep; block by block, so that no second copy of
-/// all vectors is needed.
-fn truth(
-    work: &Workplace<'_>,
-    segments: &Segments,
-    queries: VectorView<'_>,
-    k: usize,
-) -> Result<GroundTruth, Error> {
-    let ordinals = segments.live_ordinals();
-    let k = k.min(ordinals.len());
-    let stage = work.progress.stage("exact neighbours", Unit::ROWS, Some(ordinals.len() as u64));
-    let mut nearest: Vec<TopK> = (0..queries.rows()).map(|_| TopK::new(k)).collect();
-    for block in ordinals.chunks(BLOCK_ROWS) {
-        work.progress.check()?;
-        let mut values = Vec::with_capacity(block.len() * segments.dim());
-        for &ordinal in block {
-            if !segments.push_vector(ordinal, &mut values) {
-                return Err(ChangeError::NoVectors { index: work.store.name().into() }.into());
-            }
-        }
-        let rows = VectorBuf::new(values, segments.dim());
-        let found = ground_truth(work.compute, queries, rows.view(), segments.metric(), k)?;
-        for (query, nearest) in nearest.iter_mut().enumerate() {
-            let own = found.found(query).iter();
-            own.for_each(|own| nearest.push(Neighbor::new(block[own.ordinal as usize], own.distance)));
-        }
-        stage.inc(block.len() as u64);
-    }
-    stage.finish();
-    let mut all = Neighbors::new(queries.rows(), k);
-    for (query, nearest) in nearest.iter_mut().enumerate() {
-        all.row_mut(query).copy_from_slice(nearest.sorted());
-    }
-    Ok(GroundTruth::of(all))
 }
 
 /// The segments' own vectors.

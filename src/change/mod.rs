@@ -22,6 +22,7 @@ mod publish;
 mod segment;
 mod summary;
 mod sync;
+mod truth;
 
 pub use append::{Append, append};
 #[cfg(feature = "cli")]

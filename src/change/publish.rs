@@ -7,11 +7,13 @@ use super::base::Base;
 use super::certify::certify_segments;
 use super::segment::NewSegment;
 use super::summary::{ChangeSummary, Changed, PublishedChange};
+use super::truth::{Known, nearest_in};
 use super::{ChangeError, Workplace};
+use crate::artifact::neighbors::{self, NEIGHBORS_KEPT};
 use crate::artifact::queries::QUERIES_FILE;
 use crate::artifact::tombstones::Tombstones;
 use crate::artifact::{
-    AttributeSummary, Backend, Change, Gate, Input, ManifestDraft, SearchDefaults, SegmentRef,
+    AttributeSummary, Backend, Change, Gate, Input, ManifestDraft, SearchDefaults, SegmentRef, safetensors,
 };
 use crate::error::Error;
 use crate::job::{Ledger, StageCost, peak_memory_bytes};
@@ -19,6 +21,7 @@ use crate::loader::{Segments, effort_name};
 use crate::report::{Certified, CertifyParams};
 use crate::source::{Dataset, RowCounts};
 use crate::store::{NextVersion, StagedSegment};
+use crate::vectors::{Neighbors, VectorBuf};
 
 /// A change that was overtaken this often gives up.
 const MAX_ATTEMPTS: u32 = 1_000;
@@ -97,12 +100,15 @@ impl Workplace<'_> {
                 return Ok(self.summary(&ledger, outcome));
             };
             let layout = Layout::of(&base, &step)?;
-            let queries =
-                base.queries(if step.replaces_all { usize::MAX } else { self.options.certify_queries });
-            let params = self.certify_params(&base);
+            let mut params = self.certify_params(&base);
+            if step.replaces_all {
+                params.near = None;
+            }
             let segments = layout.segments(&base, &step);
-            let certified =
-                ledger.enter("certify", |_| certify_segments(self, &segments, queries.view(), &params))?;
+            let certified = ledger.enter("certify", |_| {
+                let (queries, known) = self.known(&base, &mut step, &layout)?;
+                certify_segments(self, &segments, (queries.view(), &known), &params)
+            })?;
             if again(&certified) {
                 continue;
             }
@@ -123,6 +129,34 @@ impl Workplace<'_> {
         Err(ChangeError::Overtaken { index: self.store.name().into(), attempts: MAX_ATTEMPTS }.into())
     }
 
+    /// The queries that a change is certified with, and what is known of their neighbours; those of the new segment are kept
+    /// beside it.
+    fn known(&self, base: &Base, step: &mut Step, layout: &Layout) -> Result<(VectorBuf, Known), Error> {
+        let queries = base.queries.view();
+        let mut known: Vec<Option<&Neighbors>> =
+            layout.places.iter().map(|&place| base.known[place].as_ref()).collect();
+        let mut own = None;
+        if let Some(new) = &mut step.new {
+            let depth = NEIGHBORS_KEPT.min(new.index.rows());
+            let found = &*own.insert(nearest_in(self, &*new.index, None, queries, depth)?);
+            let digest = neighbors::digest_of(queries.as_slice());
+            let encoded = safetensors::encode(&neighbors::to_section(digest, found));
+            new.files.push((encoded.file_name, encoded.bytes));
+            known.push(Some(found));
+        }
+        let at_most = if step.replaces_all { usize::MAX } else { self.options.certify_queries };
+        let chosen = base.some_queries(at_most);
+        let of_chosen = |all: &Neighbors| {
+            let mut some = Neighbors::new(chosen.len(), all.k());
+            for (place, &query) in chosen.iter().enumerate() {
+                some.row_mut(place).copy_from_slice(all.row(query as usize));
+            }
+            some
+        };
+        let known = known.into_iter().map(|known| known.map(of_chosen)).collect();
+        Ok((queries.gather(&chosen), known))
+    }
+
     /// What the version before was certified for; or what a job that was given asks for.
     fn certify_params(&self, base: &Base) -> CertifyParams {
         if self.options.job.is_some() {
@@ -130,12 +164,14 @@ impl Workplace<'_> {
             let gate = gate.map(|gate| Gate { k: gate.k as u32, min_recall: gate.min_recall });
             let (target_k, target_recall) =
                 base.spec.target.map_or((10, 1.0), |target| (target.k, target.recall));
-            return CertifyParams { target_k, target_recall, gate };
+            return CertifyParams { target_k, target_recall, gate, near: None };
         }
         let before = base.manifest().build.certificate.as_ref();
-        before.map_or(CertifyParams { target_k: 10, target_recall: 0.95, gate: None }, |before| {
+        before.map_or(CertifyParams { target_k: 10, target_recall: 0.95, gate: None, near: None }, |before| {
             let target_k = before.target_k as usize;
-            CertifyParams { target_k, target_recall: before.target_recall, gate: before.gate }
+            let farthest = before.points.iter().map(|point| point.effort).max();
+            let near = farthest.map(|farthest| [before.chosen_effort, farthest]);
+            CertifyParams { target_k, target_recall: before.target_recall, gate: before.gate, near }
         })
     }
 

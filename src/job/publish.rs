@@ -9,9 +9,12 @@ use super::scratch::Key;
 use super::spec::IndexSpec;
 use super::summary::{BuildSummary, BuiltIndex, Outcome, RowCounts, StageCost};
 use super::truth::Measured;
+use crate::artifact::neighbors::{self, NEIGHBORS_KEPT};
 use crate::artifact::{self, Digest, queries as kept_queries, safetensors};
 use crate::error::Error;
+use crate::report::GroundTruth;
 use crate::source;
+use crate::vectors::{Neighbors, VectorBuf};
 
 impl Job<'_> {
     /// Publishes all indexes, or none if one is below its gate.
@@ -21,7 +24,7 @@ impl Job<'_> {
         certified: Vec<CertifiedIndex<'_>>,
         ledger: Ledger,
     ) -> Result<BuildSummary, Error> {
-        let Measured { read, rows, queries, .. } = measured;
+        let Measured { read, rows, queries, truth, .. } = measured;
         let dim = read.rows.vectors.dim();
         let source =
             SourceRecord { counts: read.rows.counts, inputs: read.rows.inputs, attributes: read.attributes };
@@ -34,6 +37,7 @@ impl Job<'_> {
         for mut index in certified {
             self.progress.check()?;
             index.forged.files.push((kept_queries.file_name.clone(), kept_queries.bytes.clone()));
+            index.forged.files.push(kept_neighbors(&queries, &truth, &index.forged.order));
             let certificate = index.certified.certificate.clone();
             let effort_name = index.forged.index.effort_name().map(str::to_string);
             let mut own = index.ledger.clone();
@@ -173,6 +177,24 @@ impl Job<'_> {
             )
         }
     }
+}
+
+/// The nearest rows of the queries that are kept, as the index numbers them.
+fn kept_neighbors(queries: &VectorBuf, truth: &GroundTruth, order: &[u32]) -> (String, Bytes) {
+    let places: Vec<usize> = kept_queries::kept_places(queries.rows()).collect();
+    let values: Vec<f32> = places.iter().flat_map(|&place| queries.row(place)).copied().collect();
+    let renumbered = truth.renumbered(order);
+    let mut kept = Neighbors::new(places.len(), truth.k().min(NEIGHBORS_KEPT));
+    for (query, &place) in places.iter().enumerate() {
+        let mut row = renumbered.row(place).to_vec();
+        // Of rows that are equally far the order is the numbers'.
+        row.sort_unstable();
+        let own = kept.row_mut(query);
+        own.copy_from_slice(&row[..own.len()]);
+    }
+    let section = neighbors::to_section(neighbors::digest_of(&values), &kept);
+    let encoded = safetensors::encode(&section);
+    (encoded.file_name, encoded.bytes)
 }
 
 /// What the manifests say of the rows' origin.

@@ -259,7 +259,7 @@ fn certify_params(spec: &IndexSpec, truth: &GroundTruth) -> CertifyParams {
     // `flat` has no target: its one setting is the default.
     let (target_k, target_recall) =
         spec.target.map_or((10.min(truth.k()), 1.0), |target| (target.k, target.recall));
-    CertifyParams { target_k, target_recall, gate }
+    CertifyParams { target_k, target_recall, gate, near: None }
 }
 
 pub(super) fn resolved(uris: &[Uri]) -> Vec<String> {

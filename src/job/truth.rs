@@ -10,14 +10,16 @@ use super::run::{Job, resolved};
 use super::scratch::{Key, Memory};
 use super::spec::QueriesSpec;
 use crate::artifact::Stage;
+use crate::artifact::neighbors::NEIGHBORS_KEPT;
 use crate::error::Error;
 use crate::report::GroundTruth;
 use crate::source::{self, Source};
 use crate::store::runtime;
 use crate::vectors::{Neighbor, Neighbors, VectorBuf};
 
-/// Neighbours that every certificate's ground truth has, so that recall@100 can stand in it.
-const TRUTH_K: usize = 100;
+/// Neighbours that every ground truth has: recall@100 can stand in the certificate, and rows may go before a change has to look
+/// for neighbours again.
+const TRUTH_K: usize = NEIGHBORS_KEPT;
 
 const QUERIES: &str = "queries";
 const TRUTH: &str = "neighbours";

@@ -42,6 +42,7 @@ use std::time::Instant;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 
+pub use crate::index::RowMask;
 pub use answers::{Answers, Match};
 pub use attributes::{in_utc, json_value};
 pub use families::{assemble, effort_name};
@@ -64,7 +65,7 @@ use self::rows::Rows;
 use self::search::{Limit, Sessions};
 use self::segments::Exact;
 use crate::artifact::{FetchStats, Fetching, Manifest, TensorError};
-use crate::index::{RowMask, SearchIndex, SearchParams, Searcher};
+use crate::index::{SearchIndex, SearchParams, Searcher};
 use crate::store::{Artifact, StoreError};
 use crate::vectors::{Metric, RowId, RowIds, VectorView};
 

@@ -7,6 +7,7 @@ use super::lazy::{self, whole_files};
 use super::{Index, LoadError};
 use crate::artifact::Manifest;
 use crate::artifact::columns::{ATTRIBUTES_FILE, IDS_FILE};
+use crate::artifact::neighbors::NEIGHBORS_FILE;
 use crate::artifact::queries::QUERIES_FILE;
 use crate::store::{Artifact, IndexStore, StoreError, local_folder};
 
@@ -132,7 +133,7 @@ impl OpenOptions {
     /// files take what the system gives them and can take back. Of a lazy index: what is read when it is
     /// opened, all attributes (a column is kept from its first use on) and the cache.
     pub fn needed_bytes(&self, manifest: &Manifest) -> u64 {
-        let is_read = |name: &str| name != QUERIES_FILE;
+        let is_read = |name: &str| name != QUERIES_FILE && name != NEIGHBORS_FILE;
         let files = manifest.folders().flat_map(|segment| {
             segment.files.iter().filter(|file| file.name != segment.checksums && is_read(&file.name))
         });

@@ -35,6 +35,9 @@ pub struct CertifyParams {
     pub target_recall: f64,
     /// Nothing below this is to be published.
     pub gate: Option<Gate>,
+    /// The effort that was chosen, and the highest measured, of an index that is much like this one: the settings around the first
+    /// and the second are measured, and no others where the first still reaches the target.
+    pub near: Option<[u32; 2]>,
 }
 
 /// A certificate and whether the index passed.
@@ -90,23 +93,39 @@ pub fn certify<R: ExactRows>(
     let reaches = |point: &CertificatePoint| point.recall[target].mean >= params.target_recall;
 
     let mut points: Vec<CertificatePoint> = Vec::new();
-    for setting in index.ladder(params.target_k) {
+    let ladder = index.ladder(params.target_k);
+    let settings = params.near.map_or_else(|| ladder.clone(), |[chosen, _]| around(&ladder, chosen));
+    for setting in settings {
         if !keep_going() {
             return Err(CertifyError::Cancelled);
         }
         let point = sweep.measure(&setting);
         let enough = reaches(&point) && point.recall[target].mean >= ENOUGH_RECALL;
+        let is_near = params.near.is_some_and(|[chosen, _]| point.effort >= chosen && reaches(&point));
         points.push(point);
-        if enough || is_saturated(&points, target) {
+        if enough || is_near || is_saturated(&points, target) {
             break;
         }
     }
-    while let Some(setting) = between_miss_and_hit(&points, reaches, params.target_k) {
+    let is_known = |points: &[CertificatePoint]| {
+        let is_chosen = |point: &&CertificatePoint| params.near.is_some_and(|near| point.effort == near[0]);
+        points.iter().find(is_chosen).is_some_and(reaches)
+    };
+    while let Some(setting) =
+        between_miss_and_hit(&points, reaches, params.target_k).filter(|_| !is_known(&points))
+    {
         if !keep_going() {
             return Err(CertifyError::Cancelled);
         }
         points.push(sweep.measure(&setting));
         points.sort_by_key(|point| (point.effort, point.refine));
+    }
+
+    if let Some([_, farthest]) = params.near
+        && let Some(last) = points.last().filter(|last| last.effort < farthest)
+    {
+        let (effort, refine) = (farthest as usize, last.refine as usize);
+        points.push(sweep.measure(&SearchParams { k: params.target_k, effort, refine }));
     }
 
     let chosen = points.iter().find(|point| reaches(point)).unwrap_or_else(|| best(&points, target));
@@ -138,6 +157,17 @@ fn measured_ks(params: &CertifyParams, truth_k: usize) -> Vec<usize> {
     ks.sort_unstable();
     ks.dedup();
     ks
+}
+
+/// The setting below an effort, it itself, and those above.
+fn around(ladder: &[SearchParams], effort: u32) -> Vec<SearchParams> {
+    let effort = effort as usize;
+    let above = ladder.partition_point(|setting| setting.effort < effort);
+    let like = ladder.get(above).or(ladder.last()).expect("a ladder has at least one setting");
+    let itself = SearchParams { effort, ..*like };
+    let below = ladder[..above].last().copied();
+    let above = ladder[above..].iter().filter(|setting| setting.effort > effort).copied();
+    below.into_iter().chain([itself]).chain(above).collect()
 }
 
 fn is_saturated(points: &[CertificatePoint], target: usize) -> bool {
@@ -346,7 +376,7 @@ mod tests {
 
     fn target(target_k: usize, target_recall: f64, gate: Option<(u32, f64)>) -> CertifyParams {
         let gate = gate.map(|(k, min_recall)| Gate { k, min_recall });
-        CertifyParams { target_k, target_recall, gate }
+        CertifyParams { target_k, target_recall, gate, near: None }
     }
 
     fn go_on() -> bool {

@@ -10,12 +10,13 @@ use super::objects::{Objects, ReadError};
 use super::{IndexStore, Place, StoreError};
 use crate::artifact::checksums::{BLOCK_BYTES, BlockChecksums, CHECKSUMS_SECTION};
 use crate::artifact::columns::{self, ATTRIBUTES_FILE, IDS_FILE};
+use crate::artifact::neighbors::{self, NEIGHBORS_FILE, NEIGHBORS_SECTION};
 use crate::artifact::partitions::{PARTITIONS_FILE, PARTITIONS_SECTION, Partitions};
 use crate::artifact::queries::{self, QUERIES_FILE, QUERIES_SECTION};
 use crate::artifact::safetensors::{self, section_file_name};
 use crate::artifact::tombstones::{TOMBSTONES_SECTION, Tombstones};
-use crate::artifact::{FetchStats, FileRef, Manifest, Section, SegmentRef};
-use crate::vectors::RowIds;
+use crate::artifact::{Digest, FetchStats, FileRef, Manifest, Section, SegmentRef};
+use crate::vectors::{Neighbors, RowIds};
 
 /// One version of an index, open for reading. It never changes, so it can be shared and kept as long as one likes;
 /// every byte that comes out of it has been checked against the manifest.
@@ -145,15 +146,14 @@ impl<'a> Segment<'a> {
         self.reference().rows
     }
 
-    /// The names of the sections that the index is made of: without the checksums, the queries and the partitions.
+    /// The names of the sections that the index is made of: without the checksums, the queries and their
+    /// neighbours, and the partitions.
     pub fn section_names(&self) -> impl Iterator<Item = &'a str> {
         let stem =
             |file: &'a FileRef| file.name.strip_suffix(safetensors::SECTION_EXTENSION)?.strip_suffix('.');
-        self.reference()
-            .files
-            .iter()
-            .filter_map(stem)
-            .filter(|name| ![CHECKSUMS_SECTION, QUERIES_SECTION, PARTITIONS_SECTION].contains(name))
+        self.reference().files.iter().filter_map(stem).filter(|name| {
+            ![CHECKSUMS_SECTION, QUERIES_SECTION, NEIGHBORS_SECTION, PARTITIONS_SECTION].contains(name)
+        })
     }
 
     /// Reads the section's file whole, checks it, and takes it apart. Its tensors share the file's bytes.
@@ -185,6 +185,16 @@ impl<'a> Segment<'a> {
         }
         let partitions = Partitions::from_section(&self.section(PARTITIONS_SECTION)?, self.rows());
         partitions.map(Some).map_err(|error| StoreError::malformed(self.place(PARTITIONS_FILE), error))
+    }
+
+    /// The nearest rows of the segment to the queries, `count` of them, that the index keeps; `None` where they are not known.
+    pub fn neighbors(&self, queries: Digest, count: usize) -> Result<Option<Neighbors>, StoreError> {
+        if self.reference().file(NEIGHBORS_FILE).is_none() {
+            return Ok(None);
+        }
+        let section = self.section(NEIGHBORS_SECTION)?;
+        neighbors::from_section(&section, queries, count, self.rows())
+            .map_err(|error| StoreError::malformed(self.place(NEIGHBORS_FILE), error))
     }
 
     /// A whole file, checked.

@@ -29,8 +29,7 @@ use super::reply::{Reply, Vocabulary};
 use super::routes::{Call, gets, posts};
 use super::shared::{Seen, Shared};
 use super::{Fault, Limits};
-use crate::index::RowMask;
-use crate::loader::{Filter, Index};
+use crate::loader::{Filter, Index, RowMask};
 use crate::vectors::RowId;
 
 /// What Qdrant's clients compare their own version with: one minor apart is near enough for them.
