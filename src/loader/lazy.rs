@@ -21,7 +21,9 @@ use super::partitions::Partitioned;
 use super::rows::{Rows, check_family};
 use super::{Index, LoadError, OpenOptions};
 use crate::artifact::columns::{ATTRIBUTES_FILE, IDS_FILE};
+use crate::artifact::neighbors::NEIGHBORS_FILE;
 use crate::artifact::partitions::{PARTITIONS_FILE, Partitions};
+use crate::artifact::queries::QUERIES_FILE;
 use crate::artifact::safetensors::{self, section_file_name};
 use crate::artifact::{
     ColumnFooter, ColumnPlaces, FetchError, FetchStats, Fetching, Manifest, RangedSection, Ranges, Section,
@@ -57,7 +59,9 @@ pub(super) fn whole_files(kind: &str, segment: &SegmentRef) -> Result<Vec<String
     let names: Vec<&str> = segment
         .files
         .iter()
-        .filter(|file| file.name != segment.checksums && file.name != PARTITIONS_FILE)
+        .filter(|file| {
+            ![&segment.checksums, PARTITIONS_FILE, NEIGHBORS_FILE, QUERIES_FILE].contains(&&*file.name)
+        })
         .filter_map(|file| file.name.strip_suffix(safetensors::SECTION_EXTENSION)?.strip_suffix('.'))
         .collect();
     let mut files: Vec<String> = needed_whole(kind, &names)?.into_iter().map(section_file_name).collect();
