@@ -361,7 +361,10 @@ fn spoil_every_file(index: &Path, queries: &str) {
 
             let searched = annvil(&search);
             let stderr = text(&searched.stderr);
-            if ["/checksums.safetensors", "/queries.safetensors", "/neighbors.safetensors"].iter().any(|name| file.ends_with(name)) {
+            if ["/checksums.safetensors", "/queries.safetensors", "/neighbors.safetensors"]
+                .iter()
+                .any(|name| file.ends_with(name))
+            {
                 // Those are of blocks, and of a certificate; a search that reads whole files has no need of them.
                 let answer: Value = serde_json::from_slice(&searched.stdout).unwrap();
                 assert_eq!(answer["results"], right, "{uri}: {file}, {how}");
