@@ -583,7 +583,8 @@ mod tests {
 
         let future = seal(br#"{"format_version":"3.0","everything":"else"}"#);
         let error = Manifest::decode(&future, "glove", 7).unwrap_err();
-        assert_eq!(error, ManifestError::Format { supported: "1.1 and 2.0".into(), got: "3.0".into() });
+        let supported = format!("{MANIFEST_FORMAT} and {MANIFEST_FORMAT_WITH_REQUIREMENTS}");
+        assert_eq!(error, ManifestError::Format { supported, got: "3.0".into() });
     }
 
     #[test]
