@@ -8,11 +8,11 @@ use crate::error::Error;
 use crate::index::SearchIndex;
 use crate::job::Unit;
 use crate::loader::Segments;
-use crate::report::{Certified, CertifyParams, ExactRows, QuerySet, certify};
+use crate::report::{Certified, CertifyParams, ExactRows, GroundTruth, QuerySet, certify};
 use crate::vectors::{Metric, VectorView};
 
 /// Neighbours that the truth has, as in a build.
-const TRUTH_K: usize = 100;
+const TRUTH_K: usize = GroundTruth::DIGESTED;
 
 /// Measures `segments`.
 ///

@@ -16,7 +16,7 @@ use crate::compute::Compute;
 use crate::loader::OpenOptions;
 
 /// Neighbours that a computed truth has.
-const TRUTH_K: usize = 100;
+const TRUTH_K: usize = GroundTruth::DIGESTED;
 
 /// What to measure with.
 pub struct ReportSpec<'a> {
