@@ -134,9 +134,9 @@ def test_a_watched_index_moves_to_the_new_version(small):
         assert watched.refused is not None and watched.refused[0] == 3
 
 
-def test_the_example_runs(tmp_path):
-    example = pathlib.Path(__file__).parents[1] / "examples" / "words.py"
-    shown = subprocess.run([sys.executable, example, tmp_path], capture_output=True, text=True, check=True).stdout
+def test_the_tour_runs(tmp_path):
+    tour = pathlib.Path(__file__).parents[1] / "tour.py"
+    shown = subprocess.run([sys.executable, tour, tmp_path], capture_output=True, text=True, check=True).stdout
     assert "recall@10" in shown
 
 
