@@ -36,8 +36,8 @@ pub struct Compact {
 }
 
 /// Publishes the rows of the latest version as one segment. With centroids and codebooks kept, codes and vectors are moved as
-/// they are; they are learned again where it is asked for, where the drift is above [`MAX_DRIFT`] or the share of rows that came
-/// since above [`MAX_ADDED`], where segments were not trained alike, and where the recall falls short of the index's target otherwise.
+/// they are; they are learned again where it is asked for, where the drift is above `MAX_DRIFT` or the share of rows that came
+/// since above `MAX_ADDED`, where segments were not trained alike, and where the recall falls short of the index's target otherwise.
 ///
 /// # Errors
 /// A recall below the gate.
