@@ -246,11 +246,15 @@ pub(super) fn describe(call: &Call) -> Result<Reply, Fault> {
 }
 
 fn info(call: &Call, hosted: &Hosted, index: &Index) -> Result<IndexInfo, Fault> {
-    let rows = match &call.tenant {
-        Some(tenant) => index.partition_ordinals(tenant)?,
-        None => index.live_ordinals(),
+    let (rows, ordinals): (usize, Box<dyn Iterator<Item = u32> + '_>) = match (&call.tenant, index.live()) {
+        (Some(tenant), _) => {
+            let own = index.partition_ordinals(tenant)?;
+            (own.len(), Box::new(own.into_iter()))
+        }
+        (None, Some(live)) => (live.count(), Box::new(live.iter())),
+        (None, None) => (index.rows(), Box::new(0..index.rows() as u32)),
     };
-    let step = rows.len().div_ceil(SAMPLE_IDS).max(1);
+    let step = rows.div_ceil(SAMPLE_IDS).max(1);
     let fields = index.attributes().into_iter().flat_map(|batch| batch.schema_ref().fields());
     let build = &index.manifest().build;
     Ok(IndexInfo {
@@ -259,10 +263,10 @@ fn info(call: &Call, hosted: &Hosted, index: &Index) -> Result<IndexInfo, Fault>
         kind: build.kind.clone(),
         metric: index.metric(),
         dim: index.dim(),
-        rows: rows.len(),
+        rows,
         partition_by: index.partition_by().map(str::to_string),
         id_type: index.ids().kind(),
-        sample_ids: rows.iter().step_by(step).map(|&row| index.ids().get(row)).collect(),
+        sample_ids: ordinals.step_by(step).map(|row| index.ids().get(row)).collect(),
         effort_name: index.effort_name(),
         keeps_vectors: index.rows() > 0 && index.vector(0).is_some(),
         attributes: fields

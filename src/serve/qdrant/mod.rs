@@ -113,10 +113,7 @@ impl Asked {
     /// The row of a point that is there and is seen.
     fn ordinal(&self, id: &PointId) -> Option<u32> {
         let ordinal = self.points.ordinal(&self.index, id)?;
-        let is_seen = match &self.tenant {
-            Some((_, rows)) => rows.binary_search(&ordinal).is_ok(),
-            None => self.index.live().is_none_or(|live| live.contains(ordinal)),
-        };
+        let is_seen = self.tenant.as_ref().is_none_or(|(_, rows)| rows.binary_search(&ordinal).is_ok());
         is_seen.then_some(ordinal)
     }
 
