@@ -19,6 +19,7 @@ use super::numbering::permute;
 use super::params::HnswParams;
 use super::partition::{Carving, Source, carve};
 use super::prune::Prune;
+use super::reach::growth;
 use super::scratch::ScratchFile;
 use crate::compute::cpu::{ByteRows, kernels};
 use crate::compute::{Compute, ComputeError, Rows};
@@ -166,7 +167,8 @@ pub fn build_within(
         order = by_group.iter().map(|&place| order[place as usize]).collect();
     }
     let stats = layers.stats();
-    let index = layers.index(rows, metric, params);
+    let mut index = layers.index(rows, metric, params);
+    index.growth = growth(&index, seed);
     trim();
     Ok(Built { index, order, stats })
 }

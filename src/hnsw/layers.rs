@@ -154,6 +154,7 @@ impl Layers {
             upper_links: upper_links.into(),
             m: params.m,
             entry_point,
+            growth: None,
         }
     }
 }

@@ -25,6 +25,7 @@ mod numbering;
 mod params;
 mod partition;
 mod prune;
+mod reach;
 mod scratch;
 mod search;
 mod sections;
@@ -61,6 +62,8 @@ pub struct Hnsw {
     /// Where a row's upper links start, in rows of `upper_links`: the running sum of `levels`.
     upper_offsets: Vec<u32>,
     entry_point: u32,
+    /// How distances grow with rank, if that is known (`reach.rs`).
+    growth: Option<f32>,
 }
 
 impl Hnsw {

@@ -9,27 +9,44 @@
 //! | `codes` | `codes` | u8 [rows, stride] | unless the code is `f32`: levels in planes, at the end f as f32, for L2 \|x − mean\|² before it (`codes.rs`) |
 //! | `codes` | `mean` | f32 [dim] | x ≈ mean + f · (level − middle) |
 //!
-//! `graph` carries `metric`, `entry_point` and `code` as metadata.
+//! `graph` carries `metric`, `entry_point` and `code` as metadata, and `growth` where it is known (`reach.rs`).
 
 use super::codes::{Code, Codes};
+use super::reach::is_growth;
 use super::{Hnsw, upper_offsets};
 use crate::artifact::{RangedSection, Section, TensorError};
 use crate::index::{KeptVectors, Precision, SearchIndex};
 use crate::vectors::Metric;
 
+/// Of the metadata; indexes of before have none, and are searched with beams of fixed width.
+const GROWTH: &str = "growth";
+
+fn read_growth(graph: &Section) -> Result<Option<f32>, TensorError> {
+    if !graph.metadata.contains_key(GROWTH) {
+        return Ok(None);
+    }
+    let growth: f32 = graph.metadata(GROWTH)?;
+    let error = || {
+        let what = format!("{growth} is not above 0 and at most 4");
+        TensorError::Metadata { section: "graph".into(), key: GROWTH.into(), what }
+    };
+    is_growth(growth).ok_or_else(error).map(Some)
+}
+
 pub(super) fn write(index: &Hnsw) -> Vec<Section> {
     let rows = index.rows();
     let upper = index.upper_links.len() / index.m;
-    let mut sections = vec![
-        Section::new("graph")
-            .with("links", &index.links, &[rows, index.degree])
-            .with("levels", &index.levels, &[rows])
-            .with("upper_links", &index.upper_links, &[upper, index.m])
-            .with_metadata("metric", index.metric)
-            .with_metadata("entry_point", index.entry_point)
-            .with_metadata("code", index.code().name()),
-        index.vectors.write(Section::new("vectors"), "vectors"),
-    ];
+    let mut graph = Section::new("graph")
+        .with("links", &index.links, &[rows, index.degree])
+        .with("levels", &index.levels, &[rows])
+        .with("upper_links", &index.upper_links, &[upper, index.m])
+        .with_metadata("metric", index.metric)
+        .with_metadata("entry_point", index.entry_point)
+        .with_metadata("code", index.code().name());
+    if let Some(growth) = index.growth {
+        graph = graph.with_metadata(GROWTH, growth);
+    }
+    let mut sections = vec![graph, index.vectors.write(Section::new("vectors"), "vectors")];
     sections.extend(index.codes.as_ref().map(Codes::section));
     sections
 }
@@ -112,6 +129,7 @@ impl Hnsw {
             upper_links,
             m: shape[1],
             entry_point,
+            growth: read_growth(graph)?,
         };
         index.check_upper_links()?;
         Ok(index)

@@ -4,6 +4,7 @@
 use super::Hnsw;
 use super::beam::Beam;
 use super::codes::CodeQuery;
+use super::reach::Reach;
 use super::visited::Visited;
 use crate::compute::cpu::{Kernels, prefetch};
 use crate::index::SearchParams;
@@ -76,7 +77,8 @@ impl Walk {
             refine => refine.max(self.k),
         };
         self.visited.forget();
-        self.beam.reset(self.ef, index.widest());
+        let reach = Reach::about(self.ef, self.k, self.refine, rows, index.growth);
+        self.beam.reset(reach, index.widest());
         if let Some(codes) = &index.codes {
             self.code_query.prepare(codes, query);
         }

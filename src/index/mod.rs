@@ -21,6 +21,7 @@ pub struct SearchParams {
     /// Rows to return.
     pub k: usize,
     /// How hard to look: `nprobe` for IVF, `ef_search` for HNSW, unused by flat. At least 1.
+    /// The beam of a graph holds about `ef_search` rows, fewer where a query's neighbours stand alone, more where many are about as near.
     pub effort: usize,
     /// Candidates re-ranked with kept vectors, for families that walk on codes. 0 means the family's default.
     pub refine: usize,
