@@ -190,6 +190,11 @@ fn every_kind_goes_through_every_change() {
         &all,
         12,
     );
+    for code in ["code = \"rabitq\"\nrabitq_bits = 3", "code = \"sq8\"\nspill = \"soar\"", "code = \"flat\""]
+    {
+        let kind = format!("kind = \"ivf_pq\"\nnlist = 9\nrefine = \"f32\"\n{code}");
+        follow(&kind, Metric::Cosine, 600, &all, 13);
+    }
 }
 
 /// At the setting that a fresh build is certified for.

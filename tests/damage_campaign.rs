@@ -24,7 +24,7 @@ const DIM: usize = 12;
 /// Checked before it answers.
 const MAPPED: Residence = Residence::Mapped(Check::AtOpen);
 
-const KINDS: [&str; 4] = ["flat", "lists4", "lists8", "graph"];
+const KINDS: [&str; 7] = ["flat", "lists4", "lists8", "signs", "bytes", "rows", "graph"];
 
 struct Subject {
     name: &'static str,
@@ -104,10 +104,16 @@ impl Campaign {
         let text = format!(
             "threads = 1\nbackend = \"cpu\"\nresume = false\n\
              source = {{ uri = \"rows.parquet\", vector = \"embedding\", id = \"id\", attributes = [\"word\"] }}\n\
-             queries = {{ sample = 20 }}\noutput = {{ uri = \"out\" }}\n{}{}{}{}",
+             queries = {{ sample = 20 }}\noutput = {{ uri = \"out\" }}\n{}{}{}{}{}{}{}",
             index("flat", "kind = \"flat\""),
             index("lists4", "kind = \"ivf_pq\"\nnlist = 8\nrotation = \"opq\""),
             index("lists8", "kind = \"ivf_pq\"\nnlist = 8\npq_bits = 8\nrefine = \"f32\""),
+            index(
+                "signs",
+                "kind = \"ivf_pq\"\nnlist = 8\ncode = \"rabitq\"\nrabitq_bits = 3\nrefine = \"none\""
+            ),
+            index("bytes", "kind = \"ivf_pq\"\nnlist = 8\ncode = \"sq8\"\nspill = \"soar\""),
+            index("rows", "kind = \"ivf_pq\"\nnlist = 8\ncode = \"flat\""),
             index("graph", "kind = \"hnsw\"\nm = 8"),
         );
         JobSpec::parse(&text, folder.join("job.toml")).unwrap()

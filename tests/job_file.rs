@@ -137,6 +137,7 @@ const REFUSED: &[Case] = &[
     ("refine = \"f32\"", "refine = \"fp16\"", (36, 10), "index[1].refine", &["did you mean \"f16\"?"]),
     ("nlist = 100", "nlist = \"many\"", (33, 9), "index[1].nlist", &["found the string \"many\"", "\"auto\""]),
     // Keys that are not, or not here.
+    ("pq_m = 25", "rabitq_bits = 4", (34, 15), "index[1].rabitq_bits", &["of no use with `code = \"pq\"`", "`code = \"rabitq\"`"]),
     ("seed = 7", "sead = 7", (2, 1), "sead", &["unknown key in the top level", "did you mean `seed`?"]),
     ("vector = \"embedding\"", "vectr = \"embedding\"", (8, 1), "source.vectr", &["did you mean `vector`?"]),
     ("uri = \"queries.parquet\"", "path = \"queries.parquet\"", (15, 1), "queries.path", &["did you mean `uri`?"]),
@@ -311,7 +312,8 @@ fn what_the_file_says_is_what_the_job_has() {
     // A target that the file leaves out follows from the gate.
     assert_eq!(hnsw.target, Some(Target { k: 10, recall: 0.95 }));
     let IndexParams::IvfPq(params) = &ivf.params else { panic!() };
-    assert_eq!((params.nlist, params.pq_m, params.refine), (Auto::Given(100), Auto::Given(25), Refine::F32));
+    assert_eq!((params.nlist, params.refine), (Auto::Given(100), Refine::F32));
+    assert_eq!(params.code.pq().map(|pq| pq.pq_m), Some(Auto::Given(25)));
     assert_eq!((ivf.gate, ivf.target), (None, Some(Target { k: 20, recall: 0.97 })));
     assert_eq!((flat.params.kind(), flat.target), ("flat", None));
 }
@@ -331,12 +333,64 @@ fn what_is_left_out_has_the_documented_default() {
             { "name": "my-words-hnsw", "kind": "hnsw", "metric": "l2", "m": 16, "ef_construction": 200, "code": "q4",
               "expert": { "c_max": "auto", "fanout": "auto", "leaf_k": "auto", "l_max": "auto", "alpha": "auto" },
               "target": { "k": 10, "recall": 0.95 } },
-            { "name": "my-words-ivf_pq", "kind": "ivf_pq", "metric": "l2", "nlist": "auto", "pq_m": "auto",
-              "pq_bits": 4, "refine": "f16", "kmeans_iterations": 10, "rotation": "none", "loss": "auto",
+            { "name": "my-words-ivf_pq", "kind": "ivf_pq", "metric": "l2", "nlist": "auto", "code": "pq", "pq_m": "auto",
+              "pq_bits": 4, "refine": "f16", "spill": "none", "kmeans_iterations": 10, "rotation": "none", "loss": "auto",
               "target": { "k": 10, "recall": 0.95 } },
         ],
     });
     assert_eq!(job.to_json(), expected);
+}
+
+/// Line 14 on of the smallest job.
+#[test]
+fn keys_of_another_code_are_refused() {
+    for (text, place, key, parts) in [
+        ("code = \"pq8\"", (14, 8), "code", &["found the string \"pq8\"", "\"rabitq\", \"sq8\", \"flat\""]),
+        ("code = \"rabitq\"\nrabitq_bits = 9", (15, 15), "rabitq_bits", &["found 9", "1 to 8"]),
+        (
+            "code = \"sq8\"\npq_m = 25",
+            (15, 8),
+            "pq_m",
+            &["of no use with `code = \"sq8\"`", "`code = \"pq\"`"],
+        ),
+        (
+            "loss = \"auto\"\ncode = \"flat\"",
+            (14, 8),
+            "loss",
+            &["of no use with `code = \"flat\"`", "`code = \"pq\"`"],
+        ),
+        ("refine = \"none\"\ncode = \"flat\"", (14, 10), "refine", &["found \"none\"", "\"f16\", \"f32\""]),
+        ("code = \"flat\"\nspill = \"soar\"", (15, 9), "spill", &["found \"soar\"", "\"none\""]),
+    ] {
+        let diagnostics = refused(&format!("{SMALLEST}{text}\n"));
+        let [diagnostic] = &diagnostics[..] else { panic!("{diagnostics:#?}") };
+        assert_eq!(
+            (line_and_column(diagnostic), &diagnostic.key[..]),
+            (place, &format!("index[1].{key}")[..])
+        );
+        let message = diagnostic.to_string();
+        assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+    }
+}
+
+/// A change reads the job that its index was built by from the manifest.
+#[test]
+fn a_job_of_every_code_reads_as_it_is_written() {
+    let codes = [
+        "pq_bits = 8\nrotation = \"opq\"",
+        "code = \"rabitq\"",
+        "code = \"rabitq\"\nrabitq_bits = 7\nrefine = \"none\"",
+        "code = \"sq8\"\nspill = \"soar\"",
+        "code = \"flat\"\nrefine = \"f32\"",
+    ];
+    for code in codes {
+        let job = JobSpec::parse(&format!("{SMALLEST}{code}\n"), "jobs/words.toml").unwrap();
+        let written = toml::to_string(&job.to_json()).unwrap();
+        let again = JobSpec::parse(&written, "jobs/words.toml").unwrap();
+        assert_eq!(again.to_json(), job.to_json(), "{written}");
+    }
+    let job = JobSpec::parse(&format!("{SMALLEST}code = \"rabitq\"\n"), "jobs/words.toml").unwrap().to_json();
+    assert_eq!((&job["index"][1]["code"], &job["index"][1]["rabitq_bits"]), (&"rabitq".into(), &4.into()));
 }
 
 #[test]

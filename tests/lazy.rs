@@ -25,7 +25,7 @@ use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult,
 };
-use published::{KINDS, Published};
+use published::{CODED, KINDS, Published};
 use rows::clustered;
 
 const DIM: usize = 40;
@@ -192,11 +192,14 @@ fn questions() -> Vec<Query> {
 
 #[test]
 fn a_lazy_index_answers_as_a_resident_one() {
-    for kind in KINDS {
+    for kind in KINDS.into_iter().chain(CODED) {
         for metric in Metric::ALL {
             let refines = match kind {
-                "ivf_pq" => &[Refine::F32, Refine::F16, Refine::None][..],
-                _ => &[Refine::F32],
+                "ivf_pq sq8" => &[Refine::None][..],
+                "ivf_pq flat" => &[Refine::F16],
+                "ivf_pq" => &[Refine::F32, Refine::F16, Refine::None],
+                "flat" | "hnsw" => &[Refine::F32],
+                _ => &[Refine::F16, Refine::None],
             };
             for &refine in refines {
                 let [resident, lazy] = pair(&publish(kind, metric, refine));

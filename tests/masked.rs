@@ -10,7 +10,7 @@ use annvil::index::{Allowed, RowMask, SearchIndex, SearchParams};
 use annvil::ivf::Refine;
 use annvil::loader::assemble;
 use annvil::vectors::{Metric, Neighbor, Random, VectorBuf};
-use published::{KINDS, forge};
+use published::{CODED, KINDS, family, forge};
 use rows::clustered;
 
 const ROWS: usize = 1500;
@@ -18,7 +18,7 @@ const DIM: usize = 10;
 const K: usize = 10;
 
 fn index(kind: &str, metric: Metric, refine: Refine) -> Arc<dyn SearchIndex> {
-    assemble(kind, &forge(kind, &clustered(ROWS, DIM, metric, 1), metric, refine).0).unwrap()
+    assemble(family(kind), &forge(kind, &clustered(ROWS, DIM, metric, 1), metric, refine).0).unwrap()
 }
 
 fn queries(metric: Metric) -> VectorBuf {
@@ -57,7 +57,7 @@ fn nearest(index: &Arc<dyn SearchIndex>, query: &[f32], mask: &RowMask, k: usize
 #[test]
 fn at_the_highest_effort_the_nearest_allowed_rows_are_found() {
     for metric in Metric::ALL {
-        for kind in KINDS {
+        for kind in KINDS.into_iter().chain(CODED) {
             let index = index(kind, metric, Refine::F32);
             let mut searcher = index.clone().searcher();
             let mut found = Vec::new();
@@ -75,9 +75,18 @@ fn at_the_highest_effort_the_nearest_allowed_rows_are_found() {
 
 #[test]
 fn at_any_effort_as_many_allowed_rows_as_asked_are_found_and_no_others() {
-    for (kind, refine) in
-        [("flat", Refine::F32), ("ivf_pq", Refine::F16), ("ivf_pq", Refine::None), ("hnsw", Refine::F32)]
-    {
+    for (kind, refine) in [
+        ("flat", Refine::F32),
+        ("ivf_pq", Refine::F16),
+        ("ivf_pq", Refine::None),
+        ("ivf_pq signs", Refine::None),
+        ("ivf_pq rabitq", Refine::None),
+        ("ivf_pq sq8", Refine::None),
+        ("ivf_pq flat", Refine::F16),
+        ("ivf_pq soar", Refine::None),
+        ("ivf_pq rabitq soar", Refine::F16),
+        ("hnsw", Refine::F32),
+    ] {
         let index = index(kind, Metric::L2, refine);
         let mut searcher = index.clone().searcher();
         let mut found = vec![Neighbor::NONE];
@@ -100,10 +109,10 @@ fn at_any_effort_as_many_allowed_rows_as_asked_are_found_and_no_others() {
 #[test]
 fn recall_under_a_mask_is_that_without_one() {
     let metric = Metric::L2;
-    for kind in KINDS {
+    for kind in KINDS.into_iter().chain(CODED) {
         let index = index(kind, metric, Refine::F32);
         let mut searcher = index.clone().searcher();
-        let params = SearchParams { k: K, effort: if kind == "ivf_pq" { 8 } else { 40 }, refine: 0 };
+        let params = SearchParams { k: K, effort: if family(kind) == "ivf_pq" { 8 } else { 40 }, refine: 0 };
         let mut found = Vec::new();
         let hits = |mask: &RowMask, found: &mut dyn FnMut(&[f32], &RowMask) -> Vec<Neighbor>| -> usize {
             let of_query = |query: &[f32]| {

@@ -56,7 +56,8 @@ fn like(work: &Workplace<'_>, base: &Base, params: &IvfPqSpec, rows: &Dataset) -
         ivf_of(&indexes[0]).ok_or_else(|| Error::Internal("an ivf_pq index of another family".into()))?;
     let watch = job::Watch::new(work.progress, &base.spec.name);
     let observer = |state: crate::train::Progress| watch.observe(state);
-    let built = ivf::build_like(work.compute, rows.vectors.view(), first, params.loss, &observer)?;
+    let loss = params.code.pq().map_or(ivf::Loss::Auto, |pq| pq.loss);
+    let built = ivf::build_like(work.compute, rows.vectors.view(), first, loss, &observer)?;
     watch.finish();
     let spread = built.inertia / rows.rows() as f64;
     let mut segment = encoded("ivf_pq", &built.index)?;

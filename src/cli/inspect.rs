@@ -69,6 +69,7 @@ fn render(uri: &str, manifest: &Manifest, is_latest: bool) -> String {
     let files = || manifest.folders().flat_map(|segment| &segment.files);
     let size = files().map(|file| file.size_bytes).fold(0, u64::saturating_add);
     line("size", format!("{} in {} files", bytes(size), files().count()));
+    line("per row", per_row(manifest));
     line("built", format!("{} by annvil {}", utc(manifest.created_unix_ms), cell(&build.annvil_version)));
     let Backend { backend, device } = &build.backend;
     let details = details(&build.built);
@@ -102,6 +103,19 @@ fn render(uri: &str, manifest: &Manifest, is_latest: bool) -> String {
         + &render_attributes(&build.attributes)
         + &manifest.folders().map(render_segment).collect::<String>()
         + &render_stages(&build.stages)
+}
+
+/// What each file takes, shared out among the rows of its segments: what a row costs in codes, ids, vectors and links.
+fn per_row(manifest: &Manifest) -> String {
+    let mut sizes: BTreeMap<&str, u64> = BTreeMap::new();
+    for file in manifest.segments.iter().flat_map(|segment| &segment.files) {
+        let name = file.name.split('.').next().unwrap_or(&file.name);
+        let size = sizes.entry(name).or_default();
+        *size = size.saturating_add(file.size_bytes);
+    }
+    let rows = manifest.build.rows.max(1) as f64;
+    let told = |(name, size): (&str, u64)| format!("{} {:.1}", cell(name), size as f64 / rows);
+    format!("{} bytes", sizes.into_iter().map(told).collect::<Vec<_>>().join(", "))
 }
 
 /// The index's parameters as `m 16`: as the build resolved them, and those of its entry in the job that the build does

@@ -1,32 +1,55 @@
 //! The exact index and its search.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use crate::artifact::{FetchError, FetchStats, Fetching, Section};
+use crate::compute::cpu::{ProductScan, kernels};
 use crate::index::{
     Allowed, KeepError, KeptVectors, Precision, RowMask, SearchIndex, SearchParams, Searcher,
 };
 use crate::vectors::{Metric, Neighbor, TopK, VectorView};
 
-/// All rows, compared one by one.
+/// All rows, compared one by one; with many queries at once by products of matrices.
 #[derive(Debug)]
 pub struct FlatIndex {
     pub(super) vectors: KeptVectors,
     pub(super) metric: Metric,
+    /// Derived when many queries first ask for it.
+    lengths: OnceLock<Lengths>,
+}
+
+/// What scores of products want to know of rows.
+#[derive(Debug)]
+struct Lengths {
+    /// |row|² for L2, else zeros.
+    offsets: Vec<f32>,
+    /// The length of the longest row.
+    greatest: f64,
 }
 
 impl FlatIndex {
     /// Keeps `rows` as they come: ordinals are their numbers.
     pub fn build(rows: VectorView<'_>, metric: Metric, precision: Precision) -> Result<Self, KeepError> {
         let order: Vec<u32> = (0..rows.rows() as u32).collect();
-        Ok(Self { vectors: KeptVectors::gather(rows, &order, precision)?, metric })
+        Ok(Self::over(KeptVectors::gather(rows, &order, precision)?, metric))
     }
 
     /// Over vectors that another index keeps: the same rows, searched exactly.
     pub fn over(vectors: KeptVectors, metric: Metric) -> Self {
-        Self { vectors, metric }
+        Self { vectors, metric, lengths: OnceLock::new() }
+    }
+
+    fn lengths(&self, rows: VectorView<'_>) -> &Lengths {
+        self.lengths.get_or_init(|| {
+            let mut squares: Vec<f32> = rows.iter().map(|row| (kernels().dot)(row, row)).collect();
+            let greatest = f64::from(squares.iter().copied().fold(0.0, f32::max)).sqrt();
+            if self.metric != Metric::L2 {
+                squares.fill(0.0);
+            }
+            Lengths { offsets: squares, greatest }
+        })
     }
 }
 
@@ -81,6 +104,29 @@ const WINDOW_BYTES: usize = 32 << 20;
 
 /// A run of so many rows is read one behind the other; shorter ones are gathered.
 const LONG_RUN: usize = 8;
+
+/// Fewer queries than these are compared one by one.
+const BY_PRODUCTS: usize = 8;
+
+/// Rows beyond those wanted whose distances are computed as well, at least: scores order near ties by their rounding.
+const SPARE: usize = 8;
+
+impl Lengths {
+    /// Whether no row whose score is `left` or more can be as near as `distance`.
+    fn certain(&self, metric: Metric, query: &[f32], distance: f32, left: f32) -> bool {
+        let square = f64::from((kernels().dot)(query, query));
+        let score = match metric {
+            Metric::L2 => f64::from(distance) - square,
+            Metric::InnerProduct => f64::from(distance),
+            Metric::Cosine => f64::from(distance) - 1.0,
+        };
+        // Each of as many sums and products as there are dimensions is off by half a unit in the last place at most, of the
+        // whole: those of the score, of the distance, and of the two lengths.
+        let whole = (square.sqrt() + self.greatest).powi(2);
+        let rounding = 2.0 * (query.len() + 4) as f64 * f64::from(f32::EPSILON / 2.0) * whole;
+        score + rounding < f64::from(left)
+    }
+}
 
 /// The rows that queries are compared with.
 #[derive(Clone, Copy)]
@@ -153,6 +199,21 @@ impl FlatSearcher {
         among: Among<'_>,
         found: &mut dyn FnMut(usize, &[Neighbor]),
     ) {
+        let index = self.index.clone();
+        if let (Among::All, Some(rows)) = (among, index.vectors.view())
+            && queries.rows() >= BY_PRODUCTS
+            && k > 0
+            && !rows.is_empty()
+        {
+            let block = ProductScan::block(rows.dim());
+            for start in (0..queries.rows()).step_by(block) {
+                let end = (start + block).min(queries.rows());
+                let block = queries.slice(start, end);
+                let mut of_block = |query, nearest: &[Neighbor]| found(start + query, nearest);
+                self.by_products(rows, block, k.min(rows.rows()), &mut of_block);
+            }
+            return;
+        }
         // What is fetched is fetched once for all.
         let group = if self.index.vectors.is_ranged() { queries.rows().max(1) } else { GROUP_QUERIES };
         for start in (0..queries.rows()).step_by(group) {
@@ -167,6 +228,49 @@ impl FlatSearcher {
             }
             for (query, top) in (start..end).zip(&mut self.tops) {
                 found(query, top.sorted());
+            }
+        }
+    }
+
+    /// Of a block of queries the nearest rows. Products find candidates, a few more than are wanted, and their distances are
+    /// computed directly. Where the scores of what was left aside could be those of nearer rows, for all that rounding may have done to
+    /// them, the query is compared with every row.
+    fn by_products(
+        &mut self,
+        rows: VectorView<'_>,
+        queries: VectorView<'_>,
+        k: usize,
+        found: &mut dyn FnMut(usize, &[Neighbor]),
+    ) {
+        let index = self.index.clone();
+        let lengths = index.lengths(rows);
+        let kept = (k + (k / 8).max(SPARE)).min(rows.rows());
+        let mut candidates: Vec<TopK> = queries.iter().map(|_| TopK::new(kept)).collect();
+        ProductScan::of(queries, index.metric).rows(rows, &lengths.offsets, 0..rows.rows(), &mut candidates);
+        let mut nearest: Vec<Neighbor> = Vec::with_capacity(kept);
+        for (number, (query, candidates)) in queries.iter().zip(&mut candidates).enumerate() {
+            let scored = candidates.sorted();
+            self.ordinals.clear();
+            self.ordinals.extend(scored.iter().map(|candidate| candidate.ordinal));
+            self.distances.resize(scored.len().max(BLOCK_ROWS), 0.0);
+            let distances = &mut self.distances[..scored.len()];
+            index.vectors.distances(index.metric, query, &self.ordinals, distances);
+            nearest.clear();
+            let rows_of = self.ordinals.iter().zip(&*distances);
+            nearest.extend(rows_of.map(|(&ordinal, &distance)| Neighbor::new(ordinal, distance)));
+            nearest.sort_unstable();
+            // Scores that are not finite are not collected.
+            let is_certain = match scored.last().filter(|_| scored.len() == kept) {
+                Some(_) if kept == rows.rows() => true,
+                Some(last) => lengths.certain(index.metric, query, nearest[k - 1].distance, last.distance),
+                None => false,
+            };
+            self.ordinals.clear();
+            if is_certain {
+                found(number, &nearest[..k]);
+            } else {
+                self.scan(VectorView::new(query, rows.dim()), k, Among::All);
+                found(number, self.tops[0].sorted());
             }
         }
     }
@@ -375,6 +479,50 @@ mod tests {
                         }
                     }
                 }
+            }
+        }
+    }
+
+    /// Clusters so far from the origin that scores of products cannot tell their rows apart: what rounding leaves open is compared
+    /// row by row.
+    #[test]
+    fn a_batch_is_exact_however_far_from_the_origin_rows_lie() {
+        let mut random = Random::new(3);
+        for shift in [0.0, 1e3, 1e6] {
+            let mut row = |_| shift + random.normal() as f32;
+            let rows = VectorBuf::new((0..700 * 12).map(&mut row).collect(), 12);
+            let queries = VectorBuf::new((0..300 * 12).map(&mut row).collect(), 12);
+            for metric in [Metric::L2, Metric::InnerProduct] {
+                let index = Arc::new(FlatIndex::build(rows.view(), metric, Precision::F32).unwrap());
+                let mut searcher = index.searcher();
+                for k in [1, 10, 699, 700, 5000] {
+                    let params = SearchParams { k, effort: 1, refine: 0 };
+                    let mut batch = Vec::new();
+                    searcher
+                        .search_batch(queries.view(), &params, &mut |_, found| batch.push(found.to_vec()));
+                    let mut alone = Vec::new();
+                    for (query, batch) in queries.view().iter().zip(&batch).step_by(7) {
+                        searcher.search(query, &params, &mut alone);
+                        assert_eq!(batch, &alone, "{metric}, k = {k}, shifted by {shift}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_whose_products_f32_cannot_hold_are_found_as_well() {
+        let rows: Vec<f32> = (0..60).map(|i| (i as f32 - 30.0) * 1e18).collect();
+        let (rows, queries) = (VectorView::new(&rows, 3), VectorView::new(&rows, 3));
+        for metric in [Metric::L2, Metric::InnerProduct] {
+            let mut searcher = Arc::new(FlatIndex::build(rows, metric, Precision::F32).unwrap()).searcher();
+            let params = SearchParams { k: 5, effort: 1, refine: 0 };
+            let mut batch = Vec::new();
+            searcher.search_batch(queries, &params, &mut |_, found| batch.push(found.to_vec()));
+            let mut alone = Vec::new();
+            for (query, batch) in queries.iter().zip(&batch) {
+                searcher.search(query, &params, &mut alone);
+                assert_eq!(batch, &alone, "{metric}");
             }
         }
     }

@@ -21,7 +21,7 @@ impl FlatIndex {
         let tensor = section.tensor(SECTION)?;
         let (rows, dim, precision) = read_shape(&tensor.shape, tensor.dtype)?;
         let vectors = KeptVectors::read(section, SECTION, rows, dim, precision)?;
-        Ok(Self { vectors, metric: section.metadata("metric")? })
+        Ok(Self::over(vectors, section.metadata("metric")?))
     }
 
     /// As [`from_sections`](Self::from_sections), with the vectors left in their file.
@@ -30,7 +30,7 @@ impl FlatIndex {
         let tensor = head.tensor(SECTION)?;
         let (rows, dim, precision) = read_shape(&tensor.shape, tensor.dtype)?;
         let vectors = KeptVectors::ranged(section, SECTION, rows, dim, precision)?;
-        Ok(Self { vectors, metric: head.metadata("metric")? })
+        Ok(Self::over(vectors, head.metadata("metric")?))
     }
 }
 

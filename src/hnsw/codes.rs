@@ -10,7 +10,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::{Array, Section, TensorError};
-use crate::compute::cpu::{Kernels, kernels, prefetch, row_stride};
+use crate::compute::cpu::{Kernels, prefetch, row_stride};
+use crate::train::{self, round_direction};
 use crate::vectors::{Metric, VectorView};
 
 /// Which code the walk reads.
@@ -119,7 +120,7 @@ impl Layout {
 
     /// The highest level.
     fn top(&self) -> f32 {
-        ((1u32 << self.bits) - 1) as f32
+        train::top_level(self.bits)
     }
 
     /// The factor f, and |r|², if they are there.
@@ -130,17 +131,6 @@ impl Layout {
             f32::from_le_bytes(row[start..start + Self::NUMBER].try_into().expect("four bytes"))
         };
         (at(end - Self::NUMBER), at((end - Self::NUMBER).saturating_sub(Self::NUMBER)))
-    }
-
-    /// Widths of a level to try for a row, in standard deviations of its values: around the best for a normal
-    /// distribution (Max, 1960), and for rows whose few large values would be cut.
-    fn widths(&self) -> &'static [f32] {
-        match self.bits {
-            8 => &[0.031, 0.045, 0.07, 0.12],
-            4 => &[0.27, 0.335, 0.42, 0.6],
-            2 => &[0.8, 1.0, 1.3],
-            _ => &[1.0],
-        }
     }
 }
 
@@ -235,29 +225,11 @@ fn mean(rows: VectorView<'_>) -> Vec<f32> {
     total.iter().map(|total| (total / rows.rows() as f64) as f32).collect()
 }
 
-/// Of the level widths worth trying the one that turns the row's direction least.
 fn encode_row(layout: Layout, metric: Metric, residual: &[f32], levels: &mut [f32], out: &mut [u8]) {
-    let round = kernels().round_to_levels;
     // A length that f32 cannot hold is as far as can be.
     let square = residual.iter().map(|r| r * r).sum::<f32>().min(f32::MAX);
-    let deviation = (square / residual.len() as f32).sqrt();
-    if deviation > 0.0 {
-        let widest = residual.iter().fold(0f32, |widest, r| widest.max(r.abs()));
-        // Wider than this no row needs: its largest value is the highest level.
-        let enough = 2.0 * widest / layout.top();
-        let per_unit = |&width: &f32| 1.0 / (width * deviation).min(enough);
-        let turned = |&per_unit: &f32, levels: &mut [f32]| {
-            let (product, square) = round(residual, per_unit, layout.top(), levels);
-            product / square.sqrt()
-        };
-        let best = layout
-            .widths()
-            .iter()
-            .map(per_unit)
-            .map(|per_unit| (turned(&per_unit, levels), per_unit))
-            .max_by(|a, b| a.0.total_cmp(&b.0))
-            .map_or(1.0, |(_, per_unit)| per_unit);
-        let (product, _) = round(residual, best, layout.top(), levels);
+    if square / residual.len() as f32 > 0.0 {
+        let product = round_direction(residual, square, layout.bits, levels);
         let factor = if product > 0.0 { (square / product).min(f32::MAX) } else { 0.0 };
         for (plane, levels) in levels.chunks(layout.plane_dims()).enumerate() {
             for (byte, &level) in out.iter_mut().zip(levels) {
@@ -336,6 +308,7 @@ impl CodeQuery {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compute::cpu::kernels;
     use crate::vectors::{Random, VectorBuf};
 
     const CODED: [Code; 4] = [Code::Sq8, Code::Q4, Code::Q2, Code::Q1];

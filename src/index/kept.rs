@@ -226,6 +226,24 @@ impl KeptVectors {
         self.of_bytes(ranged, &bytes, |place| (rows.start + place) as u32)
     }
 
+    /// Several ranges of consecutive rows, each in memory; one round trip.
+    ///
+    /// # Errors
+    /// As [`fetch`](Self::fetch).
+    pub fn fetch_ranges(
+        &self,
+        ranges: &[Range<usize>],
+        fetching: &mut Fetching,
+    ) -> Result<Vec<Self>, FetchError> {
+        let Values::Ranged(ranged) = &self.values else { panic!("the vectors are in memory") };
+        let wanted: Vec<_> = ranges.iter().map(|rows| ranged.tensor.range(rows.clone())).collect();
+        let bytes = ranged.tensor.file.read(&wanted, fetching)?;
+        let vectors = bytes.iter().zip(ranges).map(|(bytes, rows)| {
+            self.of_bytes(ranged, std::slice::from_ref(bytes), |place| (rows.start + place) as u32)
+        });
+        vectors.collect()
+    }
+
     /// Vectors from the bytes of whole rows; `ordinal` says which row of all one is, for the error.
     fn of_bytes(
         &self,

@@ -6,16 +6,19 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
+use super::coder::{Coder, Workbench};
 use super::codes::{Blocks, Codes};
-use super::params::{IvfPqParams, Loss, Rotate};
+use super::params::{Code, IvfPqParams, Loss, Spilling};
+use super::quantizer::Quantizer;
+use super::spill::{Spill, second_lists};
 use super::{IvfPq, Parts};
 use crate::artifact::Array;
 use crate::artifact::spill::array_in_file;
-use crate::compute::{Compute, ComputeError, ResidualOf, Rows};
+use crate::compute::{Compute, ComputeError};
 use crate::index::{KeepError, KeptVectors};
 use crate::train::{
-    self, Kmeans, KmeansParams, Observer, PqParams, PqShape, PqTraining, ProductQuantizer, Progress,
-    Rotation, ScoreAware, ScoredRows, TrainError, Warning, check_magnitude, checked_labels,
+    self, Kmeans, KmeansParams, Observer, PqTraining, ProductQuantizer, Progress, ScoreAware, TrainError,
+    Warning, check_magnitude, checked_labels,
 };
 use crate::vectors::{Metric, Random, VectorBuf, VectorView};
 
@@ -43,7 +46,8 @@ pub struct BuildReport {
     /// Per pass over the k-means sample, the sum of squared distances to the centroids that entered it.
     pub kmeans_inertia: Vec<f64>,
     pub kmeans_rows: usize,
-    /// Per pass over the quantizer's sample, the sum of squared errors of the codebooks that entered it.
+    /// Per pass over the quantizer's sample, the sum of squared errors of the codebooks that entered it; none of codes that need
+    /// no codebooks.
     pub pq_inertia: Vec<f64>,
     pub pq_rows: usize,
     pub longest_list: usize,
@@ -98,8 +102,8 @@ pub fn build_spilling(
     if rows.is_empty() || rows.rows() >= u32::MAX as usize {
         return Err(BuildError::Rows { rows: rows.rows() });
     }
-    let shape = params.check(rows.dim(), Some(rows.rows()))?;
-    let loss = score_loss(params.loss, metric)?;
+    params.check(rows.dim(), Some(rows.rows()))?;
+    let loss = score_loss(params, metric)?;
     check_magnitude(rows)?;
     if let Some(precision) = params.refine.precision() {
         KeptVectors::check(rows, precision)?;
@@ -117,8 +121,9 @@ pub fn build_spilling(
     let centroids = kmeans.centroids.view();
     let pq_seed = Random::of(seed, 2).next_u64();
     let (coder, pq_training) =
-        Coder::train(compute, rows, centroids, shape, params.rotation, loss, pq_seed, observer)?;
-    let encoded = encode(compute, rows, centroids, &coder, observer)?;
+        Coder::train(Workbench { compute, observer }, rows, centroids, (params, metric, loss), pq_seed)?;
+    let spills = params.spill == Spilling::Soar;
+    let encoded = encode(Workbench { compute, observer }, rows, centroids, &coder, spills)?;
     let lists = Lists::of(&encoded.labels, params.nlist);
     let kept = match params.refine.precision() {
         Some(precision) => Some(match folder {
@@ -128,8 +133,9 @@ pub fn build_spilling(
         None => None,
     };
     let report = lists.report(&kmeans, pq_training);
-    let Coder { rotation, centroids: code_centroids, quantizer, .. } = coder;
+    let Coder { turn, centroids: code_centroids, quantizer, .. } = coder;
     let codes = lists.codes(&encoded.codes, &quantizer, code_centroids.view(), metric);
+    let spill = encoded.second.map(|second| lists.spill(second, &quantizer, code_centroids.view(), metric));
     let index = IvfPq::from(Parts {
         metric,
         dim: rows.dim(),
@@ -139,7 +145,8 @@ pub fn build_spilling(
         codes,
         ranged: None,
         kept,
-        rotation,
+        turn,
+        spill,
     });
     Ok(Built { index, order: lists.order, report })
 }
@@ -164,24 +171,25 @@ pub fn build_like(
     if let Some(precision) = precision {
         KeptVectors::check(rows, precision)?;
     }
-    let code_centroids = match &like.turned {
-        Some(turned) => turned.centroids.view(),
-        None => like.centroids(),
-    };
+    let code_centroids = like.code_centroids();
     let coder = Coder {
-        rotation: like.rotation().cloned(),
+        turn: like.turn().cloned(),
         centroids: VectorBuf::from(code_centroids),
         quantizer: like.quantizer.clone(),
-        loss: score_loss(loss, like.metric)?,
+        metric: like.metric,
+        loss: loss_of(loss, like.metric)?,
     };
-    let encoded = encode(compute, rows, like.centroids(), &coder, observer)?;
+    let bench = Workbench { compute, observer };
+    let encoded = encode(bench, rows, like.centroids(), &coder, like.spill.is_some())?;
     let lists = Lists::of(&encoded.labels, like.nlist());
     let kept = match precision {
         Some(precision) => Some(KeptVectors::gather(rows, &lists.order, precision)?),
         None => None,
     };
     let codes = lists.codes(&encoded.codes, &coder.quantizer, code_centroids, like.metric);
-    let index = like.with_rows(lists.offsets.into(), codes, kept);
+    let spill =
+        encoded.second.map(|second| lists.spill(second, &coder.quantizer, code_centroids, like.metric));
+    let index = like.with_rows(lists.offsets.into(), codes, kept, spill);
     Ok(Like { index, order: lists.order, inertia: encoded.inertia })
 }
 
@@ -206,16 +214,17 @@ fn gathered_in(folder: &Path, rows: VectorView<'_>, chosen: &[u32]) -> Result<Ar
     })
 }
 
-/// Steps of the rotation's training.
-const ROTATIONS: usize = 8;
-
-/// Rows, per entry of a codebook, that its entries are moved to score-aware ones by.
-const SCORED_ROWS_PER_ENTRY: usize = 1024;
-
 /// The cosine from which on a query's score counts, as ScaNN has it.
 const SCORE_THRESHOLD: f32 = 0.2;
 
-fn score_loss(loss: Loss, metric: Metric) -> Result<Option<ScoreAware>, TrainError> {
+fn score_loss(params: &IvfPqParams, metric: Metric) -> Result<Option<ScoreAware>, TrainError> {
+    match params.code {
+        Code::Pq => loss_of(params.loss, metric),
+        Code::Rabitq { .. } | Code::Sq8 | Code::Flat => Ok(None),
+    }
+}
+
+fn loss_of(loss: Loss, metric: Metric) -> Result<Option<ScoreAware>, TrainError> {
     match (loss, metric) {
         (Loss::Squared, _) | (Loss::Auto, Metric::L2 | Metric::InnerProduct) => Ok(None),
         (Loss::ScoreAware, Metric::L2) => {
@@ -226,142 +235,35 @@ fn score_loss(loss: Loss, metric: Metric) -> Result<Option<ScoreAware>, TrainErr
     }
 }
 
-/// How rows become codes: residuals, rotated or not, through the quantizer.
-struct Coder {
-    rotation: Option<Rotation>,
-    /// In the space of the codes.
-    centroids: VectorBuf,
-    quantizer: ProductQuantizer,
-    loss: Option<ScoreAware>,
-}
-
-impl Coder {
-    /// Trains on the residuals of a sample.
-    #[allow(clippy::too_many_arguments, reason = "what a build is made of, passed once")]
-    fn train(
-        compute: &dyn Compute,
-        rows: VectorView<'_>,
-        centroids: VectorView<'_>,
-        shape: PqShape,
-        rotate: Rotate,
-        loss: Option<ScoreAware>,
-        seed: u64,
-        observer: Observer<'_>,
-    ) -> Result<(Self, PqTraining), BuildError> {
-        let params = PqParams::new(seed);
-        let count = params.sample_rows(&shape).min(rows.rows());
-        // Apart from the draw that the quantizer would make of more rows.
-        let chosen = Random::of(seed, u64::MAX).sample(rows.rows(), count);
-        let sample = rows.gather(&chosen);
-        let labels = checked_labels(
-            &compute.assign(&compute.upload(sample.view())?, centroids, Metric::L2)?,
-            centroids.rows(),
-        )?;
-        let residuals = residuals(sample.view(), centroids, &labels);
-        let (rotation, quantizer, training) = match rotate {
-            Rotate::None => {
-                let (quantizer, training) =
-                    ProductQuantizer::train(compute, residuals.view(), shape, &params, observer)?;
-                (None, quantizer, training)
-            }
-            Rotate::Opq => {
-                let (rotation, quantizer, training) =
-                    train::train_rotated(compute, residuals.view(), shape, &params, ROTATIONS, observer)?;
-                (Some(rotation), quantizer, training)
-            }
-        };
-        let centroids = match &rotation {
-            Some(rotation) => rotation.rotate_rows(centroids),
-            None => VectorBuf::new(centroids.as_slice().to_vec(), centroids.dim()),
-        };
-        let mut coder = Self { rotation, centroids, quantizer, loss };
-        if let Some(loss) = loss {
-            let count = (SCORED_ROWS_PER_ENTRY * shape.ksub()).min(sample.rows());
-            let sample = coder.turned(sample.view().slice(0, count));
-            let residual_of =
-                Some(ResidualOf { centroids: coder.centroids.view(), labels: &labels[..count] });
-            let scored = ScoredRows { rows: sample.view(), residual_of };
-            (coder.quantizer, _) =
-                coder.quantizer.clone().refine_score_aware(compute, scored, &loss, observer)?;
-        }
-        Ok((coder, training))
-    }
-
-    /// Rows in the space of the codes.
-    fn turned<'a>(&self, rows: VectorView<'a>) -> Turned<'a> {
-        match &self.rotation {
-            Some(rotation) => Turned::Rotated(rotation.rotate_rows(rows)),
-            None => Turned::Given(rows),
-        }
-    }
-
-    /// The codes of a block of rows, which `uploaded` shows to the backend.
-    fn encode(
-        &self,
-        compute: &dyn Compute,
-        rows: VectorView<'_>,
-        uploaded: &Rows<'_>,
-        labels: &[u32],
-    ) -> Result<Vec<u8>, TrainError> {
-        let residual_of = Some(ResidualOf { centroids: self.centroids.view(), labels });
-        let turned = self.turned(rows);
-        match (&self.loss, &turned) {
-            (Some(loss), turned) => {
-                let scored = ScoredRows { rows: turned.view(), residual_of };
-                self.quantizer.encode_score_aware(compute, scored, loss)
-            }
-            (None, Turned::Given(_)) => self.quantizer.encode(compute, uploaded, residual_of),
-            (None, Turned::Rotated(rotated)) => {
-                self.quantizer.encode(compute, &compute.upload(rotated.view())?, residual_of)
-            }
-        }
-    }
-}
-
-/// Rows in the space of the codes.
-enum Turned<'a> {
-    Given(VectorView<'a>),
-    Rotated(VectorBuf),
-}
-
-impl Turned<'_> {
-    fn view(&self) -> VectorView<'_> {
-        match self {
-            Turned::Given(rows) => *rows,
-            Turned::Rotated(rows) => rows.view(),
-        }
-    }
-}
-
-fn residuals(rows: VectorView<'_>, centroids: VectorView<'_>, labels: &[u32]) -> VectorBuf {
-    let mut residuals = VectorBuf::new(rows.as_slice().to_vec(), rows.dim());
-    residuals.as_mut_slice().par_chunks_mut(rows.dim()).with_min_len(1024).zip(labels).for_each(
-        |(row, &label)| {
-            row.iter_mut().zip(centroids.row(label as usize)).for_each(|(value, &centre)| *value -= centre);
-        },
-    );
-    residuals
-}
-
 /// List and code of each row, in the order of the source.
 struct Encoded {
     labels: Vec<u32>,
     codes: Vec<u8>,
+    /// The same of second lists, where there are any.
+    second: Option<Second>,
     /// The sum of the rows' squared distances to their centroids.
     inertia: f64,
 }
 
+#[derive(Default)]
+struct Second {
+    labels: Vec<u32>,
+    codes: Vec<u8>,
+}
+
 /// Rows are read once: a block is shown to the backend, assigned and encoded before the next.
 fn encode(
-    compute: &dyn Compute,
+    bench: Workbench<'_>,
     rows: VectorView<'_>,
     centroids: VectorView<'_>,
     coder: &Coder,
-    observer: Observer<'_>,
+    spills: bool,
 ) -> Result<Encoded, BuildError> {
+    let Workbench { compute, observer } = bench;
     let mut encoded = Encoded {
         labels: Vec::with_capacity(rows.rows()),
-        codes: Vec::with_capacity(rows.rows() * coder.quantizer.shape().code_size()),
+        codes: Vec::with_capacity(rows.rows() * coder.quantizer.row_bytes(coder.metric)),
+        second: spills.then(Second::default),
         inertia: 0.0,
     };
     for start in (0..rows.rows()).step_by(BLOCK_ROWS) {
@@ -372,6 +274,11 @@ fn encode(
         let labels = checked_labels(&nearest, centroids.rows())?;
         encoded.inertia += nearest.iter().map(|nearest| f64::from(nearest.distance)).sum::<f64>();
         encoded.codes.extend(coder.encode(compute, block, &uploaded, &labels)?);
+        if let Some(second) = &mut encoded.second {
+            let labels = second_lists(compute, block, centroids, &labels)?;
+            second.codes.extend(coder.encode(compute, block, &uploaded, &labels)?);
+            second.labels.extend(labels);
+        }
         encoded.labels.extend(labels);
         let progress =
             Progress { stage: "encode", done: end as u64, total: rows.rows() as u64, inertia: None };
@@ -407,28 +314,55 @@ impl Lists {
     pub fn codes(
         &self,
         codes: &[u8],
-        quantizer: &ProductQuantizer,
+        quantizer: &Quantizer,
         centroids: VectorView<'_>,
         metric: Metric,
     ) -> Codes {
-        let code_size = quantizer.shape().code_size();
-        if quantizer.shape().pq_bits == 4 {
-            return Codes::Blocks(Blocks::gather(codes, code_size, &self.order, &self.offsets));
+        if let Some(shape) = quantizer.blocks(metric) {
+            return Codes::Blocks(Blocks::gather(codes, shape, &self.order, &self.offsets));
         }
+        if matches!(quantizer, Quantizer::Flat) {
+            return Codes::Kept;
+        }
+        let code_size = quantizer.row_bytes(metric);
         let bytes = gather_codes(codes, code_size, &self.order);
-        let terms = (metric == Metric::L2).then(|| {
-            let list = |list: usize| self.offsets[list] as usize..self.offsets[list + 1] as usize;
-            let terms: Vec<f32> = (0..centroids.rows())
-                .into_par_iter()
-                .flat_map_iter(|own| list(own).map(move |row| (own, row)))
-                .map(|(list, row)| {
-                    let code = &bytes[row * code_size..(row + 1) * code_size];
-                    residual_term(quantizer, centroids.row(list), code)
-                })
-                .collect();
-            terms.into()
-        });
+        let terms = match quantizer {
+            Quantizer::Product(quantizer) if metric == Metric::L2 => {
+                Some(self.terms(&bytes, quantizer, centroids).into())
+            }
+            _ => None,
+        };
         Codes::Rows { bytes: bytes.into(), terms }
+    }
+
+    /// What second lists hold of the rows of these.
+    fn spill(
+        &self,
+        second: Second,
+        quantizer: &Quantizer,
+        centroids: VectorView<'_>,
+        metric: Metric,
+    ) -> Spill {
+        let spilled = Self::of(&second.labels, self.offsets.len() - 1);
+        let mut ordinals = vec![0u32; self.order.len()];
+        (0u32..).zip(&self.order).for_each(|(ordinal, &row)| ordinals[row as usize] = ordinal);
+        let rows: Vec<u32> = spilled.order.iter().map(|&row| ordinals[row as usize]).collect();
+        let codes = spilled.codes(&second.codes, quantizer, centroids, metric);
+        Spill { offsets: spilled.offsets.into(), rows: rows.into(), codes, ranged: None }
+    }
+
+    /// Of each row, by its code.
+    fn terms(&self, bytes: &[u8], quantizer: &ProductQuantizer, centroids: VectorView<'_>) -> Vec<f32> {
+        let code_size = quantizer.shape().code_size();
+        let list = |list: usize| self.offsets[list] as usize..self.offsets[list + 1] as usize;
+        (0..centroids.rows())
+            .into_par_iter()
+            .flat_map_iter(|own| list(own).map(move |row| (own, row)))
+            .map(|(list, row)| {
+                let code = &bytes[row * code_size..(row + 1) * code_size];
+                residual_term(quantizer, centroids.row(list), code)
+            })
+            .collect()
     }
 
     fn report(&self, kmeans: &Kmeans, pq: PqTraining) -> BuildReport {

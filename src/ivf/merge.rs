@@ -3,7 +3,8 @@
 
 use super::IvfPq;
 use super::build::Lists;
-use crate::index::{KeptVectors, RowMask};
+use super::spill::Spill;
+use crate::index::{KeptVectors, RowMask, SearchIndex};
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum MergeError {
@@ -48,7 +49,7 @@ pub fn merge(parts: &[(&IvfPq, Option<&RowMask>)]) -> Result<(IvfPq, Vec<(u32, u
     }
     assert!(rows.len() < u32::MAX as usize, "{} rows", rows.len());
 
-    let code_size = first.quantizer.shape().code_size();
+    let code_size = first.code_bytes();
     let mut codes = vec![0u8; rows.len() * code_size];
     for (list, pair) in offsets.windows(2).enumerate() {
         for place in pair[0] as usize..pair[1] as usize {
@@ -56,16 +57,41 @@ pub fn merge(parts: &[(&IvfPq, Option<&RowMask>)]) -> Result<(IvfPq, Vec<(u32, u
             let code = &mut codes[place * code_size..(place + 1) * code_size];
             let part = parts[part as usize].0;
             let within = row as usize - part.list(list).start;
-            part.codes.code_in(part.list_codes(list), within, code_size).copy_to(code);
+            part.codes.copy_code(part.list_codes(list), within, code);
         }
     }
     let lists = Lists { offsets, order: (0..rows.len() as u32).collect() };
-    let code_centroids = match &first.turned {
-        Some(turned) => turned.centroids.view(),
-        None => first.centroids(),
-    };
-    let codes = lists.codes(&codes, &first.quantizer, code_centroids, first.metric);
+    let codes = lists.codes(&codes, &first.quantizer, first.code_centroids(), first.metric);
     let kept: Option<Vec<&KeptVectors>> = parts.iter().map(|(part, _)| part.kept()).collect();
     let kept = kept.map(|kept| KeptVectors::gather_from(&kept, &rows));
-    Ok((first.with_rows(lists.offsets.into(), codes, kept), rows))
+    let spill = first.spill.is_some().then(|| merge_spills(parts, &rows));
+    Ok((first.with_rows(lists.offsets.into(), codes, kept, spill), rows))
+}
+
+/// What second lists hold of `rows`, which say of each ordinal the number of its part and its ordinal there.
+fn merge_spills(parts: &[(&IvfPq, Option<&RowMask>)], rows: &[(u32, u32)]) -> Spill {
+    let first = parts[0].0;
+    let mut ordinals: Vec<Vec<Option<u32>>> = parts.iter().map(|(part, _)| vec![None; part.rows()]).collect();
+    for (ordinal, &(part, row)) in (0u32..).zip(rows) {
+        ordinals[part as usize][row as usize] = Some(ordinal);
+    }
+    let (mut spilled, mut codes, mut offsets) = (Vec::with_capacity(rows.len()), Vec::new(), vec![0u64]);
+    let mut code = vec![0u8; first.code_bytes()];
+    for list in 0..first.nlist() {
+        for ((part, _), ordinals) in parts.iter().zip(&ordinals) {
+            let Some(spill) = &part.spill else { continue };
+            let (of_list, own) = spill.of_list(list, code.len());
+            for (place, &row) in own.iter().enumerate() {
+                if let Some(ordinal) = ordinals[row as usize] {
+                    spill.codes.copy_code(of_list, place, &mut code);
+                    codes.extend_from_slice(&code);
+                    spilled.push(ordinal);
+                }
+            }
+        }
+        offsets.push(spilled.len() as u64);
+    }
+    let lists = Lists { offsets, order: (0..spilled.len() as u32).collect() };
+    let codes = lists.codes(&codes, &first.quantizer, first.code_centroids(), first.metric);
+    Spill { offsets: lists.offsets.into(), rows: spilled.into(), codes, ranged: None }
 }

@@ -1,6 +1,7 @@
-//! Inverted lists of product-quantizer codes (IVFADC: Jégou, Douze, Schmid 2011).
+//! Inverted lists of codes (IVFADC: Jégou, Douze, Schmid 2011).
 //!
-//! Rows belong to the list of their nearest centroid and are kept as the code of their residual. Rows are numbered
+//! Rows belong to the list of their nearest centroid and are kept as the code of their residual: that of a product quantizer of 4 or 8
+//! bits, RaBitQ's of 1 to 8 bits a dimension, or a scalar quantizer's bytes (`quantizer`); or as they are. Rows are numbered
 //! list by list, within a list in the order they were given: a probe reads one contiguous range of every array.
 //! Where vectors are kept as well (`refine`), the best candidates by code are ranked again with those.
 //!
@@ -14,30 +15,36 @@
 //! rows cannot fill, and sections whose invariants do not hold.
 
 mod build;
+mod coder;
 mod codes;
 mod fetched;
 mod merge;
 mod params;
+mod quantizer;
+mod rabitq;
 mod ranking;
 mod scan;
 mod search;
 mod sections;
+mod spill;
 
 use std::ops::Range;
 use std::sync::Arc;
 
 pub use build::{BuildError, BuildReport, Built, Like, build, build_like, build_spilling};
 pub use merge::{MergeError, merge};
-pub use params::{IvfPqParams, Loss, Refine, Rotate};
+pub use params::{Code, IvfPqParams, Loss, Refine, Rotate, Spilling};
 
 use codes::{Codes, ListCodes};
 use fetched::RangedCodes;
+use quantizer::{Quantizer, Turn};
 use ranking::ListRanking;
 use scan::Book;
+use spill::Spill;
 
 use crate::artifact::Array;
 use crate::index::KeptVectors;
-use crate::train::{ProductQuantizer, Rotation};
+use crate::train::Rotation;
 use crate::vectors::{Metric, VectorBuf, VectorView};
 
 /// The index: centroids, and for each list the codes of its rows.
@@ -49,25 +56,27 @@ pub struct IvfPq {
     centroids: Array<f32>,
     /// `nlist + 1`: list `l` holds the rows `list_offsets[l]..list_offsets[l + 1]`.
     list_offsets: Array<u64>,
-    quantizer: ProductQuantizer,
+    quantizer: Quantizer,
     /// Empty where they lie elsewhere.
     codes: Codes,
     ranged: Option<RangedCodes>,
-    /// What candidates are ranked again with.
+    /// What candidates are ranked again with; without codes, what they are found by.
     kept: Option<KeptVectors>,
-    /// Where codes are those of rotated residuals.
+    /// Where codes are those of turned residuals.
     turned: Option<Arc<Turned>>,
+    /// Where rows are in second lists.
+    spill: Option<Spill>,
     /// Derived, not stored.
     ranking: Arc<ListRanking>,
-    /// Derived, not stored; empty with 8 bits.
+    /// Derived, not stored; empty but for codes in blocks.
     book: Arc<Book>,
 }
 
-/// The rotation that residuals went through before they were encoded.
+/// What residuals went through before they were encoded.
 #[derive(Debug)]
 struct Turned {
-    rotation: Rotation,
-    /// Derived, not stored: the centroids, rotated.
+    turn: Turn,
+    /// Derived, not stored: the centroids, turned.
     centroids: VectorBuf,
 }
 
@@ -77,33 +86,49 @@ struct Parts {
     dim: usize,
     centroids: Array<f32>,
     list_offsets: Array<u64>,
-    quantizer: ProductQuantizer,
+    quantizer: Quantizer,
     codes: Codes,
     ranged: Option<RangedCodes>,
     kept: Option<KeptVectors>,
-    rotation: Option<Rotation>,
+    turn: Option<Turn>,
+    spill: Option<Spill>,
 }
 
 impl From<Parts> for IvfPq {
     fn from(parts: Parts) -> Self {
-        let Parts { metric, dim, centroids, list_offsets, quantizer, codes, ranged, kept, rotation } = parts;
+        let Parts { metric, dim, centroids, list_offsets, quantizer, codes, ranged, kept, turn, spill } =
+            parts;
         let view = VectorView::new(&centroids, dim);
         let ranking = Arc::new(ListRanking::of(view, metric));
-        let turned =
-            rotation.map(|rotation| Arc::new(Turned { centroids: rotation.rotate_rows(view), rotation }));
-        let book = match codes {
-            Codes::Blocks(_) => Book::of(&quantizer, metric),
-            Codes::Rows { .. } => Book::default(),
-        };
-        let book = Arc::new(book);
-        Self { metric, dim, centroids, list_offsets, quantizer, codes, ranged, kept, turned, ranking, book }
+        let turned = turn.map(|turn| Arc::new(Turned { centroids: turn.rotate_rows(view), turn }));
+        let book = Arc::new(Book::of(&quantizer, metric));
+        Self {
+            metric,
+            dim,
+            centroids,
+            list_offsets,
+            quantizer,
+            codes,
+            ranged,
+            kept,
+            turned,
+            spill,
+            ranking,
+            book,
+        }
     }
 }
 
 impl IvfPq {
     /// The same centroids, codebooks and rotation over other rows.
-    fn with_rows(&self, list_offsets: Array<u64>, codes: Codes, kept: Option<KeptVectors>) -> Self {
-        Self { list_offsets, codes, kept, ..self.clone() }
+    fn with_rows(
+        &self,
+        list_offsets: Array<u64>,
+        codes: Codes,
+        kept: Option<KeptVectors>,
+        spill: Option<Spill>,
+    ) -> Self {
+        Self { list_offsets, codes, kept, spill, ..self.clone() }
     }
 
     /// Whether both have learned the same, so that a row has the same list and code in either.
@@ -112,7 +137,8 @@ impl IvfPq {
             && self.dim == other.dim
             && self.centroids[..] == other.centroids[..]
             && self.quantizer == other.quantizer
-            && self.rotation() == other.rotation()
+            && self.turn() == other.turn()
+            && self.spill.is_some() == other.spill.is_some()
     }
 
     pub fn nlist(&self) -> usize {
@@ -128,13 +154,35 @@ impl IvfPq {
         VectorView::new(&self.centroids, self.dim)
     }
 
-    pub fn quantizer(&self) -> &ProductQuantizer {
-        &self.quantizer
+    /// What rows are kept as.
+    pub fn code_kind(&self) -> Code {
+        self.quantizer.code()
     }
 
-    /// The rotation that residuals went through before they were encoded.
+    /// Bytes that a row's code has, without what rounds lists up to whole blocks.
+    pub fn code_bytes(&self) -> usize {
+        self.quantizer.row_bytes(self.metric)
+    }
+
+    /// The rotation that was learned for residuals before they were encoded.
     pub fn rotation(&self) -> Option<&Rotation> {
-        self.turned.as_ref().map(|turned| &turned.rotation)
+        match self.turn()? {
+            Turn::Learned(rotation) => Some(rotation),
+            Turn::Drawn(_) => None,
+        }
+    }
+
+    /// What residuals went through before they were encoded.
+    fn turn(&self) -> Option<&Turn> {
+        self.turned.as_ref().map(|turned| &turned.turn)
+    }
+
+    /// The centroids in the space of the codes.
+    fn code_centroids(&self) -> VectorView<'_> {
+        match &self.turned {
+            Some(turned) => turned.centroids.view(),
+            None => self.centroids(),
+        }
     }
 
     /// A list's centroid in the space of the codes.
@@ -149,21 +197,32 @@ impl IvfPq {
         self.kept.as_ref()
     }
 
-    /// The code of a row, `code_size` bytes.
+    /// The code of a row, [`code_bytes`](Self::code_bytes).
     ///
     /// # Panics
     /// If the codes lie elsewhere.
     pub fn code(&self, ordinal: u32) -> Vec<u8> {
-        let (list, mut code) = (self.list_of(ordinal), vec![0; self.quantizer.shape().code_size()]);
+        let (list, mut code) = (self.list_of(ordinal), vec![0; self.code_bytes()]);
         let place = ordinal as usize - self.list(list).start;
-        self.codes.code_in(self.list_codes(list), place, code.len()).copy_to(&mut code);
+        self.codes.copy_code(self.list_codes(list), place, &mut code);
         code
     }
 
-    /// The codes of a list, where they are in memory.
+    /// The codes of a list, or its vectors where there are none, if they are in memory.
     #[inline]
     fn list_codes(&self, list: usize) -> ListCodes<'_> {
-        self.codes.of_list(list, self.list(list), self.quantizer.shape().code_size())
+        let rows = self.list(list);
+        let vectors = self.kept.as_ref().map(|kept| (kept, rows.start));
+        ListCodes { vectors, ..self.codes.of_list(list, rows, self.code_bytes()) }
+    }
+
+    /// Whether lists must be fetched before they are scanned.
+    fn is_ranged(&self) -> bool {
+        self.ranged.is_some() || matches!(self.codes, Codes::Kept) && self.kept_is_ranged()
+    }
+
+    fn kept_is_ranged(&self) -> bool {
+        self.kept.as_ref().is_some_and(KeptVectors::is_ranged)
     }
 
     /// The list that holds a row.
@@ -172,30 +231,38 @@ impl IvfPq {
     }
 
     /// The vector that a row's code stands for: its centroid plus its decoded residual. What distances are
-    /// estimated to where no vectors are kept.
+    /// estimated to where no vectors are kept, but for RaBitQ's, whose estimates of a distance are nearer to it than that.
     ///
     /// # Panics
-    /// If the codes lie elsewhere.
+    /// If codes, or the rows without codes, lie elsewhere.
     pub fn decode(&self, ordinal: u32) -> Vec<f32> {
-        let (codes, mut decoded) = (self.list_codes(self.list_of(ordinal)), vec![0.0; self.dim]);
-        let code = &mut vec![0; self.quantizer.shape().code_size()];
-        self.decode_into(ordinal, codes, code, &mut decoded);
-        match self.rotation() {
-            Some(rotation) => {
+        if let (Codes::Kept, Some(kept)) = (&self.codes, &self.kept) {
+            return kept.vector(ordinal);
+        }
+        let (list, mut decoded) = (self.list_of(ordinal), vec![0.0; self.dim]);
+        let place = ordinal as usize - self.list(list).start;
+        let code = &mut vec![0; self.code_bytes()];
+        self.decode_into(list, (place, self.list_codes(list)), code, &mut decoded);
+        match self.turn() {
+            Some(turn) => {
                 let mut back = vec![0.0; self.dim];
-                rotation.rotate_back(&decoded, &mut back);
+                turn.rotate_back(&decoded, &mut back);
                 back
             }
             None => decoded,
         }
     }
 
-    /// As [`decode`](Self::decode), in the space of the codes. `codes` are those of the row's list.
-    fn decode_into(&self, ordinal: u32, codes: ListCodes<'_>, code: &mut [u8], decoded: &mut [f32]) {
-        let list = self.list_of(ordinal);
-        let place = ordinal as usize - self.list(list).start;
-        self.codes.code_in(codes, place, code.len()).copy_to(code);
-        self.quantizer.decode(code, decoded);
+    /// What the code at a place of a list's codes stands for, in the space of the codes.
+    fn decode_into(
+        &self,
+        list: usize,
+        (place, codes): (usize, ListCodes<'_>),
+        code: &mut [u8],
+        decoded: &mut [f32],
+    ) {
+        self.codes.copy_code(codes, place, code);
+        self.quantizer.decode(self.metric, code, decoded);
         let centroid = self.code_centroid(list);
         decoded.iter_mut().zip(centroid).for_each(|(value, &centre)| *value += centre);
     }

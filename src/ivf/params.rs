@@ -1,8 +1,39 @@
-//! What a user chooses about an IVF-PQ index.
+//! What a user chooses about an index of inverted lists.
 
 use super::build::BuildError;
+use super::rabitq::Rabitq;
 use crate::index::Precision;
 use crate::train::{PqShape, TrainError};
+use crate::vectors::Metric;
+
+/// What a row is kept as in its list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Code {
+    /// The product quantizer's code of its residual: `pq_m` sub-vectors of `pq_bits`.
+    #[default]
+    Pq,
+    /// RaBitQ's: 1 to 8 bits a dimension, learned from nothing.
+    Rabitq { bits: u32 },
+    /// A byte a dimension.
+    Sq8,
+    /// As it is, in the precision of `refine`: distances are exact, of the lists that are probed.
+    Flat,
+}
+
+impl Code {
+    pub const NAMES: &'static [&'static str] = &["pq", "rabitq", "sq8", "flat"];
+    pub const DEFAULT_RABITQ_BITS: u32 = 4;
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Code::Pq => "pq",
+            Code::Rabitq { .. } => "rabitq",
+            Code::Sq8 => "sq8",
+            Code::Flat => "flat",
+        }
+    }
+}
 
 /// What is kept beside the codes to rank candidates again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
@@ -56,6 +87,25 @@ impl Rotate {
     }
 }
 
+/// Whether rows are in a second list too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Spilling {
+    #[default]
+    None,
+    /// In the one that makes up for the first (SOAR): codes take twice the bytes, and fewer lists are probed.
+    Soar,
+}
+
+impl Spilling {
+    pub fn name(self) -> &'static str {
+        match self {
+            Spilling::None => "none",
+            Spilling::Soar => "soar",
+        }
+    }
+}
+
 /// What codes are chosen by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -76,6 +126,8 @@ pub struct IvfPqParams {
     /// Inverted lists, 1 to 65,536 and at most one per row. Default 4·√rows, but 39 rows per list or more.
     /// More lists make a probe shorter and training longer.
     pub nlist: usize,
+    /// What a row is kept as. Default `pq`. What is said of sub-vectors, rotation and loss is for that alone.
+    pub code: Code,
     /// Sub-vectors of a code: a divisor of the dimension, or of the dimension rounded up to a multiple of 4.
     /// Default: with 4 bits sub-vectors of about 2 dimensions up to 128-d, of 4 above; with 8 bits twice those. More
     /// cost bytes and scan time, and save candidates that must be ranked again. With 4 bits at most 4,096.
@@ -85,6 +137,8 @@ pub struct IvfPqParams {
     pub pq_bits: usize,
     /// What is kept to rank candidates again. Default `f16`.
     pub refine: Refine,
+    /// Default `none`. Wants two lists and codes.
+    pub spill: Spilling,
     /// Passes of k-means at most, 1 to 1,000. Default 10.
     pub kmeans_iterations: usize,
     /// Default `none`.
@@ -96,15 +150,12 @@ pub struct IvfPqParams {
 impl IvfPqParams {
     pub const MAX_NLIST: usize = 1 << 16;
     pub const DEFAULT_PQ_BITS: usize = 4;
-    /// 4-bit codes are summed in 16 bits: with more tables than this an entry would be left fewer than 16 steps.
-    const MAX_NIBBLES: usize = 4096;
-
     /// The allowed number of sub-vectors nearest to what suits `pq_bits`, the larger of two.
     pub fn default_pq_m(dim: usize, pq_bits: usize) -> usize {
         let bits_per_dimension = if dim <= 128 { 2 } else { 1 };
         let wanted = (dim * bits_per_dimension).div_ceil(pq_bits.max(1));
         let allowed = PqShape::allowed_pq_m(dim).into_iter().rev();
-        let fits = |&pq_m: &usize| pq_bits != 4 || pq_m <= Self::MAX_NIBBLES;
+        let fits = |&pq_m: &usize| pq_bits != 4 || pq_m <= MAX_NIBBLES;
         allowed.filter(fits).min_by_key(|&pq_m| pq_m.abs_diff(wanted)).unwrap_or(1)
     }
 
@@ -112,9 +163,11 @@ impl IvfPqParams {
         let nlist = (4.0 * (rows as f64).sqrt()).round() as usize;
         Self {
             nlist: nlist.min(rows / 39).clamp(1, Self::MAX_NLIST),
+            code: Code::default(),
             pq_m: Self::default_pq_m(dim, Self::DEFAULT_PQ_BITS),
             pq_bits: Self::DEFAULT_PQ_BITS,
             refine: Refine::default(),
+            spill: Spilling::default(),
             kmeans_iterations: 10,
             rotation: Rotate::default(),
             loss: Loss::default(),
@@ -122,8 +175,7 @@ impl IvfPqParams {
     }
 
     /// Checks everything that can be known before a row is read but their number; with `rows`, that too.
-    /// Returns the shape of the codes.
-    pub fn check(&self, dim: usize, rows: Option<usize>) -> Result<PqShape, BuildError> {
+    pub fn check(&self, dim: usize, rows: Option<usize>) -> Result<(), BuildError> {
         let highest = rows.unwrap_or(usize::MAX).min(Self::MAX_NLIST);
         if !(1..=highest).contains(&self.nlist) {
             let of_rows = rows.map_or(String::new(), |rows| format!(" for {rows} rows"));
@@ -134,16 +186,60 @@ impl IvfPqParams {
             let (expected, got) = ("1 to 1000".into(), self.kmeans_iterations.to_string());
             return Err(TrainError::Parameter { name: "kmeans_iterations", expected, got }.into());
         }
-        let shape = PqShape::new(dim, self.pq_m, self.pq_bits)?;
-        check_nibbles(&shape)?;
-        Ok(shape)
+        match self.code {
+            Code::Pq => check_nibbles(&self.shape(dim)?)?,
+            Code::Rabitq { bits } => Rabitq::check(dim, bits as usize)?,
+            Code::Sq8 => {}
+            Code::Flat if self.refine == Refine::None => {
+                let (expected, got) = ("f16 or f32 with code flat".into(), "none".into());
+                return Err(TrainError::Parameter { name: "refine", expected, got }.into());
+            }
+            Code::Flat => {}
+        }
+        if self.spill == Spilling::Soar {
+            let refused = |expected: &str, got: String| {
+                Err(TrainError::Parameter { name: "spill", expected: expected.into(), got }.into())
+            };
+            if self.code == Code::Flat {
+                return refused("none with code flat", self.spill.name().into());
+            }
+            if self.nlist < 2 {
+                return refused("none with one list", self.spill.name().into());
+            }
+            if let Some(rows) = rows.filter(|&rows| rows > MAX_SPILLED) {
+                return refused("none with so many rows", format!("soar for {rows} rows"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The shape of a product quantizer's codes.
+    pub fn shape(&self, dim: usize) -> Result<PqShape, TrainError> {
+        PqShape::new(dim, self.pq_m, self.pq_bits)
+    }
+
+    /// Bytes of a row in its list, as it is encoded: without what rounds lists up to whole blocks, and without vectors. Of
+    /// parameters that `check` refuses, 0.
+    pub fn code_bytes(&self, dim: usize, metric: Metric) -> usize {
+        match self.code {
+            Code::Pq => self.shape(dim).map_or(0, |shape| shape.code_size()),
+            Code::Rabitq { bits } => Rabitq { dim, bits: bits as usize }.blocks(metric).row_bytes(),
+            Code::Sq8 => dim,
+            Code::Flat => 0,
+        }
     }
 }
 
+/// Rows in two lists each are numbered by u32 twice.
+pub(super) const MAX_SPILLED: usize = u32::MAX as usize / 2;
+
+/// 4-bit codes are summed in 16 bits: with more tables than this an entry would be left fewer than 16 steps.
+pub(super) const MAX_NIBBLES: usize = 4096;
+
 /// Whether as many 4-bit codes can be summed.
 pub(super) fn check_nibbles(shape: &PqShape) -> Result<(), TrainError> {
-    if shape.pq_bits == 4 && shape.pq_m > IvfPqParams::MAX_NIBBLES {
-        let expected = format!("at most {} with 4 bits", IvfPqParams::MAX_NIBBLES);
+    if shape.pq_bits == 4 && shape.pq_m > MAX_NIBBLES {
+        let expected = format!("at most {MAX_NIBBLES} with 4 bits");
         return Err(TrainError::Parameter { name: "pq_m", expected, got: shape.pq_m.to_string() });
     }
     Ok(())
@@ -158,7 +254,8 @@ mod tests {
         for rows in [1, 2, 38, 39, 40, 1000, 10_000, 336_479, 10_000_000, 2_000_000_000] {
             for dim in [1, 2, 3, 5, 7, 50, 96, 100, 101, 127, 128, 384, 768, 1009, 1536] {
                 let params = IvfPqParams::defaults_for(rows, dim);
-                let shape = params.check(dim, Some(rows)).unwrap();
+                params.check(dim, Some(rows)).unwrap();
+                let shape = params.shape(dim).unwrap();
                 assert!(shape.dsub <= 16 || dim < 16, "{dim}-d: sub-vectors of {}", shape.dsub);
             }
         }

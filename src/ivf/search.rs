@@ -6,8 +6,9 @@ use std::time::Instant;
 use super::IvfPq;
 use super::codes::{Codes, ListCodes};
 use super::fetched::{FetchedLists, FetchedRows};
+use super::quantizer::Quantizer;
 use super::ranking::select;
-use super::scan::{Probe, Scan, prefetch_list};
+use super::scan::{EntryMask, Probe, Scan, prefetch_list};
 use crate::artifact::{FetchError, FetchStats, Fetching, Section};
 use crate::compute::cpu::kernels;
 use crate::index::{Allowed, KeptVectors, RowMask, SearchIndex, SearchParams, Searcher};
@@ -39,25 +40,69 @@ const NEAR: usize = 8;
 const AHEAD: usize = 2;
 
 /// What costs about as much as comparing one row that lies somewhere: centroids ranked, codes scanned.
-/// On glove100 a row of f16 took 10 ns, a 4-bit code 1.6; on minilm100k 16 and 2.4.
+/// On glove100 a row of f16 took 10 ns, a 4-bit code 1.6; on minilm100k 16 and 2.4. Rows as they are, list by list, are read as fast
+/// as memory streams.
 const CENTROIDS_PER_ROW: usize = 2;
-const NIBBLE_CODES_PER_ROW: usize = 6;
+const BLOCK_CODES_PER_ROW: usize = 6;
 const BYTE_CODES_PER_ROW: usize = 2;
+const KEPT_PER_ROW: usize = 2;
 
-fn default_refine(k: usize) -> usize {
-    k.saturating_mul(REFINE_FACTOR).max(REFINE_FLOOR)
+/// What decides among the candidates of a scan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answers {
+    /// The vectors that are kept.
+    Kept,
+    /// What codes stand for: the scan's estimates are rounded to the steps of its tables.
+    Decoded,
+    /// RaBitQ's estimates once more, without the tables and bounds of the scan.
+    Estimated,
+    /// The scan's estimates; of rows without codes these are their distances.
+    Estimates,
 }
 
 impl IvfPq {
     /// Candidates of a search for `k` rows, all of which are ranked again.
     fn wanted(&self, k: usize, params: &SearchParams) -> usize {
-        let wanted = match (params.refine, &self.kept, &self.codes) {
-            // Estimates are what is returned.
-            (_, None, Codes::Rows { .. }) => k,
-            (0, ..) | (_, None, _) => default_refine(k),
-            (refine, ..) => refine,
+        let wanted = match (self.answers(), params.refine) {
+            (Answers::Estimates | Answers::Estimated, _) => k,
+            (Answers::Decoded, _) | (Answers::Kept, 0) => self.default_refine(k),
+            (Answers::Kept, refine) => refine,
         };
-        wanted.max(k).min(self.rows())
+        let wanted = wanted.max(k).min(self.rows());
+        // Of a row there may be two entries, and one of them counts.
+        if self.spill.is_some() { 2 * wanted } else { wanted }
+    }
+
+    fn default_refine(&self, k: usize) -> usize {
+        let factor = self.refine_factor();
+        k.saturating_mul(factor).max(REFINE_FLOOR * factor / REFINE_FACTOR)
+    }
+
+    /// Candidates for each row to return: the more bits, the fewer rows lie between a near one and its place.
+    fn refine_factor(&self) -> usize {
+        match &self.quantizer {
+            Quantizer::Scalar(_) => 2,
+            Quantizer::Rabitq(rabitq) if rabitq.bits >= 6 => 2,
+            Quantizer::Rabitq(rabitq) if rabitq.bits >= 3 => 4,
+            _ => REFINE_FACTOR,
+        }
+    }
+
+    /// What decides among the candidates of a scan.
+    fn answers(&self) -> Answers {
+        match (&self.quantizer, &self.kept) {
+            (Quantizer::Flat, _) => Answers::Estimates,
+            (_, Some(_)) => Answers::Kept,
+            (Quantizer::Product(quantizer), None) if quantizer.shape().pq_bits == 4 => Answers::Decoded,
+            (Quantizer::Rabitq(_), None) => Answers::Estimated,
+            (_, None) => Answers::Estimates,
+        }
+    }
+
+    /// Whether lists are read once for all queries of a batch that probe them: not with 8-bit codes of a product quantizer, whose tables
+    /// are larger than most lists.
+    fn shares_lists(&self) -> bool {
+        !matches!(&self.quantizer, Quantizer::Product(quantizer) if quantizer.shape().pq_bits == 8)
     }
 
     /// Allowed rows that a search under a mask sees at least. The nearest of a share s of the rows lie further away and are
@@ -76,10 +121,12 @@ impl IvfPq {
     /// What a search that scans so many codes costs, in comparisons of whole rows.
     fn cost(&self, codes: usize, wanted: usize) -> usize {
         let codes_per_row = match &self.codes {
-            Codes::Blocks(_) => NIBBLE_CODES_PER_ROW,
+            Codes::Blocks(_) => BLOCK_CODES_PER_ROW,
             Codes::Rows { .. } => BYTE_CODES_PER_ROW,
+            Codes::Kept => KEPT_PER_ROW,
         };
-        self.nlist() / CENTROIDS_PER_ROW + codes / codes_per_row + wanted
+        let lists = if self.spill.is_some() { 2 } else { 1 };
+        self.nlist() / CENTROIDS_PER_ROW + lists * codes / codes_per_row + wanted
     }
 }
 
@@ -114,10 +161,11 @@ impl SearchIndex for IvfPq {
         nprobes.push(nlist);
         nprobes.dedup();
         // The more rows are scanned, the more of them the codes cannot tell from the nearest.
-        let refine =
-            |nprobe: usize| default_refine(k).max(nprobe * self.rows() / nlist / SCANNED_PER_REFINED);
+        let ranks_again = self.answers() == Answers::Kept;
+        let scanned = SCANNED_PER_REFINED * REFINE_FACTOR / self.refine_factor();
+        let refine = |nprobe: usize| self.default_refine(k).max(nprobe * self.rows() / nlist / scanned);
         let setting =
-            |effort| SearchParams { k, effort, refine: if self.kept.is_some() { refine(effort) } else { 0 } };
+            |effort| SearchParams { k, effort, refine: if ranks_again { refine(effort) } else { 0 } };
         nprobes.into_iter().map(setting).collect()
     }
 
@@ -147,6 +195,8 @@ impl SearchIndex for IvfPq {
             visits: [Vec::new(), Vec::new()],
             starts: Vec::new(),
             nearest: Best::new(),
+            candidates: Vec::new(),
+            words: Vec::new(),
             ordinals: Vec::new(),
             distances: Vec::new(),
             decoding: Decoding::over(&self),
@@ -193,7 +243,7 @@ struct Decoding {
 
 impl Decoding {
     fn over(index: &IvfPq) -> Self {
-        Self { code: vec![0; index.quantizer.shape().code_size()], vector: vec![0.0; index.dim] }
+        Self { code: vec![0; index.code_bytes()], vector: vec![0.0; index.dim] }
     }
 }
 
@@ -221,6 +271,10 @@ struct IvfPqSearcher {
     /// Where each list's visits begin.
     starts: Vec<u32>,
     nearest: Best,
+    /// What a scan has found, by row.
+    candidates: Vec<Neighbor>,
+    /// Allowed entries of a second list.
+    words: Vec<u64>,
     ordinals: Vec<u32>,
     distances: Vec<f32>,
     decoding: Decoding,
@@ -284,6 +338,7 @@ impl Searcher for IvfPqSearcher {
         }
         let scan = &mut self.scans[0];
         scan.begin(&index, query, wanted);
+        let mut mask = Masked { rows: mask, words: &mut self.words };
         for (probe, &key) in self.lists.iter().enumerate() {
             if let Some(&next) = self.lists.get(probe + 1) {
                 prefetch_list(&index, Neighbor::of_key(next).ordinal as usize);
@@ -291,8 +346,7 @@ impl Searcher for IvfPqSearcher {
             let Neighbor { ordinal: list, distance: rank } = Neighbor::of_key(key);
             let list = list as usize;
             let shared = index.ranking.shared(query, index.centroids().row(list), list, rank);
-            let codes = codes_of(&index, &self.fetched_lists, list);
-            scan.list(&index, Probe { list, codes, shared }, Some(mask));
+            scan_list(&index, &self.fetched_lists, scan, (list, shared), Some(&mut mask));
         }
         if self.bring_rows(1) {
             found.extend_from_slice(self.rank_again(query, 0, k));
@@ -364,7 +418,7 @@ impl IvfPqSearcher {
         while self.scans.len() < batch.rows() {
             self.scans.push(Scan::over(&index));
         }
-        let shares = batch.rows() >= SHARING && matches!(index.codes, Codes::Blocks(_));
+        let shares = batch.rows() >= SHARING && index.shares_lists();
         self.visits[0].clear();
         for start in (0..batch.rows()).step_by(strip) {
             let own = batch.slice(start, (start + strip).min(batch.rows()));
@@ -374,10 +428,10 @@ impl IvfPqSearcher {
                 probed(&index, ranks, params.effort.max(1), k, &mut self.lists);
                 let scan = &mut self.scans[start + number];
                 scan.begin(&index, query, wanted);
-                let near = match (&index.ranged, shares) {
-                    (Some(_), _) => 0,
-                    (None, true) => NEAR,
-                    (None, false) => self.lists.len(),
+                let near = match (index.is_ranged(), shares) {
+                    (true, _) => 0,
+                    (false, true) => NEAR,
+                    (false, false) => self.lists.len(),
                 };
                 for (probe, &key) in self.lists.iter().enumerate() {
                     let Neighbor { ordinal: list, distance: rank } = Neighbor::of_key(key);
@@ -387,8 +441,7 @@ impl IvfPqSearcher {
                         if let Some(&next) = self.lists.get(probe + 1) {
                             prefetch_list(&index, Neighbor::of_key(next).ordinal as usize);
                         }
-                        let list = list as usize;
-                        scan.list(&index, Probe { list, codes: index.list_codes(list), shared }, None);
+                        scan_list(&index, &self.fetched_lists, scan, (list as usize, shared), None);
                     } else {
                         self.visits[0].push(Visit { list, query: (start + number) as u32, shared });
                     }
@@ -419,10 +472,8 @@ impl IvfPqSearcher {
             if let Some(later) = by_list.get(at + AHEAD).filter(|later| later.list != visit.list) {
                 prefetch_list(index, later.list as usize);
             }
-            let list = visit.list as usize;
-            let codes = codes_of(index, &self.fetched_lists, list);
-            let probe = Probe { list, codes, shared: visit.shared };
-            self.scans[visit.query as usize].list(index, probe, None);
+            let scan = &mut self.scans[visit.query as usize];
+            scan_list(index, &self.fetched_lists, scan, (visit.list as usize, visit.shared), None);
         }
     }
 
@@ -430,8 +481,14 @@ impl IvfPqSearcher {
     fn bring_rows(&mut self, queries: usize) -> bool {
         let index = &*self.index;
         let Some(kept) = index.kept.as_ref().filter(|kept| kept.is_ranged()) else { return true };
-        let found = self.scans[..queries].iter_mut().flat_map(|scan| scan.best());
-        let ordinals = found.map(|candidate| candidate.ordinal).collect();
+        if index.answers() != Answers::Kept {
+            return true;
+        }
+        let mut ordinals = Vec::new();
+        for scan in &mut self.scans[..queries] {
+            best_rows(index, &self.fetched_lists, scan, (&mut self.decoding, &mut self.candidates));
+            ordinals.extend(self.candidates.iter().map(|candidate| candidate.ordinal));
+        }
         match FetchedRows::fetch(kept, ordinals, &mut self.fetching) {
             Ok(rows) => {
                 self.fetched_rows = Some(rows);
@@ -446,7 +503,7 @@ impl IvfPqSearcher {
 
     /// What was fetched is the cache's to keep.
     fn let_go(&mut self) {
-        if self.index.ranged.is_some() {
+        if self.index.is_ranged() {
             (self.fetched_lists, self.fetched_rows) = (FetchedLists::default(), None);
         }
     }
@@ -457,10 +514,11 @@ impl IvfPqSearcher {
         let index = &*self.index;
         let nearest = self.nearest.empty(k);
         let scan = &mut self.scans[number];
-        match (&index.kept, &index.codes) {
-            (Some(kept), _) => {
+        best_rows(index, &self.fetched_lists, scan, (&mut self.decoding, &mut self.candidates));
+        match (index.answers(), &index.kept) {
+            (Answers::Kept, Some(kept)) => {
                 self.ordinals.clear();
-                self.ordinals.extend(scan.best().map(|candidate| candidate.ordinal));
+                self.ordinals.extend(self.candidates.iter().map(|candidate| candidate.ordinal));
                 self.distances.resize(self.ordinals.len(), 0.0);
                 if let Some(rows) = &self.fetched_rows {
                     self.places.clone_from(&self.ordinals);
@@ -473,30 +531,105 @@ impl IvfPqSearcher {
                     nearest.push(Neighbor::new(ordinal, distance));
                 }
             }
-            (None, Codes::Rows { .. }) => scan.best().for_each(|candidate| nearest.push(candidate)),
-            (None, Codes::Blocks(_)) => {
-                // The scan's estimates are rounded to the steps of its tables.
-                let Decoding { code, vector } = &mut self.decoding;
-                self.ordinals.clear();
-                self.ordinals.extend(scan.best().map(|candidate| candidate.ordinal));
-                for &ordinal in &self.ordinals {
-                    let codes = codes_of(index, &self.fetched_lists, index.list_of(ordinal));
-                    index.decode_into(ordinal, codes, code, vector);
-                    let distance = kernels().distance(index.metric, scan.query(), vector);
-                    nearest.push(Neighbor::new(ordinal, distance));
-                }
-            }
+            _ => self.candidates.iter().for_each(|&candidate| nearest.push(candidate)),
         }
         nearest.sorted()
     }
 }
 
+/// The rows that a scan may find, and room for those of the entries of a second list.
+struct Masked<'a> {
+    rows: &'a RowMask,
+    words: &'a mut Vec<u64>,
+}
+
+/// Scans a list, (list, what its rows share): its rows, then what is spilled to it.
+fn scan_list(
+    index: &IvfPq,
+    fetched: &FetchedLists,
+    scan: &mut Scan,
+    (list, shared): (usize, f32),
+    mut mask: Option<&mut Masked<'_>>,
+) {
+    let codes = codes_of(index, fetched, list);
+    let allowed = mask.as_ref().map(|mask| EntryMask { words: mask.rows.words(), first: 0 });
+    scan.list(index, Probe { list, entries: index.list(list), codes, shared, allowed });
+    let Some(spill) = &index.spill else { return };
+    let own = spill.list(list);
+    let entries = index.rows() + own.start..index.rows() + own.end;
+    let (codes, rows) = match index.is_ranged() {
+        true => fetched.spilled(list),
+        false => spill.of_list(list, index.code_bytes()),
+    };
+    let allowed = mask.as_mut().map(|mask| {
+        mask.words.clear();
+        mask.words.resize(rows.len().div_ceil(64), 0);
+        for (place, &row) in rows.iter().enumerate() {
+            mask.words[place / 64] |= u64::from(mask.rows.contains(row)) << (place % 64);
+        }
+        EntryMask { words: &mask.words[..], first: entries.start }
+    });
+    scan.list(index, Probe { list, entries, codes, shared, allowed });
+}
+
+/// The best that a scan has found, each row once, in no order. Where codes decide, distances are what those say.
+fn best_rows(
+    index: &IvfPq,
+    fetched: &FetchedLists,
+    scan: &mut Scan,
+    (decoding, best): (&mut Decoding, &mut Vec<Neighbor>),
+) {
+    best.clear();
+    best.extend(scan.best());
+    let Decoding { code, vector } = decoding;
+    let answers = index.answers();
+    for found in best.iter_mut().filter(|_| matches!(answers, Answers::Decoded | Answers::Estimated)) {
+        let (list, place, codes) = entry_of(index, fetched, found.ordinal as usize);
+        found.distance = if answers == Answers::Decoded {
+            index.decode_into(list, (place, codes), code, vector);
+            kernels().distance(index.metric, scan.query(), vector)
+        } else {
+            scan.estimate(index, list, (place, codes))
+        };
+    }
+    let Some(spill) = &index.spill else { return };
+    for found in best.iter_mut().filter(|found| found.ordinal as usize >= index.rows()) {
+        let entry = found.ordinal as usize - index.rows();
+        let row = match index.is_ranged() {
+            false => spill.rows[entry],
+            true => {
+                let list = spill.list_of(entry);
+                fetched.spilled(list).1[entry - spill.list(list).start]
+            }
+        };
+        *found = Neighbor::new(row, found.distance);
+    }
+    best.sort_unstable_by_key(|found| (found.ordinal, found.key()));
+    best.dedup_by_key(|found| found.ordinal);
+}
+
+/// Where an entry lies: its list, its place there, and the codes of the list's rows or of what is spilled to it.
+fn entry_of<'a>(index: &'a IvfPq, fetched: &'a FetchedLists, entry: usize) -> (usize, usize, ListCodes<'a>) {
+    match &index.spill {
+        Some(spill) if entry >= index.rows() => {
+            let entry = entry - index.rows();
+            let list = spill.list_of(entry);
+            let codes = match index.is_ranged() {
+                true => fetched.spilled(list).0,
+                false => spill.of_list(list, index.code_bytes()).0,
+            };
+            (list, entry - spill.list(list).start, codes)
+        }
+        _ => {
+            let list = index.list_of(entry as u32);
+            (list, entry - index.list(list).start, codes_of(index, fetched, list))
+        }
+    }
+}
+
 /// The codes of a list, which was fetched if it lies elsewhere.
 fn codes_of<'a>(index: &'a IvfPq, fetched: &'a FetchedLists, list: usize) -> ListCodes<'a> {
-    match &index.ranged {
-        None => index.list_codes(list),
-        Some(_) => fetched.of(list),
-    }
+    if index.is_ranged() { fetched.of(list) } else { index.list_codes(list) }
 }
 
 /// Fetches lists, where they lie elsewhere. Whether they are there; not after a failure that nobody has asked for.
@@ -507,10 +640,8 @@ fn bring_lists(
     fetching: &mut Fetching,
     failure: &mut Option<FetchError>,
 ) -> bool {
-    if let Some(from) = &index.ranged
-        && failure.is_none()
-    {
-        *failure = fetched.fetch(index, from, lists, fetching).err();
+    if index.is_ranged() && failure.is_none() {
+        *failure = fetched.fetch(index, lists, fetching).err();
     }
     failure.is_none()
 }

@@ -93,13 +93,14 @@ impl JobSpec {
             let help = "leave it out for 4·√rows".to_string();
             found.push(self.error(&key("nlist"), message).help(help));
         }
-        let ksub = 1u64 << params.pq_bits;
+        let Some(pq) = params.code.pq() else { return };
+        let ksub = 1u64 << pq.pq_bits;
         if rows < ksub {
             let message = format!("{ksub} codes per sub-vector are trained on {rows} rows");
             let help = "kind `flat` is exact and smaller for so few rows".to_string();
             found.push(self.error(&key("pq_bits"), message).help(help).warning());
         }
-        if let (Auto::Given(pq_m), Some(dim)) = (params.pq_m, dim) {
+        if let (Auto::Given(pq_m), Some(dim)) = (pq.pq_m, dim) {
             if pq_m > dim && dim > 0 {
                 let message =
                     format!("found {pq_m}, more than the dimension {dim}; allowed: {}", divisors(dim, pq_m));

@@ -5,8 +5,9 @@ use super::forge::{hnsw_params, ivf_params};
 use super::scratch::Memory;
 use super::spec::{HnswSpec, IndexParams, IndexSpec, IvfPqSpec, JobSpec, Refine};
 use crate::hnsw::{self, Code};
+use crate::ivf;
 use crate::source::IdWidth;
-use crate::train::{KmeansParams, PqParams, PqShape};
+use crate::train::{KmeansParams, PqParams, ScalarQuantizer};
 use crate::vectors::Metric;
 
 /// Batches that are decoded ahead, and the row group's bytes behind them; …
@@ -168,12 +169,12 @@ fn of_index(spec: &JobSpec, index: &IndexSpec, load: &Load, memory: Memory, is_l
             sections: load.raw(),
             files: 0,
         },
-        IndexParams::IvfPq(params) => ivf_pq(params, load, memory),
+        IndexParams::IvfPq(params) => ivf_pq(params, index.metric, load, memory),
         IndexParams::Hnsw(params) => hnsw(spec, params, index.metric, load, memory, is_last),
     }
 }
 
-fn ivf_pq(params: &IvfPqSpec, load: &Load, memory: Memory) -> OfIndex {
+fn ivf_pq(params: &IvfPqSpec, metric: Metric, load: &Load, memory: Memory) -> OfIndex {
     let (rows, dim) = (load.rows as usize, load.dim as usize);
     let resolved = ivf_params(params, rows, dim);
     let kept = match params.refine {
@@ -182,24 +183,35 @@ fn ivf_pq(params: &IvfPqSpec, load: &Load, memory: Memory) -> OfIndex {
         Refine::F32 => 4,
     } * load.rows
         * load.dim;
-    let shape = PqShape::new(dim, resolved.pq_m, resolved.pq_bits).ok();
-    let code_size = shape.as_ref().map_or(0, PqShape::code_size) as u64;
+    let shape = resolved.shape(dim).ok().filter(|_| resolved.code == ivf::Code::Pq);
+    let code_size = resolved.code_bytes(dim, metric) as u64;
     // Blocks of 32 rows, the last of each list half empty.
-    let padding = if resolved.pq_bits == 4 { 16 * resolved.nlist as u64 } else { 0 };
-    let codes = code_size * (load.rows + padding);
+    let in_blocks = match resolved.code {
+        ivf::Code::Pq => resolved.pq_bits == 4,
+        ivf::Code::Rabitq { .. } => true,
+        ivf::Code::Sq8 | ivf::Code::Flat => false,
+    };
+    let padding = if in_blocks { 16 * resolved.nlist as u64 } else { 0 };
+    let lists = if resolved.spill == ivf::Spilling::Soar { 2 } else { 1 };
+    let spilled = (lists - 1) * 4 * load.rows;
+    let codes = lists * code_size * (load.rows + padding) + spilled;
     let nlist = resolved.nlist as u64;
     let of_lists = 4 * nlist * load.dim + 8 * nlist;
-    let sections = kept + codes + of_lists + (1 << resolved.pq_bits) * 4 * load.dim;
+    let codebooks = if shape.is_some() { (1 << resolved.pq_bits) * 4 * load.dim } else { 0 };
+    let sections = kept + codes + of_lists + codebooks;
     let sample = load.rows.min(nlist * KmeansParams::new(1, 0).max_rows_per_centroid as u64);
     let is_gathered = sample < load.rows;
     let gathered = if is_gathered { 4 * sample * load.dim } else { 0 };
     // Of each row of the sample a list, a distance and an order.
     let training = sample * 20 + 4 * of_lists;
     // The quantizer's sample, and its residuals.
-    let sample_rows = shape.map_or(0, |shape| PqParams::new(0).sample_rows(&shape)) as u64;
+    let sample_rows = match resolved.code {
+        ivf::Code::Sq8 => ScalarQuantizer::SAMPLE_ROWS,
+        _ => shape.map_or(0, |shape| PqParams::new(0).sample_rows(&shape)),
+    } as u64;
     let training_codes = sample_rows.min(load.rows) * load.dim * 4 * 3;
     let training = training.max(training_codes);
-    let encoding = load.rows * (8 + code_size) + codes;
+    let encoding = load.rows * lists * (8 + code_size) + codes;
     match memory {
         Memory::Own => OfIndex {
             building: (gathered + training)

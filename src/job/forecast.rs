@@ -9,6 +9,7 @@ use super::run::Job;
 use super::spec::{IndexParams, IndexSpec};
 use crate::compute::throughput::{self, Operation};
 use crate::error::Error;
+use crate::ivf;
 use crate::source::Source;
 use crate::train::KmeansParams;
 
@@ -105,7 +106,9 @@ impl Job<'_> {
                 let sample = rows.min(nlist * per_centroid);
                 let training = 2.0 * sample * nlist * dim * params.kmeans_iterations as f64 * COARSE;
                 let assigning = 2.0 * rows * nlist * dim;
-                let entries = f64::from(1u32 << params.pq_bits);
+                // Other codes than a product quantizer's cost less than reading the rows.
+                let entries =
+                    if params.code == ivf::Code::Pq { f64::from(1u32 << params.pq_bits) } else { 0.0 };
                 let encoding = SCORE_AWARE * 2.0 * rows * entries * dim;
                 (training + assigning) / speeds.assign + encoding / speeds.encode
             }

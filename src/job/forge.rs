@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::estimate::{self, Load};
 use super::progress::{self, Progress, Unit};
 use super::scratch::{Draft, ScratchError, Taken};
-use super::spec::{Auto, HnswSpec, IndexParams, IndexSpec, IvfPqSpec, Refine};
+use super::spec::{Auto, CodeSpec, HnswSpec, IndexParams, IndexSpec, IvfPqSpec, Refine};
 use crate::artifact::columns::{self, ATTRIBUTES_FILE, IDS_FILE};
 use crate::artifact::partitions::{self, Partitions};
 use crate::artifact::{Array, Section, Stage, Training, safetensors};
@@ -145,13 +145,13 @@ impl Anvil<'_> {
         let (view, seed) = (rows.vectors.view(), self.seed);
         let built = ivf::build_spilling(folder, self.compute, view, spec.metric, &params, seed, &observer)?;
         let report = built.report;
+        let training = [("k-means", &report.kmeans_inertia), ("product quantizer", &report.pq_inertia)];
+        let trained = training.into_iter().filter(|(_, loss)| !loss.is_empty());
+        let training = trained.map(|(name, loss)| Training { name: name.into(), loss: loss.clone() });
         Ok(Raw {
             sections: built.index.sections(),
             order: built.order,
-            training: vec![
-                Training { name: "k-means".into(), loss: report.kmeans_inertia.clone() },
-                Training { name: "product quantizer".into(), loss: report.pq_inertia.clone() },
-            ],
+            training: training.collect(),
             warnings: report.warnings.iter().map(ToString::to_string).collect(),
             details: serde_json::json!({
                 "params": params,
@@ -282,18 +282,33 @@ fn flat(rows: &Dataset, spec: &IndexSpec, partitions: Option<&RowIds>) -> Result
 /// What the job leaves open, chosen for so many rows.
 pub(super) fn ivf_params(params: &IvfPqSpec, rows: usize, dim: usize) -> IvfPqParams {
     let defaults = IvfPqParams::defaults_for(rows, dim);
+    let of_code = match &params.code {
+        CodeSpec::Pq(pq) => {
+            let default_pq_m = || IvfPqParams::default_pq_m(dim, pq.pq_bits as usize);
+            IvfPqParams {
+                pq_m: pq.pq_m.given().unwrap_or_else(default_pq_m),
+                pq_bits: pq.pq_bits as usize,
+                rotation: pq.rotation,
+                loss: pq.loss,
+                ..defaults
+            }
+        }
+        CodeSpec::Rabitq { rabitq_bits: bits } => {
+            IvfPqParams { code: ivf::Code::Rabitq { bits: *bits }, ..defaults }
+        }
+        CodeSpec::Sq8 {} => IvfPqParams { code: ivf::Code::Sq8, ..defaults },
+        CodeSpec::Flat {} => IvfPqParams { code: ivf::Code::Flat, ..defaults },
+    };
     IvfPqParams {
-        nlist: params.nlist.given().unwrap_or(defaults.nlist),
-        pq_m: params.pq_m.given().unwrap_or_else(|| IvfPqParams::default_pq_m(dim, params.pq_bits as usize)),
-        pq_bits: params.pq_bits as usize,
+        nlist: params.nlist.given().unwrap_or(of_code.nlist),
         refine: match params.refine {
             Refine::None => ivf::Refine::None,
             Refine::F16 => ivf::Refine::F16,
             Refine::F32 => ivf::Refine::F32,
         },
+        spill: params.spill,
         kmeans_iterations: params.kmeans_iterations,
-        rotation: params.rotation,
-        loss: params.loss,
+        ..of_code
     }
 }
 

@@ -45,8 +45,8 @@ pub(crate) use run::on_threads;
 pub use run::{run, run_on};
 pub use scratch::{SCRATCH_VARIABLE, ScratchError, default_root};
 pub use spec::{
-    Auto, Backend, FlatSpec, Gate, HnswExpert, HnswSpec, IndexParams, IndexSpec, IvfPqSpec, JobSpec,
-    OnBadRow, OutputSpec, Overrides, QueriesSpec, Refine, SourceSpec, Target,
+    Auto, Backend, CodeSpec, FlatSpec, Gate, HnswExpert, HnswSpec, IndexParams, IndexSpec, IvfPqSpec,
+    JobSpec, OnBadRow, OutputSpec, Overrides, QueriesSpec, Refine, SourceSpec, Target,
 };
 pub use summary::{BuildSummary, BuiltIndex, Outcome, RowCounts, StageCost};
 pub use uri::Uri;

@@ -12,12 +12,12 @@ use super::foreign;
 use super::read::{Entry, Reader, Table, allowed_bytes, first_repeated, found, item_of, printable};
 use super::schema;
 use super::spec::{
-    Backend, FlatSpec, Gate, HnswExpert, HnswSpec, IndexParams, IndexSpec, IvfPqSpec, JobSpec, OnBadRow,
-    OutputSpec, Overrides, QueriesSpec, Refine, SourceSpec, Target,
+    Backend, CodeSpec, FlatSpec, Gate, HnswExpert, HnswSpec, IndexParams, IndexSpec, IvfPqSpec, JobSpec,
+    OnBadRow, OutputSpec, Overrides, PqSpec, QueriesSpec, Refine, SourceSpec, Target,
 };
 use super::uri::{self, Uri};
 use crate::hnsw::Code;
-use crate::ivf::{Loss, Rotate};
+use crate::ivf::{self, Loss, Rotate, Spilling};
 use crate::source::{FOREIGN_SCHEMES, uri_problem};
 use crate::store::{Encryption, READ_ONLY_SCHEMES, SCHEMES, Secret, StoreOptions};
 use crate::vectors::Metric;
@@ -627,18 +627,66 @@ fn target(reader: &mut Reader, table: &mut Table<'_>, gate: Option<Gate>) -> Tar
 fn ivf_pq(reader: &mut Reader, table: &mut Table<'_>, metric: Option<Metric>) -> IvfPqSpec {
     let nlist = reader.take(table, "nlist");
     let nlist = reader.auto_integer(nlist, 1..=1 << 16);
-    let pq_m = reader.take(table, "pq_m");
-    let pq_m = reader.auto_integer(pq_m, 1..=MAX_PQ_M as u64);
-    let pq_bits = reader.take(table, "pq_bits");
-    let pq_bits = reader.one_of(pq_bits, &[4, 8]).unwrap_or(4) as u32;
-    let refine = reader.take(table, "refine");
-    let refine = match reader.choice(refine, &["none", "f16", "f32"]) {
+    let code = list_code(reader, table, metric);
+    let entry = reader.take(table, "refine");
+    let place = entry.as_ref().map(|entry| (entry.path.clone(), entry.span.clone()));
+    let refine = match reader.choice(entry, &["none", "f16", "f32"]) {
         Some("none") => Refine::None,
         Some("f32") => Refine::F32,
         _ => Refine::F16,
     };
+    if let (CodeSpec::Flat {}, Refine::None, Some((path, span))) = (&code, refine, place) {
+        let message = "found \"none\"; allowed: \"f16\", \"f32\", which is what rows are kept as with \
+                       `code = \"flat\"`";
+        reader.problem(&path, &span, message);
+    }
+    let entry = reader.take(table, "spill");
+    let place = entry.as_ref().map(|entry| (entry.path.clone(), entry.span.clone()));
+    let spill = match reader.choice(entry, &["none", "soar"]) {
+        Some("soar") => Spilling::Soar,
+        _ => Spilling::None,
+    };
+    if let (CodeSpec::Flat {}, Spilling::Soar, Some((path, span))) = (&code, spill, place) {
+        let message = "found \"soar\"; allowed with `code = \"flat\"`: \"none\"";
+        reader.problem(&path, &span, message);
+    }
     let kmeans_iterations = reader.take(table, "kmeans_iterations");
     let kmeans_iterations = reader.integer(kmeans_iterations, 1..=1000).unwrap_or(10) as usize;
+    IvfPqSpec { nlist, code, refine, spill, kmeans_iterations }
+}
+
+/// What rows are kept as in their lists, and the keys that belong to that alone.
+fn list_code(reader: &mut Reader, table: &mut Table<'_>, metric: Option<Metric>) -> CodeSpec {
+    const OF_PQ: [&str; 4] = ["pq_m", "pq_bits", "rotation", "loss"];
+    const OF_RABITQ: [&str; 1] = ["rabitq_bits"];
+    let code = reader.take(table, "code");
+    let code = reader.choice(code, ivf::Code::NAMES).unwrap_or("pq");
+    for (owner, keys) in [("pq", &OF_PQ[..]), ("rabitq", &OF_RABITQ)] {
+        for key in keys.iter().filter(|_| owner != code) {
+            if let Some(entry) = reader.take(table, key) {
+                let message =
+                    format!("is of no use with `code = \"{code}\"`; allowed: with `code = \"{owner}\"`");
+                reader.problem(&entry.path, &entry.span, message);
+            }
+        }
+    }
+    match code {
+        "rabitq" => {
+            let bits = reader.take(table, "rabitq_bits");
+            let bits = reader.integer(bits, 1..=8).unwrap_or(u64::from(ivf::Code::DEFAULT_RABITQ_BITS));
+            CodeSpec::Rabitq { rabitq_bits: bits as u32 }
+        }
+        "sq8" => CodeSpec::Sq8 {},
+        "flat" => CodeSpec::Flat {},
+        _ => CodeSpec::Pq(pq(reader, table, metric)),
+    }
+}
+
+fn pq(reader: &mut Reader, table: &mut Table<'_>, metric: Option<Metric>) -> PqSpec {
+    let pq_m = reader.take(table, "pq_m");
+    let pq_m = reader.auto_integer(pq_m, 1..=MAX_PQ_M as u64);
+    let pq_bits = reader.take(table, "pq_bits");
+    let pq_bits = reader.one_of(pq_bits, &[4, 8]).unwrap_or(4) as u32;
     let rotation = reader.take(table, "rotation");
     let rotation = match reader.choice(rotation, &["none", "opq"]) {
         Some("opq") => Rotate::Opq,
@@ -655,7 +703,7 @@ fn ivf_pq(reader: &mut Reader, table: &mut Table<'_>, metric: Option<Metric>) ->
         Some("squared") => Loss::Squared,
         _ => Loss::Auto,
     };
-    IvfPqSpec { nlist, pq_m, pq_bits, refine, kmeans_iterations, rotation, loss }
+    PqSpec { pq_m, pq_bits, rotation, loss }
 }
 
 fn hnsw(reader: &mut Reader, table: &mut Table<'_>) -> HnswSpec {

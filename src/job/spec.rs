@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 use super::origin::Origin;
 use super::uri::Uri;
 use crate::hnsw::Code;
-use crate::ivf::{Loss, Rotate};
+use crate::ivf::{Loss, Rotate, Spilling};
 use crate::source::ForeignOptions;
 use crate::store::StoreOptions;
 use crate::vectors::Metric;
@@ -180,22 +180,59 @@ impl IndexParams {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct FlatSpec {}
 
-/// Inverted lists of product-quantizer codes.
+/// Inverted lists of codes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct IvfPqSpec {
     /// Inverted lists. Default `auto`: 4·√rows. 1 to 65,536, at most one per row; 1,000–10,000 rows per list is usual
     /// for large sets.
     pub nlist: Auto<usize>,
+    /// What a row is kept as in its list. Default `pq`.
+    #[serde(flatten)]
+    pub code: CodeSpec,
+    /// Default `f16`. With `flat` what rows are kept as: not `none`.
+    pub refine: Refine,
+    /// Default `none`. `soar` puts rows in a second list too, for twice the codes.
+    pub spill: Spilling,
+    /// Lloyd iterations for centroids and for codebooks, at most; 1 to 1,000. Default 10: more seldom pays.
+    pub kmeans_iterations: usize,
+}
+
+/// What a row is kept as in its list, by `code`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "code", rename_all = "snake_case")]
+pub enum CodeSpec {
+    /// The code of a product quantizer.
+    Pq(PqSpec),
+    /// RaBitQ's code: nothing is trained, and estimates are unbiased.
+    Rabitq {
+        /// Bits of a dimension, 1 to 8. Default 4.
+        rabitq_bits: u32,
+    },
+    /// A byte a dimension.
+    Sq8 {},
+    /// The vector, in the precision of `refine`.
+    Flat {},
+}
+
+impl CodeSpec {
+    /// That of a product quantizer.
+    pub fn pq(&self) -> Option<&PqSpec> {
+        match self {
+            CodeSpec::Pq(pq) => Some(pq),
+            _ => None,
+        }
+    }
+}
+
+/// A product quantizer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PqSpec {
     /// Sub-vectors, one code each. Default `auto`: with 4 bits about 2 dimensions per sub-vector up to 128-d, 4 above; with 8 bits
     /// half as many. Must divide the dimension, or the dimension rounded up to a multiple of 4; more is more exact and larger. 1
     /// to 4,096.
     pub pq_m: Auto<usize>,
     /// Bits of a code, 4 or 8. Default 4, the faster by far; with 8, half the `pq_m` gives codes of the same size.
     pub pq_bits: u32,
-    /// Default `f16`.
-    pub refine: Refine,
-    /// Lloyd iterations for centroids and for codebooks, at most; 1 to 1,000. Default 10: more seldom pays.
-    pub kmeans_iterations: usize,
     /// Default `none`. `opq` turns residuals by a learned rotation before they are cut into sub-vectors.
     pub rotation: Rotate,
     /// What codes are chosen by. Default `auto`: `score_aware` for cosine, else `squared`. `score_aware`, for cosine and inner

@@ -1,5 +1,6 @@
-//! What is learned from rows before they are encoded: centroids (k-means), codebooks (product quantizer), and
-//! optionally a rotation (OPQ) and codes that keep scores (anisotropic loss).
+//! What is learned from rows before they are encoded: centroids (k-means), codebooks (product quantizer) or ranges (scalar
+//! quantizer), and optionally a rotation (OPQ) and codes that keep scores (anisotropic loss); and what is drawn or fixed: the fast
+//! rotation, and levels of a few bits.
 //!
 //! Algorithms over [`Compute`](crate::compute::Compute) and nothing else: no storage, no job, no index layout.
 //! The same rows, parameters, seed and backend give the same bytes at any number of threads: everything drawn
@@ -7,11 +8,14 @@
 //!
 //! Refuses rows that f32 arithmetic cannot hold ([`TrainError::Magnitude`]) and fewer rows than centroids.
 
+mod hadamard;
 mod hierarchy;
 mod kmeans;
+mod levels;
 mod linear;
 mod pq;
 mod rotation;
+mod scalar;
 mod score_aware;
 mod seeding;
 mod vacancies;
@@ -20,9 +24,12 @@ use std::ops::ControlFlow;
 
 use rayon::prelude::*;
 
+pub use hadamard::FastRotation;
 pub use kmeans::{Kmeans, KmeansParams, sample, train};
+pub use levels::{round_direction, top as top_level};
 pub use pq::{PqParams, PqShape, PqTraining, ProductQuantizer};
 pub use rotation::{Rotation, train_rotated};
+pub use scalar::ScalarQuantizer;
 pub use score_aware::{ScoreAware, ScoredRows};
 
 use crate::compute::ComputeError;

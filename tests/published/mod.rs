@@ -10,7 +10,7 @@ use annvil::compute::cpu::Cpu;
 use annvil::flat::FlatIndex;
 use annvil::hnsw::{self, HnswParams};
 use annvil::index::{Precision, SearchIndex};
-use annvil::ivf::{self, IvfPqParams, Refine};
+use annvil::ivf::{self, Code, IvfPqParams, Refine, Spilling};
 use annvil::loader::{Index, LoadError};
 use annvil::train::unobserved;
 use annvil::vectors::{Metric, RowIds, VectorBuf};
@@ -20,15 +20,36 @@ use crate::fixture::Place;
 
 pub const KINDS: [&str; 3] = ["flat", "ivf_pq", "hnsw"];
 
+/// Inverted lists of other codes than a product quantizer's, and with second lists.
+pub const CODED: [&str; 6] =
+    ["ivf_pq signs", "ivf_pq rabitq", "ivf_pq sq8", "ivf_pq flat", "ivf_pq soar", "ivf_pq rabitq soar"];
+
+/// The family of one of [`KINDS`] or [`CODED`].
+pub fn family(kind: &str) -> &str {
+    kind.split(' ').next().unwrap()
+}
+
+fn code(kind: &str) -> Code {
+    match kind.split(' ').nth(1) {
+        Some("signs") => Code::Rabitq { bits: 1 },
+        Some("rabitq") => Code::Rabitq { bits: 5 },
+        Some("sq8") => Code::Sq8,
+        Some("flat") => Code::Flat,
+        _ => Code::Pq,
+    }
+}
+
 /// The sections of a family over `rows`, and which row each ordinal is.
 pub fn forge(kind: &str, rows: &VectorBuf, metric: Metric, refine: Refine) -> (Vec<Section>, Vec<u32>) {
-    match kind {
+    match family(kind) {
         "flat" => {
             let index = FlatIndex::build(rows.view(), metric, Precision::F32).unwrap();
             (index.sections(), (0..rows.rows() as u32).collect())
         }
         "ivf_pq" => {
-            let params = IvfPqParams { refine, ..IvfPqParams::defaults_for(rows.rows(), rows.dim()) };
+            let defaults = IvfPqParams::defaults_for(rows.rows(), rows.dim());
+            let spill = if kind.ends_with("soar") { Spilling::Soar } else { Spilling::None };
+            let params = IvfPqParams { refine, code: code(kind), spill, ..defaults };
             let built = ivf::build(&Cpu::new(), rows.view(), metric, &params, 1, &unobserved).unwrap();
             (built.index.sections(), built.order)
         }
@@ -81,7 +102,7 @@ impl Published {
         let mut files: Vec<(String, Bytes)> =
             sections.iter().map(safetensors::encode).map(|file| (file.file_name, file.bytes)).collect();
         files.push((IDS_FILE.into(), columns::encode_ids(&ids).unwrap()));
-        let mut draft = ManifestDraft::new(kind, metric, rows.dim() as u32, rows.rows() as u64);
+        let mut draft = ManifestDraft::new(family(kind), metric, rows.dim() as u32, rows.rows() as u64);
         draft.search_defaults = Some(SearchDefaults { effort: 20, refine: 2 });
         draft.certificate =
             Some(certificate(&[1, 10], &[(5, &[0.7, 0.5]), (20, &[0.95, 0.9]), (80, &[1.0, 0.99])]));

@@ -56,6 +56,19 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn load_u8(from: *const u8) -> __m256 {
+        _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast())))
+    }
+
+    #[inline(always)]
+    unsafe fn load_head_u8(from: *const u8, count: usize) -> __m256 {
+        debug_assert!(count < 8);
+        let mut padded = [0; 8];
+        std::ptr::copy_nonoverlapping(from, padded.as_mut_ptr(), count);
+        Self::load_u8(padded.as_ptr())
+    }
+
+    #[inline(always)]
     unsafe fn store(to: *mut f32, value: __m256) {
         _mm256_storeu_ps(to, value)
     }

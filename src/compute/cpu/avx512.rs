@@ -57,6 +57,16 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn load_u8(from: *const u8) -> __m512 {
+        _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast())))
+    }
+
+    #[inline(always)]
+    unsafe fn load_head_u8(from: *const u8, count: usize) -> __m512 {
+        _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(head(count), from.cast())))
+    }
+
+    #[inline(always)]
     unsafe fn store(to: *mut f32, value: __m512) {
         _mm512_storeu_ps(to, value)
     }

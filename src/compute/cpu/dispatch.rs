@@ -5,7 +5,8 @@ use std::sync::LazyLock;
 use half::f16;
 
 use super::kernels::{
-    Book, ByteStrip, LeaderRow, LeafRow, Minima, NibbleBook, NibbleScan, Quantized, ScoredRow, Strip,
+    Book, ByteStrip, LeaderRow, LeafRow, Minima, NibbleBook, NibbleScan, Quantized, ScoredRow, SignScan,
+    Strip,
 };
 use crate::vectors::{Metric, Neighbor, TopK};
 
@@ -42,6 +43,7 @@ impl std::fmt::Display for Isa {
 
 /// `out[i]` of `query` and row `ordinals[i]` of `base`.
 type Gather<T> = fn(query: &[f32], base: &[T], ordinals: &[u32], out: &mut [f32]);
+type LevelDistances = fn(query: &[f32], steps: &[f32], levels: &[u8], out: &mut [f32]);
 type NibbleTables =
     fn(book: NibbleBook<'_>, query: &[f32], scale: f32, values: &mut [f32], tables: &mut [u8]) -> Quantized;
 type Product = fn(base: &[f32], dim: usize, ordinals: &[u32], panels: &[f32], out: &mut [f32], stride: usize);
@@ -75,6 +77,10 @@ pub struct Kernels {
     pub l2_gather: Gather<f32>,
     pub dot_gather_f16: Gather<f16>,
     pub l2_gather_f16: Gather<f16>,
+    /// `out[i]` = Σ query · level for row `i` of `levels` (`out.len() × query.len()`).
+    pub dot_levels: fn(query: &[f32], levels: &[u8], out: &mut [f32]),
+    /// `out[i]` = Σ (query − step · level)², with a step for each dimension.
+    pub l2_levels: LevelDistances,
     /// `out[i] = Σ_m tables[m][codes[i][m]]`: `tables` is `pq_m × ksub`, `codes` `out.len() × pq_m`, each code below
     /// `ksub`.
     pub pq_scan: fn(tables: &[f32], ksub: usize, codes: &[u8], out: &mut [f32]),
@@ -91,6 +97,8 @@ pub struct Kernels {
     /// The keys of a list's rows whose score is `bound` at most, to the front of `out` (a key for each row and
     /// [`NIBBLE_SLACK`](super::NIBBLE_SLACK) more); returns how many. Every instruction set gives the same bits.
     pub nibble_scan: fn(scan: NibbleScan<'_>, bound: f32, out: &mut [u64]) -> usize,
+    /// As `nibble_scan`, of blocks whose rows have two numbers each behind their codes.
+    pub sign_scan: fn(scan: SignScan<'_>, bound: f32, out: &mut [u64]) -> usize,
     /// A row's code by the anisotropic loss (`kernels::descent`).
     pub descend: Descend,
 
@@ -268,8 +276,8 @@ macro_rules! kernel_table {
      has_byte_products: $has_bytes:expr, nibbles: $nibbles:ty) => {
         pub(super) static KERNELS: crate::compute::cpu::dispatch::Kernels = {
             use crate::compute::cpu::kernels::{
-                codes, descent, leaders, leaf, nibbles, pairs, product, quads, round, scan, sums, Book, LeaderRow, LeafRow, Minima,
-                NibbleBook, NibbleScan, Quantized, ScoredRow, Strip,
+                codes, descent, leaders, leaf, levels, nibbles, pairs, product, quads, round, scan, sums, Book, LeaderRow, LeafRow, Minima,
+                NibbleBook, NibbleScan, Quantized, ScoredRow, SignScan, Strip,
             };
             use crate::vectors::{Neighbor, TopK};
 
@@ -277,9 +285,9 @@ macro_rules! kernel_table {
                 isa: $isa,
                 dot: entry!([$($feature)?] pairs::pair::<$lanes, pairs::Dot>, (a: &[f32], b: &[f32]) -> f32),
                 l2: entry!([$($feature)?] pairs::pair::<$lanes, pairs::L2>, (a: &[f32], b: &[f32]) -> f32),
-                dot_rows: entry!([$($feature)?] pairs::rows::<$lanes, pairs::Dot, $rows>,
+                dot_rows: entry!([$($feature)?] pairs::rows::<$lanes, pairs::Dot, f32, $rows>,
                     (query: &[f32], rows: &[f32], out: &mut [f32])),
-                l2_rows: entry!([$($feature)?] pairs::rows::<$lanes, pairs::L2, $rows>,
+                l2_rows: entry!([$($feature)?] pairs::rows::<$lanes, pairs::L2, f32, $rows>,
                     (query: &[f32], rows: &[f32], out: &mut [f32])),
                 dot_gather: entry!([$($feature)?] pairs::gather::<$lanes, pairs::Dot, f32, $rows>,
                     (query: &[f32], base: &[f32], ordinals: &[u32], out: &mut [f32])),
@@ -289,6 +297,10 @@ macro_rules! kernel_table {
                     (query: &[f32], base: &[f16], ordinals: &[u32], out: &mut [f32])),
                 l2_gather_f16: entry!([$($feature)?] pairs::gather::<$lanes, pairs::L2, f16, $rows>,
                     (query: &[f32], base: &[f16], ordinals: &[u32], out: &mut [f32])),
+                dot_levels: entry!([$($feature)?] pairs::rows::<$lanes, pairs::Dot, u8, $rows>,
+                    (query: &[f32], levels: &[u8], out: &mut [f32])),
+                l2_levels: entry!([$($feature)?] levels::l2::<$lanes, $rows>,
+                    (query: &[f32], steps: &[f32], levels: &[u8], out: &mut [f32])),
                 pq_scan: codes::pq_scan,
                 packed_gather: $packed_gather,
                 merge: $merge,
@@ -300,6 +312,8 @@ macro_rules! kernel_table {
                     -> Quantized),
                 nibble_scan: entry!([$($feature)?] nibbles::scan::<$nibbles>,
                     (scan: NibbleScan<'_>, bound: f32, out: &mut [u64]) -> usize),
+                sign_scan: entry!([$($feature)?] nibbles::sign_scan::<$nibbles>,
+                    (scan: SignScan<'_>, bound: f32, out: &mut [u64]) -> usize),
                 descend: entry!([$($feature)?] descent::descend::<$lanes>,
                     (scored: ScoredRow<'_>, code: &mut [u8], along: &mut [f32], error: &mut [f32], loss: &mut [f32])),
                 strip: $strip,

@@ -25,6 +25,8 @@ pub(super) trait Lanes: Copy {
     unsafe fn load_head(from: *const f32, count: usize) -> Self::V;
     unsafe fn load_f16(from: *const f16) -> Self::V;
     unsafe fn load_head_f16(from: *const f16, count: usize) -> Self::V;
+    unsafe fn load_u8(from: *const u8) -> Self::V;
+    unsafe fn load_head_u8(from: *const u8, count: usize) -> Self::V;
     /// Writes `WIDTH` values.
     unsafe fn store(to: *mut f32, value: Self::V);
 

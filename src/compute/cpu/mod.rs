@@ -5,6 +5,7 @@
 //! kernels/   algorithms over it, single-threaded, compiled once per instruction set
 //! dispatch   the tables of compiled kernels; which one this CPU gets
 //! ranking    all of a few thousand rows in the order of a query: what IVF searches begin with
+//! product_scan   many rows, and of each of some queries those that come under its bound: what exact search consists of
 //! assign…, centroid_sums, pq_encode, top_k, leaf…, nearest_leaders     the operations: threads and blocks over a table
 //! ```
 //!
@@ -38,6 +39,7 @@ mod nearest_leaders;
 mod nibble_tests;
 mod panels;
 mod pq_encode;
+mod product_scan;
 mod ranking;
 #[cfg(test)]
 mod tests;
@@ -48,8 +50,10 @@ pub use dispatch::{ISA_VARIABLE, Isa, Kernels, available, kernels};
 pub use kernels::ScoredRow;
 pub use kernels::bytes::row_stride;
 pub use kernels::nibbles::{
-    BLOCK_ROWS, NibbleBook, NibbleScan, Quantized, SLACK as NIBBLE_SLACK, tables_len as nibble_tables_len,
+    BLOCK_ROWS, NUMBER_COLUMNS, NibbleBook, NibbleScan, Quantized, SLACK as NIBBLE_SLACK, SignScan,
+    tables_len as nibble_tables_len,
 };
+pub use product_scan::ProductScan;
 pub use ranking::Ranking;
 
 use super::{BackendInfo, CentroidSums, CodebookView, Compute, Leaves, ResidualOf, Result, Rows, Shortlists};

@@ -56,6 +56,20 @@ impl Lanes for Neon {
     }
 
     #[inline(always)]
+    unsafe fn load_u8(from: *const u8) -> float32x4_t {
+        let bytes = vcreate_u8(u64::from(from.cast::<u32>().read_unaligned()));
+        vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(bytes))))
+    }
+
+    #[inline(always)]
+    unsafe fn load_head_u8(from: *const u8, count: usize) -> float32x4_t {
+        debug_assert!(count < 4);
+        let mut padded = [0; 4];
+        std::ptr::copy_nonoverlapping(from, padded.as_mut_ptr(), count);
+        Self::load_u8(padded.as_ptr())
+    }
+
+    #[inline(always)]
     unsafe fn store(to: *mut f32, value: float32x4_t) {
         vst1q_f32(to, value)
     }

@@ -141,6 +141,93 @@ fn scans_find_what_their_definition_finds_to_the_bit() {
     }
 }
 
+/// Numbers of each row beside the sums: what is found is that of the formula, rounded after each operation.
+#[test]
+fn sign_scans_find_what_their_definition_finds_to_the_bit() {
+    for pq_m in [2, 4, 26, 96, 194, 1024] {
+        for rows in [1, 15, 31, 32, 33, 64, 100] {
+            let (codes, plain) = blocks(rows, pq_m, rows as u64);
+            let (adds, factors) = (normal(5, rows), normal(6, rows));
+            let columns = pq_m.div_ceil(2);
+            let mut blocks = Vec::new();
+            for (block, codes) in plain.chunks_exact(columns * 32).enumerate() {
+                blocks.extend_from_slice(codes);
+                for numbers in [&adds, &factors] {
+                    let own = |place: usize| numbers.get(block * 32 + place).copied().unwrap_or(f32::NAN);
+                    blocks.extend((0..32).flat_map(|place| own(place).to_le_bytes()));
+                }
+            }
+            let mut random = Random::new(7);
+            let mut tables = vec![0u8; nibble_tables_len(pq_m)];
+            for (m, j) in (0..pq_m).flat_map(|m| (0..16).map(move |j| (m, j))) {
+                let value = (random.next_u64() % (127.min(65_535 / pq_m as u64) + 1)) as u8;
+                place(m, j).into_iter().for_each(|at| tables[at] = value);
+            }
+            let quantized = Quantized { step: 0.01, offset: -1.5 };
+            let shared = 3.25;
+            let score = |row: usize| {
+                let entry = |m: usize| u32::from(tables[place(m, usize::from(codes[row * pq_m + m]))[0]]);
+                let sum = (0..pq_m).map(entry).sum::<u32>() as f32;
+                factors[row] * (quantized.step * sum + quantized.offset) + (adds[row] + shared)
+            };
+            let mut sorted: Vec<f32> = (0..rows).map(score).collect();
+            sorted.sort_by(f32::total_cmp);
+            let some: Vec<u64> = (0..(FIRST + rows).div_ceil(64)).map(|_| random.next_u64()).collect();
+            for bound in [f32::INFINITY, f32::NEG_INFINITY, sorted[0], sorted[rows / 2]] {
+                for allowed in [&[], some.as_slice()] {
+                    let is_allowed =
+                        |row: usize| allowed.is_empty() || allowed[row / 64] >> (row % 64) & 1 == 1;
+                    let expected: Vec<u64> = (0..rows)
+                        .filter(|&row| score(row) <= bound && is_allowed(FIRST + row))
+                        .map(|row| Neighbor::new((FIRST + row) as u32, score(row)).key())
+                        .collect();
+                    let (blocks, tables, first) = (&blocks, &tables, FIRST as u32);
+                    for kernels in available() {
+                        let nibbles = NibbleScan { blocks, rows, first, pq_m, tables, quantized, allowed };
+                        let mut keys = vec![u64::MAX; rows + NIBBLE_SLACK];
+                        let found = (kernels.sign_scan)(SignScan { nibbles, shared }, bound, &mut keys);
+                        assert_eq!(keys[..found], expected, "{} {pq_m} × {rows} to {bound}", kernels.isa);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_of_levels_have_the_products_and_distances_of_their_definitions() {
+    for dim in [1, 3, 7, 8, 15, 16, 17, 31, 33, 100, 128, 385] {
+        for rows in [0, 1, 2, 3, 4, 5, 9] {
+            let (query, steps) = (normal(1, dim), normal(2, dim));
+            let mut random = Random::new(3);
+            let levels: Vec<u8> = (0..rows * dim).map(|_| random.next_u64() as u8).collect();
+            for kernels in available() {
+                let (mut dots, mut distances) = (vec![f32::NAN; rows], vec![f32::NAN; rows]);
+                (kernels.dot_levels)(&query, &levels, &mut dots);
+                (kernels.l2_levels)(&query, &steps, &levels, &mut distances);
+                for (row, levels) in levels.chunks_exact(dim).enumerate() {
+                    let (mut dot, mut distance, mut scale) = (0.0, 0.0, 0.0f64);
+                    for ((&q, &step), &level) in query.iter().zip(&steps).zip(levels) {
+                        let (q, step, level) = (f64::from(q), f64::from(step), f64::from(level));
+                        dot += q * level;
+                        scale += (q * level).abs();
+                        distance += (q - step * level) * (q - step * level);
+                    }
+                    let error = (f64::from(dots[row]) - dot).abs();
+                    assert!(error <= 1e-6 * scale, "{} {dim}-d: {error}", kernels.isa);
+                    let error = (f64::from(distances[row]) - distance).abs();
+                    assert!(error <= 2e-6 * distance, "{} {dim}-d: {error}", kernels.isa);
+                    // Alone a row has the bits that it has among others.
+                    let mut alone = [f32::NAN; 2];
+                    (kernels.dot_levels)(&query, levels, &mut alone[..1]);
+                    (kernels.l2_levels)(&query, &steps, levels, &mut alone[1..]);
+                    assert_eq!(alone, [dots[row], distances[row]], "{}", kernels.isa);
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn rows_get_the_same_scores_alone_and_in_a_batch() {
     for metric in Metric::ALL {

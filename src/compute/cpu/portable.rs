@@ -63,6 +63,19 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
+    unsafe fn load_u8(from: *const u8) -> V {
+        from.cast::<[u8; 4]>().read_unaligned().map(f32::from)
+    }
+
+    #[inline(always)]
+    unsafe fn load_head_u8(from: *const u8, count: usize) -> V {
+        debug_assert!(count < 4);
+        let mut padded = [0; 4];
+        std::ptr::copy_nonoverlapping(from, padded.as_mut_ptr(), count);
+        Self::load_u8(padded.as_ptr())
+    }
+
+    #[inline(always)]
     unsafe fn store(to: *mut f32, value: V) {
         to.cast::<V>().write_unaligned(value)
     }

@@ -10,17 +10,13 @@ use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
-use super::panels::{Aligned, Panels, strips};
-use super::{Isa, Kernels, kernels};
+use super::product_scan::{ProductScan, QUERY_BYTES, block};
+use super::{Isa, Kernels};
 use crate::compute::Rows;
 use crate::vectors::{Metric, Neighbor, Neighbors, TopK, VectorView};
 
 /// Fewer queries than this are compared directly: a panel of 32 with so few columns in use costs more.
 const DIRECT_BELOW: usize = 8;
-
-/// Queries per task, and the packed bytes they may take: a share of L2.
-const MAX_QUERIES: usize = 256;
-const QUERY_BYTES: usize = 1 << 20;
 
 /// Where there are few blocks of queries, rows are split too, until there are about this many tasks, but not into
 /// parts of fewer rows than this.
@@ -135,11 +131,10 @@ struct Scan<'a> {
 }
 
 fn by_products(scan: &Scan<'_>, k: usize) -> Neighbors {
-    let (count, dim) = (scan.rows.rows(), scan.rows.dim());
+    let count = scan.rows.rows();
     // Scores order near ties by their rounding: an eighth more are kept, and ordered by their distances.
     let kept = (k + (k / 8).max(8)).min(count);
-    let block = (QUERY_BYTES / (size_of::<f32>() * dim)).clamp(scan.kernels.panel, MAX_QUERIES);
-    let block = block / scan.kernels.panel * scan.kernels.panel;
+    let block = block(scan.kernels, scan.rows.dim());
     let blocks: Vec<Range<usize>> =
         (0..scan.queries.rows()).step_by(block).map(|at| at..(at + block).min(scan.queries.rows())).collect();
 
@@ -182,32 +177,14 @@ impl Scan<'_> {
         kept: usize,
         before: Option<&Neighbors>,
     ) -> Neighbors {
-        let Self { kernels, .. } = self;
-        let panels = Panels::pack(kernels, self.queries.slice(queries.start, queries.end), self.metric);
-        let mut bounds = vec![f32::NEG_INFINITY; panels.columns()];
-        for (query, bound) in bounds[..queries.len()].iter_mut().enumerate() {
-            *bound = match before {
-                Some(before) if before.k() == kept => before.row(query)[kept - 1].distance,
-                _ => f32::INFINITY,
-            };
+        let own = self.queries.slice(queries.start, queries.end);
+        let mut products = ProductScan::with_kernels(self.kernels, own, self.metric);
+        if let Some(before) = before.filter(|before| before.k() == kept) {
+            (0..queries.len()).for_each(|query| products.limit(query, before.row(query)[kept - 1].distance));
         }
         let kept = kept.min(rows.len());
         let mut tops: Vec<TopK> = queries.clone().map(|_| TopK::new(kept)).collect();
-        let mut scratch = Aligned::default();
-        let stride = panels.columns();
-        let products = scratch.resized(kernels.strip * stride);
-        for (first, strip) in strips(rows.start, rows.end, kernels.strip) {
-            let all = panels.slice(0, stride);
-            (kernels.product)(self.rows.as_slice(), self.rows.dim(), &strip, all, products, stride);
-            let strip = kernels::Strip {
-                products,
-                stride,
-                offsets: &self.norms[first..first + strip.len()],
-                scale: panels.scale,
-                first: first as u32,
-            };
-            (kernels.offer)(strip, &mut bounds, &mut tops);
-        }
+        products.rows(self.rows, self.norms, rows, &mut tops);
         let mut found = Neighbors::new(queries.len(), kept);
         for (index, mut top) in tops.into_iter().enumerate() {
             top.drain_into(found.row_mut(index));

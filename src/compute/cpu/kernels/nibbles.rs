@@ -143,6 +143,18 @@ impl NibbleScan<'_> {
     }
 }
 
+/// Columns of a block of [`SignScan`] that hold its rows' numbers: f32 for each of 32 rows, twice.
+pub const NUMBER_COLUMNS: usize = 2 * size_of::<f32>();
+
+/// Rows whose score is not the sum itself: behind the columns of a block's codes follow a number to add for each of its rows,
+/// and a factor for each. Row r's score is `addᵣ + shared + factorᵣ · (offset + step · sumᵣ)`.
+#[derive(Debug, Clone, Copy)]
+pub struct SignScan<'a> {
+    /// Its blocks are `columns + NUMBER_COLUMNS` columns.
+    pub nibbles: NibbleScan<'a>,
+    pub shared: f32,
+}
+
 /// What differs from one instruction set to the next. Scores are the same bits everywhere: a product and a sum, each
 /// rounded.
 ///
@@ -167,6 +179,24 @@ pub trait Nibbles {
         let any = scores.iter().fold(false, |any, &score| any | (score <= bound));
         if !any {
             return 0;
+        }
+        scores.iter().rev().fold(0, |bits, &score| bits << 1 | u32::from(score <= bound))
+    }
+
+    /// As [`below`](Self::below), for a block's `numbers`: 32 to add, then 32 factors.
+    #[inline(always)]
+    unsafe fn below_scaled(
+        sums: &[u16; BLOCK_ROWS],
+        numbers: *const u8,
+        (quantized, shared): (Quantized, f32),
+        bound: f32,
+        scores: &mut [f32; BLOCK_ROWS],
+    ) -> u32 {
+        // SAFETY: the caller has both numbers of every row.
+        let [adds, factors] = unsafe { numbers.cast::<[[f32; BLOCK_ROWS]; 2]>().read_unaligned() };
+        for (row, score) in scores.iter_mut().enumerate() {
+            let product = quantized.step * f32::from(sums[row]) + quantized.offset;
+            *score = factors[row] * product + (adds[row] + shared);
         }
         scores.iter().rev().fold(0, |bits, &score| bits << 1 | u32::from(score <= bound))
     }
@@ -221,6 +251,42 @@ pub unsafe fn scan<N: Nibbles>(scan: NibbleScan<'_>, bound: f32, out: &mut [u64]
         unsafe {
             N::sums(block.as_ptr(), columns, tables.as_ptr(), &mut sums);
             let hits = N::below(&sums, quantized, bound, &mut scores) & valid;
+            if hits != 0 {
+                N::push(hits, &scores, first + start as u32, out.as_mut_ptr().add(found));
+                found += hits.count_ones() as usize;
+            }
+        }
+    }
+    found
+}
+
+/// As [`scan`], of rows with numbers of their own.
+///
+/// # Safety
+/// As [`Nibbles`].
+#[inline(always)]
+pub unsafe fn sign_scan<N: Nibbles>(scan: SignScan<'_>, bound: f32, out: &mut [u64]) -> usize {
+    let SignScan { nibbles, shared } = scan;
+    let NibbleScan { blocks, rows, first, pq_m, tables, quantized, allowed } = nibbles;
+    let columns = pq_m.div_ceil(2);
+    let block_bytes = (columns + NUMBER_COLUMNS) * BLOCK_ROWS;
+    assert!(pq_m > 0 && tables.len() == tables_len(pq_m));
+    assert_eq!(blocks.len(), rows.div_ceil(BLOCK_ROWS) * block_bytes, "blocks for {rows} rows");
+    assert!(out.len() >= rows + SLACK);
+    assert!(allowed.is_empty() || first as usize + rows <= 64 * allowed.len(), "a mask of fewer rows");
+    let mut found = 0;
+    let (mut sums, mut scores) = ([0; BLOCK_ROWS], [0.0; BLOCK_ROWS]);
+    for (index, block) in blocks.chunks_exact(block_bytes).enumerate() {
+        let start = index * BLOCK_ROWS;
+        let valid = nibbles.valid(start);
+        if valid == 0 {
+            continue;
+        }
+        // SAFETY: as in `scan`; the numbers lie behind the columns.
+        unsafe {
+            N::sums(block.as_ptr(), columns, tables.as_ptr(), &mut sums);
+            let numbers = block.as_ptr().add(columns * BLOCK_ROWS);
+            let hits = N::below_scaled(&sums, numbers, (quantized, shared), bound, &mut scores) & valid;
             if hits != 0 {
                 N::push(hits, &scores, first + start as u32, out.as_mut_ptr().add(found));
                 found += hits.count_ones() as usize;
@@ -315,6 +381,29 @@ mod x86 {
             }
             hits
         }
+
+        #[inline(always)]
+        unsafe fn below_scaled(
+            sums: &[u16; BLOCK_ROWS],
+            numbers: *const u8,
+            (quantized, shared): (Quantized, f32),
+            bound: f32,
+            scores: &mut [f32; BLOCK_ROWS],
+        ) -> u32 {
+            let (step, offset) = (_mm256_set1_ps(quantized.step), _mm256_set1_ps(quantized.offset));
+            let (bound, shared) = (_mm256_set1_ps(bound), _mm256_set1_ps(shared));
+            let (adds, factors) = (numbers.cast::<f32>(), numbers.cast::<f32>().add(BLOCK_ROWS));
+            let mut hits = 0;
+            for at in (0..BLOCK_ROWS).step_by(8) {
+                let sum = _mm256_cvtepu16_epi32(_mm_loadu_si128(sums.as_ptr().add(at).cast()));
+                let product = _mm256_add_ps(_mm256_mul_ps(step, _mm256_cvtepi32_ps(sum)), offset);
+                let scaled = _mm256_mul_ps(_mm256_loadu_ps(factors.add(at)), product);
+                let score = _mm256_add_ps(scaled, _mm256_add_ps(_mm256_loadu_ps(adds.add(at)), shared));
+                _mm256_storeu_ps(scores.as_mut_ptr().add(at), score);
+                hits |= (_mm256_movemask_ps(_mm256_cmp_ps::<_CMP_LE_OQ>(score, bound)) as u32) << at;
+            }
+            hits
+        }
     }
 
     /// Two columns of 32 rows per step.
@@ -365,6 +454,29 @@ mod x86 {
             for at in (0..BLOCK_ROWS).step_by(16) {
                 let sum = _mm512_cvtepu16_epi32(_mm256_loadu_si256(sums.as_ptr().add(at).cast()));
                 let score = _mm512_add_ps(_mm512_mul_ps(step, _mm512_cvtepi32_ps(sum)), offset);
+                _mm512_storeu_ps(scores.as_mut_ptr().add(at), score);
+                hits |= u32::from(_mm512_cmp_ps_mask::<_CMP_LE_OQ>(score, bound)) << at;
+            }
+            hits
+        }
+
+        #[inline(always)]
+        unsafe fn below_scaled(
+            sums: &[u16; BLOCK_ROWS],
+            numbers: *const u8,
+            (quantized, shared): (Quantized, f32),
+            bound: f32,
+            scores: &mut [f32; BLOCK_ROWS],
+        ) -> u32 {
+            let (step, offset) = (_mm512_set1_ps(quantized.step), _mm512_set1_ps(quantized.offset));
+            let (bound, shared) = (_mm512_set1_ps(bound), _mm512_set1_ps(shared));
+            let (adds, factors) = (numbers.cast::<f32>(), numbers.cast::<f32>().add(BLOCK_ROWS));
+            let mut hits = 0;
+            for at in (0..BLOCK_ROWS).step_by(16) {
+                let sum = _mm512_cvtepu16_epi32(_mm256_loadu_si256(sums.as_ptr().add(at).cast()));
+                let product = _mm512_add_ps(_mm512_mul_ps(step, _mm512_cvtepi32_ps(sum)), offset);
+                let scaled = _mm512_mul_ps(_mm512_loadu_ps(factors.add(at)), product);
+                let score = _mm512_add_ps(scaled, _mm512_add_ps(_mm512_loadu_ps(adds.add(at)), shared));
                 _mm512_storeu_ps(scores.as_mut_ptr().add(at), score);
                 hits |= u32::from(_mm512_cmp_ps_mask::<_CMP_LE_OQ>(score, bound)) << at;
             }

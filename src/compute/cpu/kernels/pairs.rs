@@ -59,6 +59,18 @@ impl Value for f16 {
     }
 }
 
+impl Value for u8 {
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(from: *const u8) -> L::V {
+        unsafe { L::load_u8(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_head<L: Lanes>(from: *const u8, count: usize) -> L::V {
+        unsafe { L::load_head_u8(from, count) }
+    }
+}
+
 /// `R` rows at once, which share the loads of the query. Each row has four sums of its own (a multiply-add takes four
 /// cycles and two start in each), added in one fixed tree: so a pair's bits do not depend on `R`, nor on which of
 /// this file's functions computes it.
@@ -123,7 +135,7 @@ pub unsafe fn pair<L: Lanes, T: Term>(a: &[f32], b: &[f32]) -> f32 {
 /// # Safety
 /// As [`Lanes`].
 #[inline(always)]
-pub unsafe fn rows<L: Lanes, T: Term, const R: usize>(query: &[f32], rows: &[f32], out: &mut [f32]) {
+pub unsafe fn rows<L: Lanes, T: Term, E: Value, const R: usize>(query: &[f32], rows: &[E], out: &mut [f32]) {
     let dim = query.len();
     assert_eq!(rows.len(), out.len() * dim, "one distance per row");
     let mut row = rows.as_ptr();
@@ -135,11 +147,11 @@ pub unsafe fn rows<L: Lanes, T: Term, const R: usize>(query: &[f32], rows: &[f32
             for (index, pointer) in pointers.iter_mut().enumerate() {
                 *pointer = row.add(index * dim);
             }
-            *group = together::<L, T, f32, R>(query, pointers);
+            *group = together::<L, T, E, R>(query, pointers);
             row = row.add(R * dim);
         }
         for distance in rest {
-            [*distance] = together::<L, T, f32, 1>(query, [row]);
+            [*distance] = together::<L, T, E, 1>(query, [row]);
             row = row.add(dim);
         }
     }
