@@ -56,11 +56,11 @@ fn main() -> Result<()> {
         "threads": rayon::current_num_threads(), "version": env!("CARGO_PKG_VERSION"),
     }));
     for (what, shape) in &asked {
-        match (what.as_str(), shape[..]) {
-            ("products", [queries, rows, dim]) => products(&gpu, &options, queries, rows, dim)?,
-            ("kmeans", [rows, dim, k]) => kmeans(&gpu, rows, dim, k)?,
-            ("ivf", [rows, dim]) => build_ivf(&gpu, rows, dim)?,
-            ("hnsw", [rows, dim]) => build_hnsw(&gpu, rows, dim)?,
+        match (what.as_str(), shape.as_slice()) {
+            ("products", &[queries, rows, dim]) => products(&gpu, &options, queries, rows, dim)?,
+            ("kmeans", &[rows, dim, k]) => kmeans(&gpu, rows, dim, k)?,
+            ("ivf", &[rows, dim]) => build_ivf(&gpu, rows, dim)?,
+            ("hnsw", &[rows, dim]) => build_hnsw(&gpu, rows, dim)?,
             _ => return Err(USAGE.into()),
         }
     }

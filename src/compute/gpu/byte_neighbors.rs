@@ -153,7 +153,7 @@ impl HeldBytes {
 
     fn place(&self, row: u32) -> u32 {
         let row = row as usize;
-        ((row / self.rows_per_part) << PLACE_BITS | row % self.rows_per_part) as u32
+        (((row / self.rows_per_part) << PLACE_BITS) | (row % self.rows_per_part)) as u32
     }
 }
 
