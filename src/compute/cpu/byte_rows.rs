@@ -18,6 +18,7 @@ pub struct ByteRows {
     dim: usize,
     /// Four bytes each, of one row.
     units: usize,
+    #[cfg_attr(not(feature = "gpu"), expect(dead_code, reason = "no device, no copies"))]
     pub(in crate::compute) copy: DeviceCopy,
 }
 
