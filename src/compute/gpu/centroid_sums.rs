@@ -103,17 +103,16 @@ impl<'g> LabelRange<'g> {
         let params =
             CentroidSumsParams { pieces: pieces.len() as u32, dim: dim as u32, grid_width: grid.width };
         let bindings = [&*tile.values, &order, &pieces_held, &self.carry, &piece_sums];
-        let cost = |added: usize| Cost {
-            flops: (added * dim) as f64,
-            bytes: (4 * (added + pieces.len()) * dim) as f64,
-        };
         work.dispatch(Dispatch {
             kernel: &CENTROID_SUMS,
             constants,
             params,
             bindings: &bindings,
             grid,
-            cost: cost(order_len),
+            cost: Cost {
+                flops: (order_len * dim) as f64,
+                bytes: (4 * (order_len * (dim + 1) + piece_values)) as f64,
+            },
         })?;
 
         let grid = gpu.device.grid((runs.len() * dim).div_ceil(threads) as u32);
@@ -126,7 +125,10 @@ impl<'g> LabelRange<'g> {
             params,
             bindings: &bindings,
             grid,
-            cost: cost(2 * runs.len()),
+            cost: Cost {
+                flops: piece_values as f64,
+                bytes: (4 * (piece_values + 2 * runs.len() * dim)) as f64,
+            },
         })?;
         work.submit()
     }
