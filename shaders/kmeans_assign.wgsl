@@ -1,6 +1,6 @@
 // The nearest centroid of each row, and its distance.
 //
-// Twin: `reference::assign`. Includes grid, metric, product, nearest.
+// Twin: `reference::assign`. Includes grid, metric, product (of any kind), nearest.
 // A workgroup takes TILE_ROWS rows through all centroids: the n × nlist distances are never stored (the idea of
 // Flash-KMeans). The product ranks; the winner's distance is then summed anew from the definition, because
 // |a|² − 2⟨a,b⟩ + |b|² cancels where a row is close to its centroid, which is where it matters for the loss.
@@ -13,6 +13,10 @@ struct KmeansAssignParams {
     metric: u32,
     first_row: u32,
     grid_width: u32,
+    // What operands are multiplied by as they are staged, and a product before it is taken from a column's bias.
+    a_scale: f32,
+    b_scale: f32,
+    weight: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: KmeansAssignParams;
@@ -53,7 +57,7 @@ fn kmeans_assign(
         return;
     }
     let columns = vec2(0u, params.nlist);
-    find_nearest(thread, first_row, columns, vec2(0u, params.dim), dot_weight(params.metric));
+    find_nearest(thread, first_row, columns, vec2(0u, params.dim), params.weight);
     for (var r = 0u; r < 8u; r++) {
         exact_distance(thread, first_row, r);
     }

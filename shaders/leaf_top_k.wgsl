@@ -1,10 +1,8 @@
 // Within each leaf, the k nearest other members of each member.
 //
-// Twin: `reference::leaf_top_k`. Includes grid, metric, product.
+// Twin: `reference::leaf_top_k`. Includes grid, metric, product, lists.
 // A workgroup takes TILE_ROWS members of one leaf through all members of that leaf: their rows are gathered as the
-// product stages them. Distances go, LANES columns at a time, through workgroup memory to the thread that owns the
-// row, which inserts the few that beat its k-th into its sorted list. k is small here (2–4 for graphs), so the list
-// is short and nearly all pairs cost one comparison. One owner per list: no atomics, one order.
+// product stages them. k is small here (2–4 for graphs), so a list is short and nearly all pairs cost one comparison.
 // Cost: Σ |leaf|² · dim multiply-adds.
 
 struct LeafTile {
@@ -33,18 +31,8 @@ struct LeafTopKParams {
 // k per member slot, ascending; padded with (FAR, 2³²−1).
 @group(0) @binding(6) var<storage, read_write> found: array<Neighbor>;
 
-const NONE: u32 = 0xffffffffu;
-
-override STRIPE_STRIDE: u32 = LANES + 1u;
-override STRIPE: u32 = TILE_ROWS * STRIPE_STRIDE;
-
-// The scores of one column per lane, for each row of the tile.
-var<workgroup> stripe: array<f32, STRIPE>;
-
 var<private> slots_end: u32;
-// Of the owned row: its ordinal, the last entry of its list, and what turns a score into a distance.
-var<private> own_ordinal: u32;
-var<private> bound: Neighbor;
+// Of the owned row, what turns a score into a distance.
 var<private> own_bias: f32;
 
 fn a_value(slot: u32, d: u32) -> f32 {
@@ -86,7 +74,8 @@ fn leaf_top_k(
     let own = tile.row + thread;
     let owns = thread < TILE_ROWS && own < tile.end;
     if owns {
-        open_list(own);
+        own_bias = select(squared_norm(own), 1.0, params.metric == COSINE);
+        open_list(own * params.k, params.k, ordinals[own]);
     }
     for (var first = tile.first; first < tile.end; first += TILE_COLUMNS) {
         let c = product(thread, tile.row, first, vec2(0u, params.dim));
@@ -97,7 +86,7 @@ fn leaf_top_k(
             workgroupBarrier();
             if owns {
                 for (var lane = 0u; lane < LANES; lane++) {
-                    consider(own, first + 4u * lane + j, stripe[thread * STRIPE_STRIDE + lane]);
+                    consider(own, first + 4u * lane + j, bitcast<f32>(stripe[thread * STRIPE_STRIDE + lane]));
                 }
             }
             workgroupBarrier();
@@ -105,36 +94,18 @@ fn leaf_top_k(
     }
 }
 
-fn open_list(own: u32) {
-    own_ordinal = ordinals[own];
-    own_bias = select(squared_norm(own), 1.0, params.metric == COSINE);
-    bound = Neighbor(FAR, NONE);
-    for (var rank = 0u; rank < params.k; rank++) {
-        found[own * params.k + rank] = bound;
-    }
-}
-
 // Column j of each lane's four.
 fn spread(thread: u32, j: u32, bias: vec4<f32>, c: Block) {
     let weight = dot_weight(params.metric);
-    let at = 8u * (thread / LANES) * STRIPE_STRIDE + thread % LANES;
-    stripe[at] = component(bias - weight * c[0], j);
-    stripe[at + STRIPE_STRIDE] = component(bias - weight * c[1], j);
-    stripe[at + 2u * STRIPE_STRIDE] = component(bias - weight * c[2], j);
-    stripe[at + 3u * STRIPE_STRIDE] = component(bias - weight * c[3], j);
-    stripe[at + 4u * STRIPE_STRIDE] = component(bias - weight * c[4], j);
-    stripe[at + 5u * STRIPE_STRIDE] = component(bias - weight * c[5], j);
-    stripe[at + 6u * STRIPE_STRIDE] = component(bias - weight * c[6], j);
-    stripe[at + 7u * STRIPE_STRIDE] = component(bias - weight * c[7], j);
-}
-
-fn component(values: vec4<f32>, j: u32) -> f32 {
-    switch j {
-        case 0u: { return values.x; }
-        case 1u: { return values.y; }
-        case 2u: { return values.z; }
-        default: { return values.w; }
-    }
+    let at = stripe_place(thread);
+    stripe[at] = component(bitcast<vec4<u32>>(bias - weight * c[0]), j);
+    stripe[at + STRIPE_STRIDE] = component(bitcast<vec4<u32>>(bias - weight * c[1]), j);
+    stripe[at + 2u * STRIPE_STRIDE] = component(bitcast<vec4<u32>>(bias - weight * c[2]), j);
+    stripe[at + 3u * STRIPE_STRIDE] = component(bitcast<vec4<u32>>(bias - weight * c[3]), j);
+    stripe[at + 4u * STRIPE_STRIDE] = component(bitcast<vec4<u32>>(bias - weight * c[4]), j);
+    stripe[at + 5u * STRIPE_STRIDE] = component(bitcast<vec4<u32>>(bias - weight * c[5]), j);
+    stripe[at + 6u * STRIPE_STRIDE] = component(bitcast<vec4<u32>>(bias - weight * c[6]), j);
+    stripe[at + 7u * STRIPE_STRIDE] = component(bitcast<vec4<u32>>(bias - weight * c[7]), j);
 }
 
 fn consider(own: u32, slot: u32, score: f32) {
@@ -146,23 +117,5 @@ fn consider(own: u32, slot: u32, score: f32) {
     if slot >= slots_end || distance > bound.distance {
         return;
     }
-    let candidate = Neighbor(distance, ordinals[slot]);
-    if candidate.ordinal != own_ordinal && before(candidate, bound) {
-        insert(own * params.k, candidate);
-    }
-}
-
-// Into the list that starts at `list`; its last entry falls out.
-fn insert(list: u32, candidate: Neighbor) {
-    var rank = params.k - 1u;
-    while rank > 0u {
-        let previous = found[list + rank - 1u];
-        if !before(candidate, previous) {
-            break;
-        }
-        found[list + rank] = previous;
-        rank -= 1u;
-    }
-    found[list + rank] = candidate;
-    bound = found[list + params.k - 1u];
+    offer(own * params.k, params.k, Neighbor(distance, ordinals[slot]));
 }

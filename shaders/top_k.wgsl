@@ -1,7 +1,7 @@
 // The `keep` best-scored rows of each query, for each split of the rows.
 //
 // Twin: `reference::top_k`, up to scores in place of distances: the host merges the splits, sums the survivors'
-// distances anew from the definition, and keeps k of them. Includes grid, metric, product.
+// distances anew from the definition, and keeps k of them. Includes grid, metric, product (of any kind).
 //
 // A workgroup takes TILE_ROWS queries through one split of the rows, tile by tile. A pair that beats its query's
 // bound is appended to the query's list; a list that might not hold another tile is sorted, cut back to `keep`, and
@@ -24,6 +24,10 @@ struct TopKParams {
     rows_per_split: u32,
     keep: u32,
     grid_width: u32,
+    // What operands are multiplied by as they are staged, and a product before it is taken from a column's bias.
+    a_scale: f32,
+    b_scale: f32,
+    weight: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: TopKParams;
@@ -128,7 +132,7 @@ fn offer_block(thread: u32, row: u32, end: u32, c: Block) {
         column_bias(row + 2u, end),
         column_bias(row + 3u, end),
     );
-    let weight = dot_weight(params.metric);
+    let weight = params.weight;
     let query = 8u * (thread / LANES);
     offer(query, row, bias - weight * c[0]);
     offer(query + 1u, row, bias - weight * c[1]);

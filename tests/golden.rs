@@ -109,6 +109,7 @@ fn draft() -> ManifestDraft {
             bytes_read: 9,
             bytes_written: 0,
             resumed: false,
+            device: None,
         }],
         peak_memory_bytes: Some(1 << 20),
         planned: None,

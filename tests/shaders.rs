@@ -3,6 +3,7 @@
 
 mod adapter;
 
+use annvil::compute::gpu::Variant;
 use annvil::compute::gpu::kernels::{self, Kernel};
 
 fn parsed(kernel: &Kernel) -> naga::Module {
@@ -15,7 +16,13 @@ fn every_shader_is_valid_and_its_entry_point_bears_its_name() {
     use naga::valid::{Capabilities, ValidationFlags, Validator};
     for kernel in kernels::ALL {
         let module = parsed(kernel);
-        Validator::new(ValidationFlags::all(), Capabilities::empty())
+        // A kernel asks of an adapter what its variant says, and no more.
+        let capabilities = match kernel.variant {
+            Variant::Plain => Capabilities::empty(),
+            Variant::Half => Capabilities::SHADER_FLOAT16,
+            Variant::Matrix => Capabilities::SHADER_FLOAT16 | Capabilities::COOPERATIVE_MATRIX,
+        };
+        Validator::new(ValidationFlags::all(), capabilities)
             .validate(&module)
             .unwrap_or_else(|error| panic!("{}: {}", kernel.name, error.emit_to_string(&kernel.source())));
         let entry_points: Vec<&str> = module.entry_points.iter().map(|entry| entry.name.as_str()).collect();
@@ -89,7 +96,8 @@ mod on_a_device {
 
     use std::sync::LazyLock;
 
-    use annvil::compute::gpu::{Gpu, GpuOptions};
+    use annvil::compute::cpu::{ByteRows, Cpu};
+    use annvil::compute::gpu::{Gpu, GpuOptions, Variant};
     use annvil::compute::reference::Reference;
     use annvil::compute::{CodebookView, Compute, ComputeError, Leaves, ResidualOf, Rows, contract};
     use annvil::vectors::{Metric, Neighbor, Random, VectorBuf, VectorView};
@@ -328,6 +336,177 @@ mod on_a_device {
         }
     }
 
+    /// Whole numbers that bytes hold exactly: every dimension reaches from −127 to 127.
+    fn wide(seed: u64, rows: usize, dim: usize) -> VectorBuf {
+        let mut random = Random::new(seed);
+        let values = (0..rows * dim).map(|_| random.below(255) as f32 - 127.0).collect();
+        let mut buf = VectorBuf::new(values, dim);
+        buf.row_mut(0).fill(127.0);
+        buf.row_mut(rows - 1).fill(-127.0);
+        buf
+    }
+
+    /// Standard normal: no two rows near each other beyond some tens of dimensions.
+    fn normal(seed: u64, rows: usize, dim: usize) -> VectorBuf {
+        let mut random = Random::new(seed);
+        VectorBuf::new((0..rows * dim).map(|_| random.normal() as f32).collect(), dim)
+    }
+
+    /// Distances of 2,000 dimensions pass 2²⁴, where an f32 no longer holds every whole number.
+    const BYTE_DIMS: [usize; 9] = [1, 3, 4, 5, 17, 61, 96, 100, 2000];
+
+    #[test]
+    fn byte_neighbors_matches_reference_and_is_the_cpus_bit_by_bit() {
+        let Some(gpu) = shared() else { return };
+        let leaves = leaves(&[0, 1, 2, 64, 65, 33, 150], 150);
+        let members: Vec<u32> = (0..150).rev().collect();
+        let leaders = Random::new(1).sample(150, 70);
+        for dim in BYTE_DIMS {
+            // Exact in bytes, or rounded to them: then the CPU's answer is the definition. Of few dimensions bytes cannot
+            // tell rows apart that are not whole, and these are compared in f32.
+            let rounded = (dim > 60).then(|| normal(61, 150, dim));
+            for rows in std::iter::once(wide(60, 150, dim)).chain(rounded) {
+                let bytes = ByteRows::encode(rows.view());
+                let held = Rows::on_host(rows.view());
+                for k in [1, 4, 40] {
+                    let got = gpu.leaf_candidates(&held, bytes.as_ref(), &leaves, k).unwrap();
+                    let want = Cpu::new().leaf_candidates(&held, bytes.as_ref(), &leaves, k).unwrap();
+                    assert_eq!(got, want, "{dim}-d, k {k}");
+                    let got = gpu.nearest_leaders(&held, bytes.as_ref(), &members, &leaders, k).unwrap();
+                    let want = Cpu::new().nearest_leaders(&held, bytes.as_ref(), &members, &leaders, k);
+                    assert_eq!(got, want.unwrap(), "{dim}-d, {k} leaders");
+                }
+            }
+            let rows = wide(62, 150, dim);
+            if dim <= 100 {
+                let (bytes, held) = (ByteRows::encode(rows.view()), Rows::on_host(rows.view()));
+                let got = gpu.leaf_candidates(&held, bytes.as_ref(), &leaves, 3).unwrap();
+                assert_eq!(got, Reference.leaf_top_k(&held, &leaves, Metric::L2, 3).unwrap(), "{dim}-d");
+                let got = gpu.nearest_leaders(&held, bytes.as_ref(), &members, &leaders, 3).unwrap();
+                let want = Reference.nearest_leaders(&held, None, &members, &leaders, 3).unwrap();
+                assert_eq!(got, want, "{dim}-d, leaders");
+            }
+        }
+    }
+
+    #[test]
+    fn rows_too_near_each_other_for_bytes_are_compared_by_their_vectors() {
+        let Some(gpu) = shared() else { return };
+        let mut random = Random::new(63);
+        let value = |i: usize| (i / 20 % 3) as f32 * 10.0;
+        let values = (0..300 * 20).map(|i| value(i) + 1e-4 * random.normal() as f32).collect();
+        let rows = VectorBuf::new(values, 20);
+        let bytes = ByteRows::encode(rows.view());
+        let held = gpu.upload(rows.view()).unwrap();
+        let leaves = leaves(&[40, 120], 300);
+        let got = gpu.leaf_candidates(&held, bytes.as_ref(), &leaves, 3).unwrap();
+        assert_eq!(got, gpu.leaf_top_k(&held, &leaves, Metric::L2, 3).unwrap());
+        let (members, leaders): (Vec<u32>, Vec<u32>) = ((0..300).collect(), (0..300).step_by(23).collect());
+        let got = gpu.nearest_leaders(&held, bytes.as_ref(), &members, &leaders, 4).unwrap();
+        assert_eq!(got, gpu.nearest_leaders(&held, None, &members, &leaders, 4).unwrap());
+    }
+
+    /// One device that ranks by halves, where there is one.
+    fn by_halves() -> Option<&'static Gpu> {
+        static HALVES: LazyLock<Option<Gpu>> = LazyLock::new(|| {
+            let options = GpuOptions { variant: Some(Variant::Half), ..options() };
+            match Gpu::new(options) {
+                Ok(gpu) => Some(gpu),
+                Err(ComputeError::NoAdapter(_)) => None,
+                Err(error) => panic!("{error}"),
+            }
+        });
+        HALVES.as_ref()
+    }
+
+    #[test]
+    fn halves_keep_the_contract() {
+        let Some(gpu) = by_halves() else { return };
+        assert_eq!(gpu.variant(), Variant::Half);
+        contract::assign_coarse(gpu);
+        for dim in [1, 3, 17, 100] {
+            let (rows, queries) = (whole(68, 300, dim), whole(69, 65, dim));
+            let held = gpu.upload(rows.view()).unwrap();
+            for metric in Metric::ALL {
+                let got = gpu.top_k(queries.view(), &held, metric, 10).unwrap();
+                assert_eq!(
+                    got,
+                    Reference.top_k(queries.view(), &held, metric, 10).unwrap(),
+                    "{metric}, {dim}-d"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn halves_change_no_neighbour_where_they_could_have_hidden_some() {
+        let (Some(halves), Some(plain)) = (by_halves(), shared()) else { return };
+        // Far from the origin and close to each other halves cannot tell rows apart; and among unit vectors some.
+        let mut far = unit(70, 900, 48);
+        far.as_mut_slice().iter_mut().for_each(|value| *value += 100.0);
+        for rows in [unit(71, 900, 48), far] {
+            let held = halves.upload(rows.view()).unwrap();
+            let queries = rows.view().slice(0, 40);
+            for metric in Metric::ALL {
+                let got = halves.top_k(queries, &held, metric, 10).unwrap();
+                let want = plain.top_k(queries, &Rows::on_host(rows.view()), metric, 10).unwrap();
+                for query in 0..40 {
+                    let distances = |found: &[Neighbor]| -> Vec<u32> {
+                        found.iter().map(|neighbor| neighbor.distance.to_bits()).collect()
+                    };
+                    assert_eq!(
+                        distances(got.row(query)),
+                        distances(want.row(query)),
+                        "{metric}, query {query}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_variant_that_the_adapter_has_not_is_a_named_error() {
+        let Some(gpu) = shared() else { return };
+        for (variant, offered) in [
+            (Variant::Plain, true),
+            (Variant::Half, gpu.adapter().f16),
+            (Variant::Matrix, gpu.adapter().cooperative_matrix),
+        ] {
+            let opened = Gpu::new(GpuOptions { variant: Some(variant), ..options() });
+            match opened {
+                Ok(gpu) => assert_eq!((gpu.variant(), offered), (variant, true)),
+                Err(ComputeError::NoAdapter(why)) => {
+                    assert!(why.contains(variant.name()) && !offered, "{why}")
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_device_did_is_told_once_kernel_by_kernel() {
+        let Some(gpu) = open(options()) else { return };
+        let (rows, centroids) = (whole(80, 500, 16), whole(81, 9, 16));
+        let held = gpu.upload(rows.view()).unwrap();
+        let before = std::time::Instant::now();
+        gpu.assign(&held, centroids.view(), Metric::L2).unwrap();
+        let elapsed = before.elapsed();
+        let work = gpu.take_device_work();
+        assert_eq!(work.uploaded_bytes, (500 + 9) * 16 * 4);
+        assert_eq!(work.downloaded_bytes, 500 * 8);
+        if work.runs.is_empty() {
+            return; // An adapter without a clock.
+        }
+        let names: Vec<&str> = work.runs.iter().map(|run| run.kernel).collect();
+        assert_eq!(names, ["squared_norms", "kmeans_assign"]);
+        let run = &work.runs[1];
+        assert_eq!(run.flops, (2 * 500 * (9 + 1) * 16) as f64);
+        assert_eq!(run.bytes, (4 * 16 * (500 + 9) + 500 * 8) as f64);
+        assert!(work.runs.iter().all(|run| run.took <= elapsed), "{:?} in {elapsed:?}", work.runs);
+        assert!(work.runs.windows(2).all(|pair| pair[0].started <= pair[1].started));
+        assert_eq!(gpu.take_device_work(), annvil::compute::DeviceWork::default());
+    }
+
     #[test]
     fn no_rows_no_leaves_and_no_labels_are_no_error() {
         let Some(gpu) = shared() else { return };
@@ -358,19 +537,33 @@ mod on_a_device {
         let codes = gpu.pq_encode(&rows, Some(residual_of), codebook).unwrap();
         let near = gpu.top_k(queries.view(), &rows, Metric::L2, 12).unwrap();
         let leaf = gpu.leaf_top_k(&rows, &leaves, Metric::L2, 3).unwrap();
+        let bytes = ByteRows::encode(rows.host());
+        let by_bytes = gpu.leaf_candidates(&rows, bytes.as_ref(), &leaves, 3).unwrap();
+        let (members, leaders): (Vec<u32>, Vec<u32>) = ((0..700).collect(), (0..700).step_by(9).collect());
+        let cells = gpu.nearest_leaders(&rows, bytes.as_ref(), &members, &leaders, 3).unwrap();
         vec![
             bits(&assigned),
             sums.sums.iter().map(|sum| sum.to_bits()).collect(),
             codes.into_iter().map(u32::from).collect(),
             bits(near.as_slice()),
             bits(leaf.as_slice()),
+            bits(by_bytes.as_slice()),
+            cells,
         ]
     }
 
     /// Each operation's result, compared without printing all of it.
     #[track_caller]
     fn assert_same(got: &[Vec<u32>], want: &[Vec<u32>], case: &str) {
-        let operations = ["assign", "centroid_sums", "pq_encode", "top_k", "leaf_top_k"];
+        let operations = [
+            "assign",
+            "centroid_sums",
+            "pq_encode",
+            "top_k",
+            "leaf_top_k",
+            "leaf_candidates",
+            "nearest_leaders",
+        ];
         for ((got, want), operation) in got.iter().zip(want).zip(operations) {
             let differs = got.iter().zip(want).position(|(got, want)| got != want);
             assert_eq!((differs, got.len()), (None, want.len()), "{case}: {operation} differs at this place");
@@ -427,13 +620,17 @@ mod on_a_device {
         let Some(gpu) = open(options()) else { return };
         let (rows, centroids) = (unit(23, 2000, 32), unit(24, 4, 32));
         let held = gpu.upload(rows.view()).unwrap();
-        let uploaded = gpu.transfers().uploaded_bytes;
-        assert_eq!(uploaded, 2000 * 32 * 4);
+        assert_eq!(gpu.transfers().uploaded_bytes, 0, "nothing has read them");
         for _ in 0..3 {
             gpu.assign(&held, centroids.view(), Metric::L2).unwrap();
         }
         let stats = gpu.transfers();
-        assert_eq!(stats.uploaded_bytes - uploaded, 3 * 4 * 32 * 4, "the centroids, three times");
+        let centroid_bytes = 3 * 4 * 32 * 4;
+        assert_eq!(
+            stats.uploaded_bytes - centroid_bytes,
+            2000 * 32 * 4,
+            "the rows once, the centroids three times"
+        );
         assert_eq!(stats.downloaded_bytes, 3 * 2000 * 8, "one neighbour per row, three times");
     }
 

@@ -207,6 +207,31 @@ pub struct Stage {
     /// Done by an earlier run of the job that was killed, and taken from its scratch: the costs are that run's.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub resumed: bool,
+    /// What the stage's device did; none where there was none, or nothing to do for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceCost>,
+}
+
+/// What a device did for a stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeviceCost {
+    pub uploaded_bytes: u64,
+    pub downloaded_bytes: u64,
+    /// By time, the longest first; empty where the device has no clock.
+    pub kernels: Vec<KernelCost>,
+}
+
+/// All runs of a kernel, by the device's clock.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KernelCost {
+    pub name: String,
+    pub runs: u64,
+    /// Of all runs together.
+    pub ms: f64,
+    /// 10⁹ operations a second, two to a multiply-add, by the kernel's formula.
+    pub gflops: f64,
+    /// 10⁹ bytes a second: every input once, every result once, by the kernel's formula.
+    pub gb_per_s: f64,
 }
 
 /// What a plan expected of a build.

@@ -24,9 +24,9 @@ pub use column_places::{ColumnFooter, ColumnPlaces};
 pub use columns::ColumnError;
 pub use digest::Digest;
 pub use manifest::{
-    AttributeSummary, Backend, Change, FileRef, Input, KNOWN_REQUIREMENTS, MANIFEST_FORMAT,
-    MANIFEST_FORMAT_WITH_REQUIREMENTS, MAX_MANIFEST_BYTES, Manifest, ManifestDraft, ManifestError, Planned,
-    RowCounts, SegmentRef, Stage, Training, segment_id,
+    AttributeSummary, Backend, Change, DeviceCost, FileRef, Input, KNOWN_REQUIREMENTS, KernelCost,
+    MANIFEST_FORMAT, MANIFEST_FORMAT_WITH_REQUIREMENTS, MAX_MANIFEST_BYTES, Manifest, ManifestDraft,
+    ManifestError, Planned, RowCounts, SegmentRef, Stage, Training, segment_id,
 };
 pub use names::{
     MAX_NAME_BYTES, NameError, check_file_name, check_index_name, version_file_name, version_of_file_name,

@@ -142,7 +142,7 @@ fn at_work<T: Send>(
     job::on_threads(options.threads, || {
         let store = IndexStore::open(&options.index)?;
         store.probe()?;
-        let compute = job::choose(options.backend, progress)?;
+        let compute = job::choose(options.backend, None, progress)?;
         work(&Workplace { store, options, compute: &*compute, progress })
     })
 }

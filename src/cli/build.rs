@@ -9,12 +9,12 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use super::interrupt::cancel_on_ctrl_c;
 use super::table::{Align, Table, cell};
 use super::{answer, curve};
-use crate::artifact::Gate;
+use crate::artifact::{Gate, KernelCost};
 use crate::error::Error;
 use crate::job::quantity::{bytes, count, duration, parse_bytes};
 use crate::job::{
     self, Backend, Bars, BuildSummary, BuiltIndex, CancelToken, JobSpec, JsonLines, Outcome, Overrides,
-    PlainLines, Progress, RowCounts, Silent, StageCost,
+    PlainLines, Progress, Renderer, RowCounts, Silent, StageCost, Trace, Traced,
 };
 
 /// Build, measure and publish the indexes of a job file.
@@ -23,6 +23,7 @@ use crate::job::{
 Examples:
   annvil build pipelines/quickstart.toml
   annvil build job.toml --backend cpu --threads 8 --output /srv/indexes
+  annvil build job.toml --trace build.trace.json
   annvil build job.toml --json | jq -c 'select(.event == \"finished\").result.indexes[].name'
 
 A job that was killed is gone on with: run it again, and what its stages had made is taken from scratch.
@@ -59,6 +60,9 @@ pub struct BuildArgs {
     /// Begin anew, and leave nothing to go on with
     #[arg(long)]
     no_resume: bool,
+    /// Write when each stage ran, and each kernel of a GPU, as a Chrome trace (chrome://tracing, ui.perfetto.dev)
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// Print warnings and errors only
     #[arg(long, short, conflicts_with = "json")]
     quiet: bool,
@@ -83,15 +87,18 @@ struct BelowGate(Vec<String>);
 /// The job file's problems, the job's own error, or `BelowGate` if an index was not published.
 pub(super) fn run(args: &BuildArgs, out: &mut dyn Write) -> Result<(), Error> {
     let cancel = CancelToken::new();
-    let progress = args.progress(cancel.clone());
+    let trace = args.trace.as_ref().map(|path| Trace::create(path)).transpose()?;
+    let progress = args.progress(cancel.clone(), trace.clone());
     let outcome = args.job().and_then(|job| {
         cancel_on_ctrl_c(cancel)?;
         args.tell(&job::run(&job, &progress)?, &progress, out)
     });
+    // Of a build that fails, too: then it is wanted most.
+    let traced = trace.map_or(Ok(()), Trace::finish);
     if let Err(error) = &outcome {
         progress.failed(error);
     }
-    outcome
+    outcome.and(traced)
 }
 
 impl BuildArgs {
@@ -119,22 +126,29 @@ impl BuildArgs {
         judge(summary)
     }
 
-    fn progress(&self, cancel: CancelToken) -> Progress {
-        progress(self.json, self.quiet, cancel)
+    fn progress(&self, cancel: CancelToken, trace: Option<Trace>) -> Progress {
+        match trace {
+            Some(trace) => Progress::new(Traced { trace, shown: renderer(self.json, self.quiet) }, cancel),
+            None => progress(self.json, self.quiet, cancel),
+        }
     }
 }
 
 /// Events as JSON, only warnings, bars on a terminal, or lines.
 pub(super) fn progress(json: bool, quiet: bool, cancel: CancelToken) -> Progress {
+    Progress::new(renderer(json, quiet), cancel)
+}
+
+fn renderer(json: bool, quiet: bool) -> Box<dyn Renderer> {
     let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
     if json {
-        Progress::new(JsonLines::new(std::io::stdout()), cancel)
+        Box::new(JsonLines::new(std::io::stdout()))
     } else if quiet {
-        Progress::new(Silent { warn: true }, cancel)
+        Box::new(Silent { warn: true })
     } else if std::io::stderr().is_terminal() && !is_dumb {
-        Progress::new(Bars::on_stderr(), cancel)
+        Box::new(Bars::on_stderr())
     } else {
-        Progress::new(PlainLines::new(std::io::stderr()), cancel)
+        Box::new(PlainLines::new(std::io::stderr()))
     }
 }
 
@@ -180,6 +194,7 @@ fn render(summary: &BuildSummary) -> String {
     }
     text.push('\n');
     text += &render_stages(&summary.stages);
+    text += &render_kernels(&summary.stages);
     if let Some(peak) = summary.peak_memory_bytes {
         text += &format!("peak memory {}\n", bytes(peak));
     }
@@ -197,7 +212,7 @@ pub(super) fn render_stages(stages: &[StageCost]) -> String {
     let mut table = Table::new(columns);
     let amount = |value: u64| if value == 0 { "–".into() } else { bytes(value) };
     let (mut all_wall_ms, mut all_cpu_ms) = (0.0, 0.0);
-    for StageCost { name, wall_ms, cpu_ms, bytes_read, bytes_written, resumed } in stages {
+    for StageCost { name, wall_ms, cpu_ms, bytes_read, bytes_written, resumed, .. } in stages {
         if !resumed {
             all_wall_ms += wall_ms;
             all_cpu_ms += cpu_ms;
@@ -210,6 +225,34 @@ pub(super) fn render_stages(stages: &[StageCost]) -> String {
     let all = [milliseconds(all_wall_ms), milliseconds(all_cpu_ms), String::new(), String::new()];
     table.row(["all".into()].into_iter().chain(all));
     table.render("")
+}
+
+/// What a device did; nothing where none had anything to do.
+fn render_kernels(stages: &[StageCost]) -> String {
+    let right = |name| (name, Align::Right);
+    let mut table = Table::new([
+        ("on the device", Align::Left),
+        ("kernel", Align::Left),
+        right("runs"),
+        right("time"),
+        right("GFLOP/s"),
+        right("GB/s"),
+    ]);
+    let mut moved = (0, 0);
+    let mut is_used = false;
+    for (stage, device) in stages.iter().filter_map(|stage| Some((&stage.name, stage.device.as_ref()?))) {
+        is_used = true;
+        moved = (moved.0 + device.uploaded_bytes, moved.1 + device.downloaded_bytes);
+        for KernelCost { name, runs, ms, gflops, gb_per_s } in &device.kernels {
+            let rates = [format!("{gflops:.1}"), format!("{gb_per_s:.1}")];
+            table
+                .row([stage.clone(), name.clone(), count(*runs), milliseconds(*ms)].into_iter().chain(rates));
+        }
+    }
+    if !is_used {
+        return String::new();
+    }
+    format!("\n{}uploaded {}, read back {}\n", table.render(""), bytes(moved.0), bytes(moved.1))
 }
 
 fn render_index(index: &BuiltIndex) -> String {
@@ -244,6 +287,7 @@ mod tests {
             bytes_read,
             bytes_written,
             resumed: false,
+            device: None,
         };
         BuildSummary {
             job: "words".into(),

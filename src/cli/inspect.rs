@@ -244,6 +244,7 @@ mod tests {
             bytes_read: 0,
             bytes_written: 0,
             resumed: false,
+            device: None,
         }];
         build.attributes = vec![AttributeSummary {
             name: "word".into(),

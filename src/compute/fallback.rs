@@ -1,11 +1,13 @@
-//! A device that may fail, and the host to go on with: what `backend = "auto"` means once it has chosen a GPU.
+//! A device that may fail, and the host to go on with, which does at once what it is faster at: what `backend = "auto"`
+//! means once it has chosen a GPU.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::cpu::ByteRows;
+use super::throughput::Operation;
 use super::{
-    BackendInfo, CentroidSums, CodebookView, Compute, ComputeError, Leaves, ResidualOf, Result, Rows,
-    Shortlists,
+    BackendInfo, CentroidSums, CodebookView, Compute, ComputeError, DeviceWork, Leaves, ResidualOf, Result,
+    Rows, Shortlists,
 };
 use crate::vectors::{Metric, Neighbor, Neighbors, VectorView};
 
@@ -14,6 +16,8 @@ use crate::vectors::{Metric, Neighbor, Neighbors, VectorView};
 pub struct Fallback<A, B> {
     first: A,
     second: B,
+    /// What is `second`'s from the beginning.
+    of_second: Vec<Operation>,
     failed: AtomicBool,
     /// Told once, why.
     on_failure: Box<dyn Fn(&ComputeError) + Send + Sync>,
@@ -21,10 +25,24 @@ pub struct Fallback<A, B> {
 
 impl<A: Compute, B: Compute> Fallback<A, B> {
     pub fn new(first: A, second: B, on_failure: impl Fn(&ComputeError) + Send + Sync + 'static) -> Self {
-        Self { first, second, failed: AtomicBool::new(false), on_failure: Box::new(on_failure) }
+        let (of_second, failed) = (Vec::new(), AtomicBool::new(false));
+        Self { first, second, of_second, failed, on_failure: Box::new(on_failure) }
     }
 
-    fn with<T>(&self, operation: impl Fn(&dyn Compute) -> Result<T>) -> Result<T> {
+    /// Leaves `operations` to the second backend: those that it is faster at. What is like one of them goes with it.
+    pub fn leaving(self, operations: Vec<Operation>) -> Self {
+        Self { of_second: operations, ..self }
+    }
+
+    /// `like` is the operation by whose speed this one is given to a backend.
+    fn with<T>(&self, like: Operation, operation: impl Fn(&dyn Compute) -> Result<T>) -> Result<T> {
+        if self.of_second.contains(&like) {
+            return operation(&self.second);
+        }
+        self.first_or_second(operation)
+    }
+
+    fn first_or_second<T>(&self, operation: impl Fn(&dyn Compute) -> Result<T>) -> Result<T> {
         if !self.failed.load(Ordering::Acquire) {
             match operation(&self.first) {
                 Ok(value) => return Ok(value),
@@ -46,19 +64,24 @@ impl<A: Compute, B: Compute> Compute for Fallback<A, B> {
             let device = format!("{}, which failed; then {}", first.device, self.second.info());
             return BackendInfo { backend: first.backend, device };
         }
+        if !self.of_second.is_empty() {
+            let names: Vec<&str> = self.of_second.iter().map(|operation| operation.name()).collect();
+            let device = format!("{}; {} on {}", first.device, names.join(", "), self.second.info());
+            return BackendInfo { backend: first.backend, device };
+        }
         first
     }
 
     fn upload<'a>(&self, rows: VectorView<'a>) -> Result<Rows<'a>> {
-        self.with(|backend| backend.upload(rows))
+        self.first_or_second(|backend| backend.upload(rows))
     }
 
     fn assign(&self, rows: &Rows<'_>, centroids: VectorView<'_>, metric: Metric) -> Result<Vec<Neighbor>> {
-        self.with(|backend| backend.assign(rows, centroids, metric))
+        self.with(Operation::Assign, |backend| backend.assign(rows, centroids, metric))
     }
 
     fn assign_coarse(&self, rows: &Rows<'_>, centroids: VectorView<'_>) -> Result<Vec<Neighbor>> {
-        self.with(|backend| backend.assign_coarse(rows, centroids))
+        self.with(Operation::AssignCoarse, |backend| backend.assign_coarse(rows, centroids))
     }
 
     fn assign_shortlisted(
@@ -68,11 +91,13 @@ impl<A: Compute, B: Compute> Compute for Fallback<A, B> {
         groups: &[u32],
         shortlists: &Shortlists,
     ) -> Result<Vec<Neighbor>> {
-        self.with(|backend| backend.assign_shortlisted(rows, centroids, groups, shortlists))
+        self.with(Operation::AssignCoarse, |backend| {
+            backend.assign_shortlisted(rows, centroids, groups, shortlists)
+        })
     }
 
     fn centroid_sums(&self, rows: &Rows<'_>, labels: &[u32], nlist: usize) -> Result<CentroidSums> {
-        self.with(|backend| backend.centroid_sums(rows, labels, nlist))
+        self.with(Operation::Assign, |backend| backend.centroid_sums(rows, labels, nlist))
     }
 
     fn pq_encode(
@@ -81,11 +106,11 @@ impl<A: Compute, B: Compute> Compute for Fallback<A, B> {
         residual_of: Option<ResidualOf<'_>>,
         codebook: CodebookView<'_>,
     ) -> Result<Vec<u8>> {
-        self.with(|backend| backend.pq_encode(rows, residual_of, codebook))
+        self.with(Operation::PqEncode, |backend| backend.pq_encode(rows, residual_of, codebook))
     }
 
     fn top_k(&self, queries: VectorView<'_>, rows: &Rows<'_>, metric: Metric, k: usize) -> Result<Neighbors> {
-        self.with(|backend| backend.top_k(queries, rows, metric, k))
+        self.with(Operation::TopK, |backend| backend.top_k(queries, rows, metric, k))
     }
 
     fn nearest_leaders(
@@ -96,7 +121,9 @@ impl<A: Compute, B: Compute> Compute for Fallback<A, B> {
         leaders: &[u32],
         k: usize,
     ) -> Result<Vec<u32>> {
-        self.with(|backend| backend.nearest_leaders(rows, bytes, members, leaders, k))
+        self.with(Operation::LeafCandidates, |backend| {
+            backend.nearest_leaders(rows, bytes, members, leaders, k)
+        })
     }
 
     fn leaf_candidates(
@@ -106,11 +133,15 @@ impl<A: Compute, B: Compute> Compute for Fallback<A, B> {
         leaves: &Leaves,
         k: usize,
     ) -> Result<Neighbors> {
-        self.with(|backend| backend.leaf_candidates(rows, bytes, leaves, k))
+        self.with(Operation::LeafCandidates, |backend| backend.leaf_candidates(rows, bytes, leaves, k))
     }
 
     fn leaf_top_k(&self, rows: &Rows<'_>, leaves: &Leaves, metric: Metric, k: usize) -> Result<Neighbors> {
-        self.with(|backend| backend.leaf_top_k(rows, leaves, metric, k))
+        self.with(Operation::LeafTopK, |backend| backend.leaf_top_k(rows, leaves, metric, k))
+    }
+
+    fn take_device_work(&self) -> DeviceWork {
+        self.first.take_device_work()
     }
 }
 
@@ -207,5 +238,21 @@ mod tests {
             assert_eq!(told.load(Ordering::SeqCst), usize::from(healthy < 4));
             assert_eq!(fallback.info().device.contains("which failed"), healthy < 4);
         }
+    }
+
+    #[test]
+    fn operations_that_are_left_to_the_second_backend_never_reach_the_first() {
+        let rows = VectorBuf::new((0..60).map(|i| (i * 7 % 13) as f32).collect(), 3);
+        let first = Failing { healthy: 1, done: AtomicUsize::new(0) };
+        let left = vec![Operation::Assign, Operation::TopK];
+        let fallback = Fallback::new(first, Reference, |error| panic!("{error}")).leaving(left);
+        let uploaded = fallback.upload(rows.view()).unwrap();
+        let centroids = rows.view().slice(0, 4);
+        let expected = Reference.assign(&uploaded, centroids, Metric::L2).unwrap();
+        assert_eq!(fallback.assign(&uploaded, centroids, Metric::L2).unwrap(), expected);
+        fallback.top_k(centroids, &uploaded, Metric::L2, 2).unwrap();
+        fallback.centroid_sums(&uploaded, &[0; 20], 1).unwrap();
+        assert_eq!(fallback.first.done.load(Ordering::SeqCst), 1, "the upload alone");
+        assert_eq!(fallback.info().device, "failing; assign, top_k on reference (scalar f64)");
     }
 }

@@ -16,7 +16,8 @@ pub mod reference;
 pub mod throughput;
 
 use std::any::Any;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use crate::vectors::{Metric, Neighbor, Neighbors, VectorView};
 
@@ -105,6 +106,48 @@ impl<'a> Rows<'a> {
     pub fn device<D: Any>(&self) -> Option<&D> {
         self.device.as_ref().and_then(|device| device.downcast_ref())
     }
+}
+
+/// What a device keeps of some rows for as long as they are there: made by the first operation that wants it.
+#[derive(Default)]
+#[cfg_attr(not(feature = "gpu"), expect(dead_code, reason = "no device, no copies"))]
+pub(crate) struct DeviceCopy(Mutex<Option<Arc<dyn Any + Send + Sync>>>);
+
+impl DeviceCopy {
+    /// The copy. Where there is none `make` is asked for one, which may find that there is no room; whoever comes
+    /// meanwhile waits.
+    #[cfg(feature = "gpu")]
+    pub fn get_or_make<D: Any + Send + Sync>(
+        &self,
+        make: impl FnOnce() -> Result<Option<D>>,
+    ) -> Result<Option<Arc<D>>> {
+        let mut copy = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if copy.is_none() {
+            *copy = make()?.map(|made| Arc::new(made) as Arc<dyn Any + Send + Sync>);
+        }
+        Ok(copy.clone().and_then(|copy| copy.downcast().ok()))
+    }
+}
+
+/// A kernel that a device ran, by the device's own clock, set by the host's to within about a millisecond.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KernelRun {
+    pub kernel: &'static str,
+    pub started: Instant,
+    pub took: Duration,
+    /// Two for each multiply-add of its products, of floats or of whole numbers.
+    pub flops: f64,
+    /// That must cross the device's bus: every input once, every result once.
+    pub bytes: f64,
+}
+
+/// What a backend's device has done since it was last asked.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct DeviceWork {
+    /// In the order in which they began; empty where the device has no clock.
+    pub runs: Vec<KernelRun>,
+    pub uploaded_bytes: u64,
+    pub downloaded_bytes: u64,
 }
 
 /// Per-centroid sums over the rows assigned to it.
@@ -278,14 +321,7 @@ pub trait Compute: Send + Sync {
         leaders: &[u32],
         k: usize,
     ) -> Result<Vec<u32>> {
-        let mut nearest = Vec::with_capacity(members.len() * k);
-        let leaders = rows.host().gather(leaders);
-        let leaders = self.upload(leaders.view())?;
-        for block in members.chunks(GATHERED_ROWS) {
-            let found = self.top_k(rows.host().gather(block).view(), &leaders, Metric::L2, k)?;
-            nearest.extend(found.as_slice().iter().map(|leader| leader.ordinal));
-        }
-        Ok(nearest)
+        nearest_leaders(self, rows, members, leaders, k)
     }
 
     /// As [`Compute::leaf_top_k`] under L2, for candidates that are compared again: a backend may answer with the `k` nearest by
@@ -303,6 +339,29 @@ pub trait Compute: Send + Sync {
     /// For each member slot of each leaf the `k` nearest *other* members of the same leaf, as ordinals of `rows`:
     /// `leaves.members.len() × k`.
     fn leaf_top_k(&self, rows: &Rows<'_>, leaves: &Leaves, metric: Metric, k: usize) -> Result<Neighbors>;
+
+    /// What its device has done since this was last asked; nothing for a backend without one.
+    fn take_device_work(&self) -> DeviceWork {
+        DeviceWork::default()
+    }
+}
+
+/// [`Compute::nearest_leaders`] for a backend without a way of its own.
+fn nearest_leaders<C: Compute + ?Sized>(
+    backend: &C,
+    rows: &Rows<'_>,
+    members: &[u32],
+    leaders: &[u32],
+    k: usize,
+) -> Result<Vec<u32>> {
+    let mut nearest = Vec::with_capacity(members.len() * k);
+    let leaders = rows.host().gather(leaders);
+    let leaders = backend.upload(leaders.view())?;
+    for block in members.chunks(GATHERED_ROWS) {
+        let found = backend.top_k(rows.host().gather(block).view(), &leaders, Metric::L2, k)?;
+        nearest.extend(found.as_slice().iter().map(|leader| leader.ordinal));
+    }
+    Ok(nearest)
 }
 
 /// A backend that is shared is one.
@@ -373,5 +432,9 @@ impl<C: Compute + ?Sized> Compute for Arc<C> {
 
     fn leaf_top_k(&self, rows: &Rows<'_>, leaves: &Leaves, metric: Metric, k: usize) -> Result<Neighbors> {
         C::leaf_top_k(self, rows, leaves, metric, k)
+    }
+
+    fn take_device_work(&self) -> DeviceWork {
+        C::take_device_work(self)
     }
 }

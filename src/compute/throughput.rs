@@ -1,11 +1,12 @@
-//! How fast a backend is on this machine, on shapes like those of a build: for people who ask what it is worth here.
-//! Nothing is chosen by it, and it is no benchmark: random rows, the fastest call within about a second, whatever else
-//! the machine is doing.
+//! How fast a backend is on this machine, on shapes like those of a build: for people who ask what it is worth here, and for
+//! `backend = "auto"`, which gives each operation to the backend that is faster at it. It is no benchmark: random rows, the
+//! fastest call within about a second, whatever else the machine is doing.
 
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
+use super::cpu::ByteRows;
 use super::{CodebookView, Compute, Leaves, Result, Rows};
 use crate::vectors::{Metric, Random, VectorBuf, VectorView};
 
@@ -31,25 +32,35 @@ const MOST_ROWS: usize = 1 << 18;
 const GROWTH: usize = 4;
 
 /// What is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Operation {
     Assign,
+    AssignCoarse,
     TopK,
     LeafTopK,
+    LeafCandidates,
     PqEncode,
 }
 
 impl Operation {
-    pub const ALL: [Operation; 4] =
-        [Operation::Assign, Operation::TopK, Operation::LeafTopK, Operation::PqEncode];
+    pub const ALL: [Operation; 6] = [
+        Operation::Assign,
+        Operation::AssignCoarse,
+        Operation::TopK,
+        Operation::LeafTopK,
+        Operation::LeafCandidates,
+        Operation::PqEncode,
+    ];
 
     /// As the method of [`Compute`].
     pub fn name(self) -> &'static str {
         match self {
             Operation::Assign => "assign",
+            Operation::AssignCoarse => "assign_coarse",
             Operation::TopK => "top_k",
             Operation::LeafTopK => "leaf_top_k",
+            Operation::LeafCandidates => "leaf_candidates",
             Operation::PqEncode => "pq_encode",
         }
     }
@@ -57,9 +68,9 @@ impl Operation {
     /// Two for each multiply-add of the products behind the distances.
     fn flops(self, rows: usize) -> f64 {
         let pairs = match self {
-            Operation::Assign => rows * NLIST,
+            Operation::Assign | Operation::AssignCoarse => rows * NLIST,
             Operation::TopK => rows * QUERIES,
-            Operation::LeafTopK => rows * LEAF_ROWS,
+            Operation::LeafTopK | Operation::LeafCandidates => rows * LEAF_ROWS,
             Operation::PqEncode => rows * KSUB,
         };
         2.0 * pairs as f64 * DIM as f64
@@ -67,9 +78,10 @@ impl Operation {
 
     fn shape(self, rows: usize) -> String {
         let beside = match self {
-            Operation::Assign => format!("{NLIST} centroids"),
+            Operation::Assign | Operation::AssignCoarse => format!("{NLIST} centroids"),
             Operation::TopK => format!("{QUERIES} queries, k {K}"),
             Operation::LeafTopK => format!("leaves of {LEAF_ROWS}, k {LEAF_K}"),
+            Operation::LeafCandidates => format!("leaves of {LEAF_ROWS}, k {LEAF_K}, bytes"),
             Operation::PqEncode => format!("{PQ_M} × 8 bits"),
         };
         format!("{rows} × {DIM}, {beside}")
@@ -77,7 +89,7 @@ impl Operation {
 }
 
 /// An operation's speed, rows already shown to the backend, results on the host.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Throughput {
     pub operation: Operation,
     /// As `16384 × 128, 4096 centroids`.
@@ -135,6 +147,8 @@ struct Trial<'a> {
     /// Centroids, queries, or what codebooks are made of.
     other: VectorView<'a>,
     leaves: Leaves,
+    /// The rows as bytes, where those are what is compared.
+    bytes: Option<ByteRows>,
 }
 
 impl<'a> Trial<'a> {
@@ -147,7 +161,8 @@ impl<'a> Trial<'a> {
         let count = rows.rows() as u32;
         let leaves =
             Leaves { members: (0..count).collect(), offsets: (0..=count).step_by(LEAF_ROWS).collect() };
-        Ok(Self { backend, operation, rows: backend.upload(rows)?, other, leaves })
+        let bytes = (operation == Operation::LeafCandidates).then(|| ByteRows::encode(rows)).flatten();
+        Ok(Self { backend, operation, rows: backend.upload(rows)?, other, leaves, bytes })
     }
 
     /// Seconds of one call.
@@ -155,11 +170,16 @@ impl<'a> Trial<'a> {
         let started = Instant::now();
         match self.operation {
             Operation::Assign => drop(self.backend.assign(&self.rows, self.other, Metric::L2)?),
+            Operation::AssignCoarse => drop(self.backend.assign_coarse(&self.rows, self.other)?),
             Operation::TopK => {
                 drop(self.backend.top_k(self.other.slice(0, QUERIES), &self.rows, Metric::L2, K)?);
             }
             Operation::LeafTopK => {
                 drop(self.backend.leaf_top_k(&self.rows, &self.leaves, Metric::L2, LEAF_K)?);
+            }
+            Operation::LeafCandidates => {
+                let bytes = self.bytes.as_ref();
+                drop(self.backend.leaf_candidates(&self.rows, bytes, &self.leaves, LEAF_K)?);
             }
             Operation::PqEncode => {
                 let centroids = &self.other.as_slice()[..KSUB * DIM];

@@ -1,8 +1,11 @@
 //! What each stage cost: wall time, processor time of all threads, bytes.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::artifact::Stage;
+use super::progress::Progress;
+use crate::artifact::{DeviceCost, KernelCost, Stage};
+use crate::compute::{Compute, DeviceWork, KernelRun};
 
 /// The stages so far, in the order that they ran.
 #[derive(Debug, Clone, Default)]
@@ -35,7 +38,27 @@ impl Ledger {
             bytes_read: moved.read,
             bytes_written: moved.written,
             resumed: false,
+            device: None,
         });
+        Ok(value)
+    }
+
+    /// [`enter`](Self::enter) for a stage that computes: what its device did is entered, too, and told.
+    pub fn enter_on<T, E>(
+        &mut self,
+        compute: &dyn Compute,
+        progress: &Progress,
+        name: &str,
+        stage: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        // What a stage that failed had done.
+        drop(compute.take_device_work());
+        let value = self.enter(name, |_| stage())?;
+        let work = compute.take_device_work();
+        progress.device_ran(&work.runs);
+        if let Some(stage) = self.stages.last_mut() {
+            stage.device = device_cost(&work);
+        }
         Ok(value)
     }
 
@@ -50,6 +73,49 @@ impl Ledger {
 
     pub fn extend(&mut self, stages: &[Stage]) {
         self.stages.extend_from_slice(stages);
+    }
+}
+
+fn device_cost(work: &DeviceWork) -> Option<DeviceCost> {
+    if *work == DeviceWork::default() {
+        return None;
+    }
+    let mut totals: BTreeMap<&str, KernelTotal> = BTreeMap::new();
+    for run in &work.runs {
+        totals.entry(run.kernel).or_default().add(run);
+    }
+    let mut kernels: Vec<KernelCost> = totals.into_iter().map(|(name, total)| total.cost(name)).collect();
+    kernels.sort_by(|a, b| b.ms.total_cmp(&a.ms));
+    Some(DeviceCost { uploaded_bytes: work.uploaded_bytes, downloaded_bytes: work.downloaded_bytes, kernels })
+}
+
+/// All runs of a kernel.
+#[derive(Default)]
+struct KernelTotal {
+    runs: u64,
+    took: Duration,
+    flops: f64,
+    bytes: f64,
+}
+
+impl KernelTotal {
+    fn add(&mut self, run: &KernelRun) {
+        self.runs += 1;
+        self.took += run.took;
+        self.flops += run.flops;
+        self.bytes += run.bytes;
+    }
+
+    fn cost(&self, name: &str) -> KernelCost {
+        // A clock may be too coarse for a small kernel.
+        let seconds = self.took.as_secs_f64().max(1e-9);
+        KernelCost {
+            name: name.into(),
+            runs: self.runs,
+            ms: self.took.as_secs_f64() * 1e3,
+            gflops: self.flops / seconds * 1e-9,
+            gb_per_s: self.bytes / seconds * 1e-9,
+        }
     }
 }
 
@@ -96,4 +162,30 @@ pub fn cpu_time() -> Option<Duration> {
 #[cfg(not(unix))]
 pub(crate) fn peak_memory_bytes() -> Option<u64> {
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_of_a_kernel_are_one_line_and_rates_are_of_their_sum() {
+        let run = |kernel, ms, flops| KernelRun {
+            kernel,
+            started: Instant::now(),
+            took: Duration::from_millis(ms),
+            flops,
+            bytes: 2e9,
+        };
+        let runs = vec![run("norms", 0, 5.0), run("product", 100, 3e9), run("product", 300, 1e9)];
+        let work = DeviceWork { runs, uploaded_bytes: 7, downloaded_bytes: 8 };
+        let cost = device_cost(&work).unwrap();
+        assert_eq!((cost.uploaded_bytes, cost.downloaded_bytes), (7, 8));
+        let names: Vec<&str> = cost.kernels.iter().map(|kernel| kernel.name.as_str()).collect();
+        assert_eq!(names, ["product", "norms"]);
+        let KernelCost { runs, ms, gflops, gb_per_s, .. } = cost.kernels[0];
+        assert_eq!((runs, ms, gflops, gb_per_s), (2, 400.0, 10.0, 10.0));
+        assert!(cost.kernels[1].gflops.is_finite());
+        assert_eq!(device_cost(&DeviceWork::default()), None);
+    }
 }

@@ -25,8 +25,11 @@ mod spec;
 mod summary;
 mod truth;
 mod uri;
+mod worth;
 
 pub(crate) use backend::choose;
+#[cfg(feature = "gpu")]
+pub(crate) use backend::machine;
 pub use backend::{Chosen, automatic, or_cpu};
 pub use check::SourceFacts;
 pub use diagnostics::{Diagnostic, Diagnostics, Place, Quote, Severity};
@@ -40,7 +43,7 @@ pub use plan::{Plan, PlanError, ScratchPlace, Sizing, plan};
 #[cfg(feature = "cli")]
 pub use progress::Bars;
 pub use progress::{CancelToken, Cancelled, Event, Level, Progress, Renderer, Stage, StageState, Unit};
-pub use progress::{JsonLines, PlainLines, Silent};
+pub use progress::{JsonLines, PlainLines, Silent, Trace, TraceError, Traced};
 pub(crate) use run::on_threads;
 pub use run::{run, run_on};
 pub use scratch::{SCRATCH_VARIABLE, ScratchError, default_root};
@@ -50,3 +53,4 @@ pub use spec::{
 };
 pub use summary::{BuildSummary, BuiltIndex, Outcome, RowCounts, StageCost};
 pub use uri::Uri;
+pub use worth::Worth;

@@ -31,6 +31,8 @@ const MAX_INDEXES: usize = 64;
 const MAX_DEADLINE_S: u64 = 24 * 60 * 60;
 /// Threads, a runtime and a decoder take some tens of MiB before there is a row.
 pub(super) const MEMORY_BUDGETS: RangeInclusive<u64> = 64 << 20..=1 << 50;
+/// What takes more than a small one says so when it needs it: that depends on the adapter and on the rows.
+const GPU_MEMORY_BUDGETS: RangeInclusive<u64> = 64 << 10..=1 << 50;
 const MAX_K: u64 = 1000;
 pub(super) const MAX_PQ_M: usize = 4096;
 const MAX_NAME_CHARS: usize = 128;
@@ -191,6 +193,8 @@ fn job(reader: &mut Reader, document: DeTable<'_>, path: &Path) -> Option<JobSpe
 
     let memory_budget = reader.take(root, "memory_budget");
     let memory_budget = reader.bytes(memory_budget, MEMORY_BUDGETS);
+    let gpu_memory_budget = reader.take(root, "gpu_memory_budget");
+    let gpu_memory_budget = reader.bytes(gpu_memory_budget, GPU_MEMORY_BUDGETS);
     let scratch = reader.take(root, "scratch");
     let scratch = scratch_folder(reader, scratch, folder);
     let resume = reader.take(root, "resume");
@@ -221,6 +225,7 @@ fn job(reader: &mut Reader, document: DeTable<'_>, path: &Path) -> Option<JobSpe
         threads,
         backend,
         memory_budget,
+        gpu_memory_budget,
         scratch,
         resume,
         source: source?,

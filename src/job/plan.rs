@@ -78,7 +78,7 @@ pub struct ScratchPlace {
 /// What is wrong with job or source; [`PlanError`] where the budget or the disk has no room for the job.
 pub fn plan(spec: &JobSpec, progress: &Progress) -> Result<Plan, Error> {
     on_threads(spec.threads, || {
-        let compute = backend::choose(spec.backend, progress)?;
+        let compute = backend::choose(spec.backend, spec.gpu_memory_budget, progress)?;
         let job = Job::with(Scratch::none(progress), &*compute, spec, progress);
         let source = job.open()?;
         let sizing = size(spec, job.load(&source)?, source.size().fetched_bytes)?;

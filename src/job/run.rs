@@ -39,7 +39,9 @@ use crate::store::IndexStore;
 /// The first thing that went wrong; nothing is published then. An index below its gate is no error here: it stands in
 /// the summary, and no index of the job is published.
 pub fn run(spec: &JobSpec, progress: &Progress) -> Result<BuildSummary, Error> {
-    on_threads(spec.threads, || run_stages(&*backend::choose(spec.backend, progress)?, spec, progress))
+    on_threads(spec.threads, || {
+        run_stages(&*backend::choose(spec.backend, spec.gpu_memory_budget, progress)?, spec, progress)
+    })
 }
 
 /// [`run`] on a backend of the caller's: the job's own choice is not asked.
@@ -177,7 +179,8 @@ impl<'a> Job<'a> {
             Memory::Own => None,
             Memory::Mapped => Some(self.scratch.draft_of_need(&stage, &key)?),
         };
-        let forged = ledger.enter(&format!("build {}", index.name), |_| {
+        let stage_name = format!("build {}", index.name);
+        let forged = ledger.enter_on(self.compute, self.progress, &stage_name, || {
             let rows = &mut measured.read.rows;
             let is_given = is_last && !rows.vectors.is_shared();
             let rows = if is_given { forge::Rows::Given(rows) } else { forge::Rows::Lent(rows) };

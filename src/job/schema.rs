@@ -18,6 +18,7 @@ pub(super) static JOB: Schema = Schema {
         "threads",
         "backend",
         "memory_budget",
+        "gpu_memory_budget",
         "scratch",
         "resume",
         "source",

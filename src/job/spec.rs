@@ -28,6 +28,10 @@ pub struct JobSpec {
     /// Bytes that the whole job may take. Default: as much as it takes. At least 2^26. Changes nothing in the index.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_budget: Option<u64>,
+    /// Bytes of a GPU's memory that the job may take, staging included. Default: what the driver gives. At least 2^16; of rows
+    /// that do not fit a part at a time is there. Changes nothing in the index.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu_memory_budget: Option<u64>,
     /// The folder that stages leave what they made in, for a run that is killed to be gone on with, and that rows lie in which
     /// the budget has no room for. Default: `ANNVIL_SCRATCH`, else `annvil` in the system's folder for caches.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::artifact::{Certificate, Stage};
+use crate::artifact::{Certificate, DeviceCost, Stage};
 use crate::vectors::Metric;
 
 /// What a build made.
@@ -49,6 +49,9 @@ pub struct StageCost {
     pub bytes_written: u64,
     /// Done by an earlier run of the job that was killed; the costs are that run's.
     pub resumed: bool,
+    /// None where no device had anything to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceCost>,
 }
 
 impl From<&Stage> for StageCost {
@@ -60,6 +63,7 @@ impl From<&Stage> for StageCost {
             bytes_read: stage.bytes_read,
             bytes_written: stage.bytes_written,
             resumed: stage.resumed,
+            device: stage.device.clone(),
         }
     }
 }

@@ -110,7 +110,7 @@ impl Job<'_> {
             }
         }
         let mark = ledger.stages().len();
-        let truth = ledger.enter("exact neighbours", |_| {
+        let truth = ledger.enter_on(self.compute, self.progress, "exact neighbours", || {
             let stage = self.progress.stage("exact neighbours", Unit::QUERIES, Some(queries.rows() as u64));
             let rows = read.rows.vectors.view();
             let truth = GroundTruth::compute(self.compute, queries.view(), rows, self.spec.metric(), k)?;

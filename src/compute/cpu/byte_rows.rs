@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use super::panels::Aligned;
 use super::{Kernels, kernels, prefetch, row_stride};
+use crate::compute::DeviceCopy;
 use crate::vectors::VectorView;
 
 /// See [`ByteRows::encode`].
@@ -17,6 +18,8 @@ pub struct ByteRows {
     dim: usize,
     /// Four bytes each, of one row.
     units: usize,
+    #[cfg_attr(not(feature = "gpu"), expect(dead_code, reason = "no device, no copies"))]
+    pub(in crate::compute) copy: DeviceCopy,
 }
 
 /// Bytes of the integer behind a row's dimensions.
@@ -59,7 +62,7 @@ impl ByteRows {
                 }
             },
         );
-        Some(Self { data, rows: rows.rows(), dim, units: stride / 4 })
+        Some(Self { data, rows: rows.rows(), dim, units: stride / 4, copy: DeviceCopy::default() })
     }
 
     /// Bytes of memory that so many rows of `dim` dimensions take.
@@ -78,13 +81,17 @@ impl ByteRows {
         (1024 + 4 * self.dim) as f32
     }
 
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
     /// Four bytes to a unit.
-    pub(super) fn units(&self) -> usize {
+    pub(in crate::compute) fn units(&self) -> usize {
         self.units
     }
 
     /// Units that hold dimensions.
-    pub(super) fn steps(&self) -> usize {
+    pub(in crate::compute) fn steps(&self) -> usize {
         self.dim.div_ceil(4)
     }
 
@@ -93,7 +100,7 @@ impl ByteRows {
         &self.data.as_slice()[..self.rows * self.units]
     }
 
-    pub(super) fn as_units(&self) -> &[i32] {
+    pub(in crate::compute) fn as_units(&self) -> &[i32] {
         bytemuck::cast_slice(self.as_floats())
     }
 

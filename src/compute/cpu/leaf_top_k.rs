@@ -16,10 +16,17 @@ use crate::vectors::{Metric, Neighbor, Neighbors, TopK, VectorView};
 
 /// A leaf's products are kept until its bounds are known: 16 MiB at this size. Larger leaves, which a partition has
 /// no reason to make, are searched as queries against rows, where they are also large enough not to suffer.
-const MAX_LEAF: usize = 2048;
+pub const MAX_LEAF: usize = 2048;
 
 /// A leaf is searched again by its vectors if one row in so many has a nearer neighbour than the bytes can tell.
 const UNRESOLVED: usize = 16;
+
+/// Whether the `k` nearest of each member of a leaf, found by bytes, are to be believed: its nearest row tells whether a
+/// row's neighbours are within reach of the bytes.
+pub fn is_resolved(found: &[Neighbor], k: usize, resolution: f32) -> bool {
+    let unresolved = found.chunks_exact(k).filter(|found| found[0].distance < resolution).count();
+    unresolved <= found.len() / k / UNRESOLVED
+}
 
 pub(super) fn leaf_top_k(
     kernels: &Kernels,
@@ -112,11 +119,7 @@ impl Leaf<'_> {
         if let Some(bytes) = self.source.bytes {
             self.multiply_bytes(bytes, scratch);
             self.select(scratch, found);
-            // Its nearest row tells whether a row's neighbours are within reach of the bytes.
-            let resolution = bytes.resolution();
-            let unresolved =
-                found.chunks_exact(self.k).filter(|found| found[0].distance < resolution).count();
-            if unresolved <= self.members.len() / UNRESOLVED {
+            if is_resolved(found, self.k, bytes.resolution()) {
                 return;
             }
         }

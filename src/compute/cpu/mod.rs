@@ -56,6 +56,13 @@ pub use kernels::nibbles::{
 pub use product_scan::ProductScan;
 pub use ranking::Ranking;
 
+/// When bytes are asked, and believed: every backend that goes by them follows these, so that their graphs are the same.
+#[cfg(feature = "gpu")]
+pub(in crate::compute) mod by_bytes {
+    pub use super::leaf_top_k::{MAX_LEAF, is_resolved as is_leaf_resolved};
+    pub use super::nearest_leaders::are_resolved as are_leaders_resolved;
+}
+
 use super::{BackendInfo, CentroidSums, CodebookView, Compute, Leaves, ResidualOf, Result, Rows, Shortlists};
 use crate::vectors::{Metric, Neighbor, Neighbors, VectorView};
 

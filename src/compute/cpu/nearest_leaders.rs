@@ -24,6 +24,12 @@ const LEADER_BYTES: usize = 384 << 10;
 /// bytes can tell.
 const UNRESOLVED: usize = 16;
 
+/// Whether the leaders that bytes found for `members` rows are to be believed, of which `unresolved` are nearer to one than
+/// bytes can tell.
+pub fn are_resolved(unresolved: usize, members: usize, leaders: usize) -> bool {
+    unresolved <= members / UNRESOLVED + leaders
+}
+
 pub(super) fn nearest_leaders(
     kernels: &Kernels,
     rows: VectorView<'_>,
@@ -36,7 +42,7 @@ pub(super) fn nearest_leaders(
     let asked = Asked { kernels, members, leaders, k };
     if let Some(bytes) = bytes {
         let (nearest, unresolved) = asked.by_bytes(bytes);
-        if unresolved <= members.len() / UNRESOLVED + leaders.len() {
+        if are_resolved(unresolved, members.len(), leaders.len()) {
             return nearest;
         }
     }

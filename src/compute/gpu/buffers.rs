@@ -38,7 +38,7 @@ pub(super) struct Buffers {
 }
 
 /// What `map_async` will say.
-type Mapping = Receiver<Result<(), wgpu::BufferAsyncError>>;
+pub(super) type Mapping = Receiver<Result<(), wgpu::BufferAsyncError>>;
 
 struct StagingRing {
     chunk_bytes: usize,
@@ -137,11 +137,7 @@ impl Buffers {
     pub fn finish_read<T: Pod>(&self, device: &Device, readback: Readback, what: &str) -> Result<Vec<T>> {
         let Readback { recorded: RecordedRead { buffer, bytes }, submission, mapping } = readback;
         await_mapping(device, &submission, &mapping, what)?;
-        let items = {
-            let view = buffer.wgpu().get_mapped_range(0..bytes).map_err(|error| refused(device, &error))?;
-            bytemuck::allocation::pod_collect_to_vec(&view)
-        };
-        buffer.wgpu().unmap();
+        let items = take_mapped(device, &buffer, bytes)?;
         self.downloaded.fetch_add(bytes, Ordering::Relaxed);
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < IDLE_READBACKS {
@@ -218,14 +214,14 @@ pub(super) struct Readback {
     mapping: Mapping,
 }
 
-fn map(buffer: &wgpu::Buffer, mode: wgpu::MapMode) -> Mapping {
+pub(super) fn map(buffer: &wgpu::Buffer, mode: wgpu::MapMode) -> Mapping {
     let (sender, receiver) = sync_channel(1);
     // A receiver that is gone has given the buffer up.
     buffer.map_async(mode, .., move |mapped| drop(sender.send(mapped)));
     receiver
 }
 
-fn await_mapping(
+pub(super) fn await_mapping(
     device: &Device,
     submission: &wgpu::SubmissionIndex,
     mapping: &Mapping,
@@ -241,6 +237,16 @@ fn await_mapping(
             Err(ComputeError::TimedOut { what: what.into(), seconds: device.timeout().as_secs() })
         }
     }
+}
+
+/// What the first `bytes` of a mapped buffer hold; it is unmapped then.
+pub(super) fn take_mapped<T: Pod>(device: &Device, buffer: &DeviceBuffer, bytes: u64) -> Result<Vec<T>> {
+    let items = {
+        let view = buffer.wgpu().get_mapped_range(0..bytes).map_err(|error| refused(device, &error))?;
+        bytemuck::allocation::pod_collect_to_vec(&view)
+    };
+    buffer.wgpu().unmap();
+    Ok(items)
 }
 
 fn copy_into_mapped(device: &Device, buffer: &DeviceBuffer, bytes: &[u8]) -> Result<()> {

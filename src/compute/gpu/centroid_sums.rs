@@ -4,18 +4,22 @@
 //! then a label's pieces are. Neither depends on how the rows are tiled: a piece that a tile's end cuts in two is
 //! carried over. So the sums are the same bytes for any memory budget.
 
+use rayon::prelude::*;
+
 use super::super::{CentroidSums, Result, Rows};
 use super::Gpu;
 use super::kernels::{CENTROID_FOLD, CENTROID_SUMS};
 use super::layout::{CentroidFoldParams, CentroidSumsParams, Piece, PieceRun};
 use super::memory::DeviceBuffer;
 use super::rows::{RowTile, Tiles};
-use super::work::Work;
+use super::work::{Cost, Dispatch, Work};
 
 /// Rows of a piece. Long enough that pieces are few beside rows, short enough that a million rows of one label are
 /// thousands of threads' work and that an f32 sum loses little: two levels of 256 add 65,536 rows with the rounding
 /// of 512 additions.
 const PIECE_ROWS: u32 = 256;
+/// Rows that a thread sorts by label, at least.
+const SORTED_ROWS: usize = 1 << 16;
 
 pub(super) fn centroid_sums(
     gpu: &Gpu,
@@ -87,6 +91,7 @@ impl<'g> LabelRange<'g> {
         let piece_values = pieces.len() * dim;
         let piece_sums =
             gpu.buffers.storage(&gpu.device, "piece sums", (piece_values * size_of::<f32>()) as u64)?;
+        let order_len = order.len();
         let order = gpu.buffers.filled(&gpu.device, "rows by label", &order)?;
         let pieces_held = gpu.buffers.filled(&gpu.device, "pieces", &pieces)?;
         let runs_held = gpu.buffers.filled(&gpu.device, "piece runs", &runs)?;
@@ -98,37 +103,88 @@ impl<'g> LabelRange<'g> {
         let params =
             CentroidSumsParams { pieces: pieces.len() as u32, dim: dim as u32, grid_width: grid.width };
         let bindings = [&*tile.values, &order, &pieces_held, &self.carry, &piece_sums];
-        work.dispatch(&CENTROID_SUMS, constants, &params, &bindings, grid)?;
+        work.dispatch(Dispatch {
+            kernel: &CENTROID_SUMS,
+            constants,
+            params,
+            bindings: &bindings,
+            grid,
+            cost: Cost {
+                flops: (order_len * dim) as f64,
+                bytes: (4 * (order_len * (dim + 1) + piece_values)) as f64,
+            },
+        })?;
 
         let grid = gpu.device.grid((runs.len() * dim).div_ceil(threads) as u32);
         let params =
             CentroidFoldParams { labels: runs.len() as u32, dim: dim as u32, grid_width: grid.width };
         let bindings = [&runs_held, &piece_sums, &self.carry, &self.sums];
-        work.dispatch(&CENTROID_FOLD, constants, &params, &bindings, grid)?;
+        work.dispatch(Dispatch {
+            kernel: &CENTROID_FOLD,
+            constants,
+            params,
+            bindings: &bindings,
+            grid,
+            cost: Cost {
+                flops: piece_values as f64,
+                bytes: (4 * (piece_values + 2 * runs.len() * dim)) as f64,
+            },
+        })?;
         work.submit()
     }
 
-    /// The tile's rows that bear a label of the range, by label and then in order, and where each label's begin.
+    /// The tile's rows that bear a label of the range, by label and then in order, and where each label's begin. Threads
+    /// take a range of labels each, of as many rows, and read all labels: that is cheaper than what they write.
     fn sort(&self, labels: &[u32]) -> (Vec<u32>, Vec<u32>) {
-        let local = |label: u32| (label as usize).checked_sub(self.first).filter(|&l| l < self.seen.len());
-        let mut offsets = vec![0u32; self.seen.len() + 1];
-        for &label in labels {
-            if let Some(label) = local(label) {
-                offsets[label + 1] += 1;
+        let offsets = self.offsets(labels);
+        let total = offsets[self.seen.len()] as usize;
+        let mut order = vec![0u32; total];
+        let share = total.div_ceil(rayon::current_num_threads()).max(SORTED_ROWS);
+        let mut tasks = Vec::new();
+        let (mut rest, mut first) = (order.as_mut_slice(), 0);
+        while first < self.seen.len() {
+            let begin = offsets[first];
+            let within = |&offset: &u32| (offset - begin) as usize <= share;
+            let end = first + offsets[first + 1..].iter().take_while(|offset| within(offset)).count().max(1);
+            let (own, behind) = rest.split_at_mut((offsets[end] - begin) as usize);
+            tasks.push((first..end, own));
+            (rest, first) = (behind, end);
+        }
+        tasks.into_par_iter().for_each(|(range, order)| {
+            let begin = offsets[range.start];
+            let mut next: Vec<u32> = offsets[range.clone()].iter().map(|&offset| offset - begin).collect();
+            let first_label = (self.first + range.start) as u32;
+            for (row, &label) in labels.iter().enumerate() {
+                if let Some(next) = next.get_mut(label.wrapping_sub(first_label) as usize) {
+                    order[*next as usize] = row as u32;
+                    *next += 1;
+                }
             }
-        }
-        for label in 0..self.seen.len() {
-            offsets[label + 1] += offsets[label];
-        }
-        let mut next = offsets.clone();
-        let mut order = vec![0u32; offsets[self.seen.len()] as usize];
-        for (row, &label) in labels.iter().enumerate() {
-            if let Some(label) = local(label) {
-                order[next[label] as usize] = row as u32;
-                next[label] += 1;
-            }
-        }
+        });
         (order, offsets)
+    }
+
+    /// Where each label's rows begin in the order of labels; and behind them their end.
+    fn offsets(&self, labels: &[u32]) -> Vec<u32> {
+        let none = || vec![0u32; self.seen.len()];
+        let counts = labels.par_chunks(SORTED_ROWS).fold(none, |mut counts, labels| {
+            for label in labels {
+                if let Some(count) = counts.get_mut(label.wrapping_sub(self.first as u32) as usize) {
+                    *count += 1;
+                }
+            }
+            counts
+        });
+        let counts = counts.reduce(none, |mut sum, other| {
+            sum.iter_mut().zip(other).for_each(|(sum, other)| *sum += other);
+            sum
+        });
+        let mut end = 0;
+        let ends = counts.into_iter().map(|count| {
+            end += count;
+            end
+        });
+        std::iter::once(0).chain(ends).collect()
     }
 
     /// The pieces of each label's run in this tile.

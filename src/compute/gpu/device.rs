@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::super::{AdapterSummary, ComputeError, Result};
 use super::adapter::{block_on, choose};
+use super::variants::Variant;
 
 /// How to open a GPU.
 #[derive(Debug, Clone)]
@@ -26,6 +27,8 @@ pub struct GpuOptions {
     /// Threads along one side of a tile's workgroup: 8 or 16. Default: 16 where the adapter has 256 threads and
     /// 32 KiB of workgroup memory for them.
     pub lanes: Option<u32>,
+    /// What products rank by, where halves may. Default: the best that the adapter offers, of software f32.
+    pub variant: Option<Variant>,
     /// How long one batch of work may take before the device is given up. Default 60 s; batches are cut to
     /// take well under one on hardware.
     pub timeout: Duration,
@@ -38,6 +41,7 @@ impl Default for GpuOptions {
             memory_budget: None,
             binding_limit: None,
             lanes: None,
+            variant: None,
             timeout: Duration::from_secs(60),
         }
     }
@@ -62,6 +66,7 @@ pub(super) struct Device {
     /// Bytes of the largest binding, a multiple of 4.
     pub binding_limit: u64,
     pub lanes: u32,
+    pub variant: Variant,
     pub batch_flops: f64,
     /// How often the loops of one invocation may run, all of them together.
     pub loop_iterations: usize,
@@ -100,11 +105,21 @@ impl Device {
         let adapter = choose(instance, options.allow_software)?;
         let summary = AdapterSummary::of(&adapter);
         let limits = adapter.limits();
+        let software = summary.software;
+        let lanes = lanes(options.lanes, &limits, software)?;
+        let variant = Variant::choose(options.variant, &adapter, lanes)?;
+        // SAFETY: no condition of ours. wgpu calls cooperative matrices experimental because its own handling of them may be
+        // unsound; the one shader that has them is only believed after a trial (`Gpu::new`).
+        let experimental_features = match variant {
+            Variant::Matrix => unsafe { wgpu::ExperimentalFeatures::enabled() },
+            Variant::Plain | Variant::Half => wgpu::ExperimentalFeatures::disabled(),
+        };
         // Without `required_limits` a device has WebGPU's small defaults, whatever the adapter offers.
         let (device, queue) = block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("annvil"),
-            required_features: wgpu::Features::empty(),
+            required_features: variant.features() | (adapter.features() & wgpu::Features::TIMESTAMP_QUERY),
             required_limits: limits.clone(),
+            experimental_features,
             ..Default::default()
         }))
         .map_err(|error| ComputeError::NoAdapter(format!("{summary}: {error}")))?;
@@ -122,11 +137,11 @@ impl Device {
 
         static OPENED: AtomicU64 = AtomicU64::new(0);
         let binding_limit = summary.binding_limit;
-        let software = summary.software;
         Ok(Self {
             id: OPENED.fetch_add(1, Ordering::Relaxed),
             binding_limit: options.binding_limit.unwrap_or(binding_limit).min(binding_limit) / 4 * 4,
-            lanes: lanes(options.lanes, &limits, software)?,
+            lanes,
+            variant,
             batch_flops: if software { SOFTWARE_BATCH_FLOPS } else { HARDWARE_BATCH_FLOPS },
             loop_iterations: if software { SOFTWARE_LOOP_ITERATIONS } else { usize::MAX },
             timeout: options.timeout,

@@ -30,7 +30,10 @@ macro_rules! shader_struct {
 }
 
 shader_struct! {
-    KmeansAssignParams { rows: u32, nlist: u32, dim: u32, metric: u32, first_row: u32, grid_width: u32 }
+    KmeansAssignParams {
+        rows: u32, nlist: u32, dim: u32, metric: u32, first_row: u32, grid_width: u32,
+        a_scale: f32, b_scale: f32, weight: f32,
+    }
 }
 
 shader_struct! { SquaredNormsParams { rows: u32, dim: u32, grid_width: u32 } }
@@ -64,6 +67,7 @@ shader_struct! {
     TopKParams {
         queries: u32, rows: u32, dim: u32, metric: u32, first_query: u32,
         splits: u32, rows_per_split: u32, keep: u32, grid_width: u32,
+        a_scale: f32, b_scale: f32, weight: f32,
     }
 }
 
@@ -72,6 +76,13 @@ shader_struct! { LeafTopKParams { tiles: u32, dim: u32, metric: u32, k: u32, gri
 shader_struct! {
     /// A workgroup's share of a leaf.
     LeafTile { first: u32, end: u32, row: u32 }
+}
+
+shader_struct! { ByteNeighborsParams { tiles: u32, stride: u32, words: u32, k: u32, grid_width: u32 } }
+
+shader_struct! {
+    /// A workgroup's rows, and the columns that they are compared with.
+    ByteTile { row: u32, row_end: u32, column: u32, column_end: u32 }
 }
 
 /// `vectors::Neighbor`, which the shaders read and write as it is.

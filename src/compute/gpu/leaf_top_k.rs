@@ -8,7 +8,7 @@ use super::layout::{LeafTile, LeafTopKParams};
 use super::memory::DeviceBuffer;
 use super::rows::Tiles;
 use super::squared_norms::squared_norms;
-use super::work::{InFlight, Work};
+use super::work::{Cost, Dispatch, InFlight, Work};
 use super::{Gpu, metric_number};
 use crate::vectors::{Metric, Neighbor, Neighbors, VectorView};
 
@@ -113,21 +113,39 @@ impl LeafSearch<'_> {
             k: self.k as u32,
             grid_width: grid.width,
         };
+        let sizes = leaves.offsets[first..=end].windows(2).map(|leaf| f64::from(leaf[1] - leaf[0]));
+        let cost = Cost {
+            flops: sizes.map(|members| 2.0 * members * members * dim as f64).sum(),
+            bytes: (members.len() * 4 * dim) as f64 + bytes as f64,
+        };
+        let gathered: (DeviceBuffer, DeviceBuffer, DeviceBuffer);
+        let (values, norms, places) = match &self.held {
+            Some(HeldRows { values, norms }) => (*values, norms, &ordinals),
+            None => {
+                gathered = self.gather(members)?;
+                (&gathered.0, &gathered.1, &gathered.2)
+            }
+        };
         let mut work = Work::new(gpu);
-        let constants = gpu.constants(dim);
-        if let Some(HeldRows { values, norms }) = &self.held {
-            let bindings = [*values, norms, &tiles_held, &ordinals, &ordinals, &found];
-            work.dispatch(&LEAF_TOP_K, constants, &params, &bindings, grid)?;
-        } else {
-            let gathered = self.host.gather(members);
-            let values = gpu.buffers.filled(&gpu.device, "gathered rows", gathered.view().as_slice())?;
-            let norms = squared_norms(gpu, &values, members.len(), dim, self.metric)?;
-            let places: Vec<u32> = (0..members.len() as u32).collect();
-            let places = gpu.buffers.filled(&gpu.device, "gathered places", &places)?;
-            let bindings = [&values, &norms, &tiles_held, &places, &ordinals, &found];
-            work.dispatch(&LEAF_TOP_K, constants, &params, &bindings, grid)?;
-        }
+        work.dispatch(Dispatch {
+            kernel: &LEAF_TOP_K,
+            constants: gpu.constants(dim),
+            params,
+            bindings: &[values, norms, &tiles_held, places, &ordinals, &found],
+            grid,
+            cost,
+        })?;
         work.submit_and_read(&found, bytes)
+    }
+
+    /// The rows of `members`, their norms and their places, brought to the device for one batch.
+    fn gather(&self, members: &[u32]) -> Result<(DeviceBuffer, DeviceBuffer, DeviceBuffer)> {
+        let gpu = self.gpu;
+        let gathered = self.host.gather(members);
+        let values = gpu.buffers.filled(&gpu.device, "gathered rows", gathered.view().as_slice())?;
+        let norms = squared_norms(gpu, &values, members.len(), self.host.dim(), self.metric)?;
+        let places: Vec<u32> = (0..members.len() as u32).collect();
+        Ok((values, norms, gpu.buffers.filled(&gpu.device, "gathered places", &places)?))
     }
 
     /// Each leaf's rows in tiles; slots count from the batch's first.

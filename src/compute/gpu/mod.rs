@@ -2,15 +2,17 @@
 //! one Rust file of the same name that feeds it.
 //!
 //! The heavy work is matrix products whose result is reduced in the tile, so that distances never reach memory as
-//! an n×k matrix (Flash-KMeans' lesson). All arithmetic is f32; results do not depend on how rows are tiled,
-//! streamed or batched, so that a memory budget changes no byte.
+//! an n×k matrix (Flash-KMeans' lesson). Arithmetic is f32, or, of rows as bytes, whole; results do not depend on how
+//! rows are tiled, streamed or batched, so that a memory budget changes no byte.
 //!
 //! Refuses: values whose squares leave f32's range (2⁶³ and beyond); what cannot be cut to fit one binding (a row, a
 //! codebook, a leaf). A device that is lost stays lost: open another, or fall back to another backend.
 
 mod adapter;
 mod buffers;
+mod byte_neighbors;
 mod centroid_sums;
+mod clock;
 mod device;
 pub mod kernels;
 mod kmeans_assign;
@@ -23,17 +25,24 @@ mod pq_encode;
 mod rows;
 mod squared_norms;
 mod top_k;
+mod variants;
 mod work;
 
 pub use adapter::adapters;
 pub use buffers::TransferStats;
 pub use device::GpuOptions;
+pub use variants::Variant;
 
+use std::sync::{Mutex, PoisonError};
+
+use super::cpu::ByteRows;
 use super::{
-    AdapterSummary, BackendInfo, CentroidSums, CodebookView, Compute, Leaves, ResidualOf, Result, Rows,
+    AdapterSummary, BackendInfo, CentroidSums, CodebookView, Compute, ComputeError, DeviceWork, Leaves,
+    ResidualOf, Result, Rows,
 };
 use crate::vectors::{Metric, Neighbor, Neighbors, VectorView};
 use buffers::Buffers;
+use clock::Clock;
 use device::Device;
 use pipelines::{Constants, Pipelines};
 use rows::DeviceRows;
@@ -43,17 +52,34 @@ pub struct Gpu {
     device: Device,
     buffers: Buffers,
     pipelines: Pipelines,
+    clock: Clock,
+    /// Of the transfers, what was told already.
+    told: Mutex<TransferStats>,
 }
 
 impl Gpu {
     /// Opens the preferred adapter: discrete before virtual before integrated.
     ///
     /// # Errors
-    /// [`NoAdapter`](super::ComputeError::NoAdapter) where there is none, or only software and that is not allowed.
+    /// [`NoAdapter`](super::ComputeError::NoAdapter) where there is none, or only software and that is not allowed, or none
+    /// with the variant that was asked for.
     pub fn new(options: GpuOptions) -> Result<Self> {
         let device = Device::open(&adapter::instance(), &options)?;
         let buffers = Buffers::new(options.memory_budget);
-        Ok(Self { device, buffers, pipelines: Pipelines::default() })
+        let clock = Clock::new(&device.device, &device.queue);
+        let gpu = Self { device, buffers, pipelines: Pipelines::default(), clock, told: Mutex::default() };
+        // No adapter of ours has run it: it is believed on this one when it has been compared here.
+        if gpu.device.variant == Variant::Matrix && !matches!(top_k::holds_its_bound(&gpu), Ok(true)) {
+            return match options.variant {
+                None => Self::new(GpuOptions { variant: Some(Variant::Half), ..options }),
+                Some(_) => Err(ComputeError::Validation(format!(
+                    "products of {} are not what they should be on {}",
+                    Variant::Matrix.name(),
+                    gpu.adapter()
+                ))),
+            };
+        }
+        Ok(gpu)
     }
 
     /// The adapter that was chosen.
@@ -72,9 +98,18 @@ impl Gpu {
         self.device.destroy();
     }
 
+    /// What products rank by on this device.
+    pub fn variant(&self) -> Variant {
+        self.device.variant
+    }
+
     /// Constants for the kernels that work on `dim` dimensions.
     fn constants(&self, dim: usize) -> Constants {
-        Constants { lanes: self.device.lanes, depth: kernels::depth(dim), capacity: 0 }
+        self.constants_of(Variant::Plain, dim)
+    }
+
+    fn constants_of(&self, variant: Variant, dim: usize) -> Constants {
+        Constants { lanes: self.device.lanes, depth: kernels::depth_of(variant, dim), capacity: 0 }
     }
 }
 
@@ -101,15 +136,17 @@ impl Compute for Gpu {
 
     fn upload<'a>(&self, rows: VectorView<'a>) -> Result<Rows<'a>> {
         self.device.check()?;
-        Ok(match DeviceRows::new(self, rows)? {
-            Some(held) => Rows::with_device(rows, held),
-            None => Rows::on_host(rows),
-        })
+        Ok(Rows::with_device(rows, DeviceRows::of(self, rows)?))
     }
 
     fn assign(&self, rows: &Rows<'_>, centroids: VectorView<'_>, metric: Metric) -> Result<Vec<Neighbor>> {
         self.device.check()?;
         kmeans_assign::kmeans_assign(self, rows, centroids, metric)
+    }
+
+    fn assign_coarse(&self, rows: &Rows<'_>, centroids: VectorView<'_>) -> Result<Vec<Neighbor>> {
+        self.device.check()?;
+        kmeans_assign::assign_coarse(self, rows, centroids)
     }
 
     fn centroid_sums(&self, rows: &Rows<'_>, labels: &[u32], nlist: usize) -> Result<CentroidSums> {
@@ -132,8 +169,43 @@ impl Compute for Gpu {
         top_k::top_k(self, queries, rows, metric, k)
     }
 
+    fn nearest_leaders(
+        &self,
+        rows: &Rows<'_>,
+        bytes: Option<&ByteRows>,
+        members: &[u32],
+        leaders: &[u32],
+        k: usize,
+    ) -> Result<Vec<u32>> {
+        self.device.check()?;
+        byte_neighbors::nearest_leaders(self, rows, bytes, members, leaders, k)
+    }
+
+    fn leaf_candidates(
+        &self,
+        rows: &Rows<'_>,
+        bytes: Option<&ByteRows>,
+        leaves: &Leaves,
+        k: usize,
+    ) -> Result<Neighbors> {
+        self.device.check()?;
+        byte_neighbors::leaf_candidates(self, rows, bytes, leaves, k)
+    }
+
     fn leaf_top_k(&self, rows: &Rows<'_>, leaves: &Leaves, metric: Metric, k: usize) -> Result<Neighbors> {
         self.device.check()?;
         leaf_top_k::leaf_top_k(self, rows, leaves, metric, k)
+    }
+
+    fn take_device_work(&self) -> DeviceWork {
+        let runs = self.clock.take(self);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.transfers();
+        let before = std::mem::replace(&mut *told, now);
+        DeviceWork {
+            runs,
+            uploaded_bytes: now.uploaded_bytes - before.uploaded_bytes,
+            downloaded_bytes: now.downloaded_bytes - before.downloaded_bytes,
+        }
     }
 }

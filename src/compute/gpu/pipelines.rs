@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::super::Result;
 use super::device::Device;
 use super::kernels::Kernel;
+use super::variants::Variant;
 
 /// Values for the constants that a kernel leaves open; those that it does not name are ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -26,8 +27,8 @@ impl Constants {
     }
 }
 
-/// A kernel's name and the values of its overrides, in its order.
-type Key = (&'static str, Vec<u32>);
+/// A kernel, and the values of its overrides, in its order.
+type Key = (&'static str, Variant, Vec<u32>);
 
 #[derive(Default)]
 pub(super) struct Pipelines {
@@ -45,11 +46,11 @@ impl Pipelines {
         let values: Vec<u32> = kernel.overrides.iter().map(|name| constants.of(name)).collect();
         // Held while compiling: two threads that want the same kernel should not both pay for it.
         let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pipeline) = compiled.get(&(kernel.name, values.clone())) {
+        if let Some(pipeline) = compiled.get(&(kernel.name, kernel.variant, values.clone())) {
             return Ok(pipeline.clone());
         }
         let pipeline = Arc::new(compile(device, kernel, &values)?);
-        compiled.insert((kernel.name, values), pipeline.clone());
+        compiled.insert((kernel.name, kernel.variant, values), pipeline.clone());
         Ok(pipeline)
     }
 }

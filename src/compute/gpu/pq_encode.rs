@@ -8,7 +8,7 @@ use super::layout::PqEncodeParams;
 use super::memory::DeviceBuffer;
 use super::rows::{RowTile, Tiles};
 use super::squared_norms::squared_norms;
-use super::work::{InFlight, Work};
+use super::work::{Cost, Dispatch, InFlight, Work};
 use crate::vectors::{Metric, VectorView};
 
 /// Codes that leave the shader in one word.
@@ -106,7 +106,18 @@ impl<'a> Encoder<'a> {
         };
         let bindings = [&*tile.values, &labels, &self.centroids, &self.codebook, &self.entry_norms, &codes];
         let mut work = Work::new(gpu);
-        work.dispatch(&PQ_ENCODE, gpu.constants(dsub), &params, &bindings, grid)?;
+        let centroid_bytes = if self.labels.is_empty() { 0 } else { 4 * count * self.dim };
+        work.dispatch(Dispatch {
+            kernel: &PQ_ENCODE,
+            constants: gpu.constants(dsub),
+            params,
+            bindings: &bindings,
+            grid,
+            cost: Cost {
+                flops: 2.0 * (count * ksub * pq_m * dsub) as f64,
+                bytes: (4 * count * (self.dim + words) + centroid_bytes) as f64,
+            },
+        })?;
         work.submit_and_read(&codes, bytes)
     }
 }

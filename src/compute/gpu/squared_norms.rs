@@ -5,7 +5,7 @@ use super::Gpu;
 use super::kernels::SQUARED_NORMS;
 use super::layout::SquaredNormsParams;
 use super::memory::DeviceBuffer;
-use super::work::Work;
+use super::work::{Cost, Dispatch, Work};
 use crate::vectors::Metric;
 
 /// The norms of the first `rows` rows in `values`; for a metric that needs none, a buffer that is never read.
@@ -23,7 +23,14 @@ pub(super) fn squared_norms(
     let grid = gpu.device.grid((rows as u32).div_ceil(gpu.device.lanes));
     let params = SquaredNormsParams { rows: rows as u32, dim: dim as u32, grid_width: grid.width };
     let mut work = Work::new(gpu);
-    work.dispatch(&SQUARED_NORMS, gpu.constants(dim), &params, &[values, &norms], grid)?;
+    work.dispatch(Dispatch {
+        kernel: &SQUARED_NORMS,
+        constants: gpu.constants(dim),
+        params,
+        bindings: &[values, &norms],
+        grid,
+        cost: Cost { flops: 2.0 * (rows * dim) as f64, bytes: (4 * rows * (dim + 1)) as f64 },
+    })?;
     work.submit()?;
     Ok(norms)
 }

@@ -1,21 +1,23 @@
 //! The k nearest rows of each query: `top_k.wgsl` finds candidates by score, `SLACK` more than asked for; the host
 //! sums their distances anew from the definition, in f64, and keeps k. What is returned is exact but for rows that
-//! rounding hid behind the slack.
+//! rounding hid behind the slack. Scores of halves hide more, but by a known amount: a query of which they could have hidden
+//! a row is searched again in f32.
 
 use rayon::prelude::*;
 
 use super::super::{Result, Rows};
 use super::buffers::Readback;
-use super::kernels::{TOP_K, staged_bytes};
+use super::kernels::staged_bytes;
 use super::layout::TopKParams;
 use super::limits::{BATCH_OUTPUT_BYTES, sort_iterations};
 use super::memory::DeviceBuffer;
 use super::pipelines::Constants;
-use super::rows::{RowTile, Tiles};
+use super::rows::{RowTile, Tiles, extent};
 use super::squared_norms::squared_norms;
-use super::work::{InFlight, Work};
+use super::variants::{Extent, Ranking, Scales, Variant, norm, score_error};
+use super::work::{Cost, Dispatch, InFlight, Work};
 use super::{Gpu, metric_number};
-use crate::vectors::{Metric, Neighbor, Neighbors, TopK, VectorView};
+use crate::vectors::{Metric, Neighbor, Neighbors, Random, TopK, VectorBuf, VectorView};
 
 /// Candidates beyond k. A row is lost only if so many others pass it by rounding: the f32 score of a pair is off by
 /// some 1e-6 of |a|² + |b|², and few rows lie that close to the k-th. (Equal rows have equal scores: none is passed.)
@@ -40,21 +42,103 @@ pub(super) fn top_k(
     if host.is_empty() {
         return Ok(found);
     }
-    let keep = (k + SLACK).min(host.rows());
-    let mut blocks = Tiles::streamed(gpu, queries, (HOST_CANDIDATES / keep).max(1))?;
-    let mut row_tiles = Tiles::of(gpu, rows)?;
-    for index in 0..blocks.len() {
-        let queries_held = blocks.load(gpu, index)?;
-        let block = QueryBlock { gpu, queries: &queries_held, dim: host.dim(), metric, keep };
-        let start = queries_held.start;
-        block
-            .candidates(&mut row_tiles)?
-            .par_iter_mut()
-            .zip(found.as_mut_slice()[start * k..].par_chunks_exact_mut(k))
-            .enumerate()
-            .for_each(|(index, (top, out))| rank(queries.row(start + index), host, metric, top, out));
+    let halves = (gpu.device.variant != Variant::Plain)
+        .then(|| {
+            let (queries, rows) = (Extent::of(queries), extent(rows));
+            let scales = Scales::halves(metric, queries, rows)?;
+            Some((Ranking { variant: gpu.device.variant, scales }, rows.longest))
+        })
+        .flatten();
+    let Some((ranking, longest)) = halves else {
+        let search = Search { gpu, rows, metric, keep: k + SLACK, ranking: Ranking::plain(metric) };
+        search.run(queries, &mut found, |_, _| true)?;
+        return Ok(found);
+    };
+    let search = Search { gpu, rows, metric, keep: k + SLACK.max(k), ranking };
+    let open = search.run(queries, &mut found, |query, ranked| {
+        let error = score_error(metric, host.dim(), norm(query), longest);
+        ranked.leave_nothing_out(query, metric, error)
+    })?;
+    if !open.is_empty() {
+        let plain = Search { keep: k + SLACK, ranking: Ranking::plain(metric), ..search };
+        let mut again = Neighbors::new(open.len(), k);
+        plain.run(queries.gather(&open).view(), &mut again, |_, _| true)?;
+        for (index, &query) in open.iter().enumerate() {
+            found.row_mut(query as usize).copy_from_slice(again.row(index));
+        }
     }
     Ok(found)
+}
+
+/// All queries against all rows, by one kind of product.
+struct Search<'a> {
+    gpu: &'a Gpu,
+    rows: &'a Rows<'a>,
+    metric: Metric,
+    /// Candidates per query.
+    keep: usize,
+    ranking: Ranking,
+}
+
+/// A query's answer, and what it was chosen from.
+struct Ranked<'a> {
+    nearest: &'a [Neighbor],
+    /// The worst score that was kept; none where all rows were.
+    worst_kept: Option<f32>,
+}
+
+impl Ranked<'_> {
+    /// Whether no row that was not kept can be among the nearest, if scores are off by at most `error`.
+    fn leave_nothing_out(&self, query: &[f32], metric: Metric, error: f64) -> bool {
+        let (Some(worst), Some(last)) = (self.worst_kept, self.nearest.last()) else { return true };
+        // What a score leaves out of a distance.
+        let beside = match metric {
+            Metric::L2 => norm(query).powi(2),
+            Metric::Cosine => 1.0,
+            Metric::InnerProduct => 0.0,
+        };
+        // A returned distance is rounded to f32.
+        let distance = f64::from(last.distance);
+        distance * (1.0 + 1e-7 * distance.signum()) - beside + error < f64::from(worst)
+    }
+}
+
+impl Search<'_> {
+    /// Fills `found`; which queries' answers `is_whole` does not accept.
+    fn run(
+        &self,
+        queries: VectorView<'_>,
+        found: &mut Neighbors,
+        is_whole: impl Fn(&[f32], &Ranked<'_>) -> bool + Sync,
+    ) -> Result<Vec<u32>> {
+        let Search { gpu, metric, ranking, .. } = *self;
+        let (host, k) = (self.rows.host(), found.k());
+        let keep = self.keep.min(host.rows());
+        let mut blocks = Tiles::streamed(gpu, queries, (HOST_CANDIDATES / keep).max(1))?;
+        let mut row_tiles = Tiles::of(gpu, self.rows)?;
+        let mut open = Vec::new();
+        for index in 0..blocks.len() {
+            let queries_held = blocks.load(gpu, index)?;
+            let block = QueryBlock { gpu, queries: &queries_held, dim: host.dim(), metric, keep, ranking };
+            let start = queries_held.start;
+            let of_block: Vec<u32> = block
+                .candidates(&mut row_tiles)?
+                .par_iter_mut()
+                .zip(found.as_mut_slice()[start * k..].par_chunks_exact_mut(k))
+                .enumerate()
+                .filter_map(|(index, (top, out))| {
+                    let query = queries.row(start + index);
+                    rank(query, host, metric, top, out);
+                    let kept = top.sorted();
+                    let worst_kept = (kept.len() < host.rows()).then(|| kept.last()).flatten();
+                    let ranked = Ranked { nearest: out, worst_kept: worst_kept.map(|worst| worst.distance) };
+                    (!is_whole(query, &ranked)).then_some((start + index) as u32)
+                })
+                .collect();
+            open.extend(of_block);
+        }
+        Ok(open)
+    }
 }
 
 /// The nearest of `candidates`, by the definition.
@@ -70,6 +154,33 @@ fn rank(query: &[f32], rows: VectorView<'_>, metric: Metric, candidates: &mut To
     out[nearest.len()..].fill(Neighbor::NONE);
 }
 
+/// Whether this device's products of halves are what they are taken for: scores of a few random rows within their bound.
+pub(super) fn holds_its_bound(gpu: &Gpu) -> Result<bool> {
+    const ROWS: usize = 300;
+    const DIM: usize = 100;
+    let metric = Metric::L2;
+    let mut random = Random::new(1);
+    let values = (0..ROWS * DIM).map(|_| random.normal() as f32).collect();
+    let all = VectorBuf::new(values, DIM);
+    let rows = Rows::on_host(all.view());
+    let extent = Extent::of(all.view());
+    let Some(scales) = Scales::halves(metric, extent, extent) else { return Ok(false) };
+    let mut blocks = Tiles::streamed(gpu, all.view(), usize::MAX)?;
+    let queries = blocks.load(gpu, 0)?;
+    let ranking = Ranking { variant: gpu.device.variant, scales };
+    let block = QueryBlock { gpu, queries: &queries, dim: DIM, metric, keep: ROWS, ranking };
+    let mut candidates = block.candidates(&mut Tiles::of(gpu, &rows)?)?;
+    let is_within = |query: &[f32], candidate: &Neighbor| {
+        let exact = metric.distance(query, all.row(candidate.ordinal as usize)) - norm(query).powi(2);
+        let error = score_error(metric, DIM, norm(query), extent.longest);
+        (f64::from(candidate.distance) - exact).abs() <= error
+    };
+    Ok(all.view().iter().zip(&mut candidates).all(|(query, found)| {
+        let found = found.sorted();
+        found.len() == ROWS && found.iter().all(|candidate| is_within(query, candidate))
+    }))
+}
+
 /// Queries that go through all rows together.
 struct QueryBlock<'a> {
     gpu: &'a Gpu,
@@ -78,6 +189,7 @@ struct QueryBlock<'a> {
     metric: Metric,
     /// Candidates per query.
     keep: usize,
+    ranking: Ranking,
 }
 
 /// A tile of rows, as a block of queries goes through it.
@@ -146,11 +258,25 @@ impl QueryBlock<'_> {
             rows_per_split: plan.rows_per_split as u32,
             keep: plan.keep as u32,
             grid_width: grid.width,
+            a_scale: self.ranking.scales.a,
+            b_scale: self.ranking.scales.b,
+            weight: self.ranking.scales.weight,
         };
-        let constants = Constants { capacity: plan.capacity as u32, ..gpu.constants(self.dim) };
+        let variant = self.ranking.variant;
+        let constants = Constants { capacity: plan.capacity as u32, ..gpu.constants_of(variant, self.dim) };
         let bindings = [&*self.queries.values, &*rows.values, norms, &lists, &found];
         let mut work = Work::new(gpu);
-        work.dispatch(&TOP_K, constants, &params, &bindings, grid)?;
+        work.dispatch(Dispatch {
+            kernel: variant.top_k(),
+            constants,
+            params,
+            bindings: &bindings,
+            grid,
+            cost: Cost {
+                flops: 2.0 * (count * rows.rows * self.dim) as f64,
+                bytes: (4 * self.dim * (count + rows.rows)) as f64 + bytes as f64,
+            },
+        })?;
         work.submit_and_read(&found, bytes)
     }
 }
@@ -170,7 +296,7 @@ struct Plan {
 impl Plan {
     fn new(gpu: &Gpu, block: &QueryBlock<'_>, rows: usize) -> Result<Self> {
         let columns = gpu.tile_columns();
-        let longest = longest_list(gpu, block.dim);
+        let longest = longest_list(gpu, block.ranking.variant, block.dim);
         let sort = |capacity| gpu.tile_rows() * sort_iterations(gpu.device.lanes, capacity);
         let capacity = (block.keep + columns).next_power_of_two().min(longest);
         // Every tile may crowd every list; but rows that all fit a list never do.
@@ -202,9 +328,9 @@ fn split(rows: usize, query_tiles: usize, longest: usize) -> (usize, usize) {
 }
 
 /// The longest list that workgroup memory sorts, and whose sorting leaves software half of its loop iterations.
-fn longest_list(gpu: &Gpu, dim: usize) -> usize {
+fn longest_list(gpu: &Gpu, variant: Variant, dim: usize) -> usize {
     let free = gpu.device.limits.max_compute_workgroup_storage_size
-        - staged_bytes(gpu.device.lanes, gpu.constants(dim).depth)
+        - staged_bytes(variant, gpu.device.lanes, gpu.constants_of(variant, dim).depth)
         - LIST_STATE_BYTES * gpu.tile_rows() as u32;
     let mut longest = 1 << (free as usize / size_of::<Neighbor>()).ilog2();
     while gpu.tile_rows() * sort_iterations(gpu.device.lanes, longest) > gpu.device.loop_iterations / 2 {

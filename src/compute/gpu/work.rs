@@ -7,35 +7,51 @@ use bytemuck::Pod;
 use super::super::Result;
 use super::Gpu;
 use super::buffers::Readback;
+use super::clock::Stamps;
 use super::device::Grid;
 use super::kernels::Kernel;
 use super::memory::DeviceBuffer;
 use super::pipelines::Constants;
 
+/// A kernel and all that one run of it needs.
+pub(super) struct Dispatch<'a, P> {
+    pub kernel: &'static Kernel,
+    pub constants: Constants,
+    /// Binding 0.
+    pub params: P,
+    /// The others, in the shader's order.
+    pub bindings: &'a [&'a DeviceBuffer],
+    pub grid: Grid,
+    pub cost: Cost,
+}
+
+/// What a run of a kernel takes on paper: shaders/README.md has the formulas.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Cost {
+    pub flops: f64,
+    /// Every input once, every result once.
+    pub bytes: f64,
+}
+
 /// One submission under construction.
 pub(super) struct Work<'g> {
     gpu: &'g Gpu,
     encoder: wgpu::CommandEncoder,
+    stamps: Option<Stamps>,
 }
 
 impl<'g> Work<'g> {
     pub fn new(gpu: &'g Gpu) -> Self {
-        Self { gpu, encoder: gpu.device.device.create_command_encoder(&Default::default()) }
+        let encoder = gpu.device.device.create_command_encoder(&Default::default());
+        Self { gpu, encoder, stamps: gpu.clock.stamps(gpu) }
     }
 
-    /// Runs `kernel` after everything recorded so far. `params` is binding 0; `bindings` follow in the
-    /// shader's order.
-    pub fn dispatch<P: Pod>(
-        &mut self,
-        kernel: &'static Kernel,
-        constants: Constants,
-        params: &P,
-        bindings: &[&DeviceBuffer],
-        grid: Grid,
-    ) -> Result<()> {
+    /// Runs a kernel after everything recorded so far.
+    pub fn dispatch<P: Pod>(&mut self, dispatch: Dispatch<'_, P>) -> Result<()> {
+        let Dispatch { kernel, constants, params, bindings, grid, cost } = dispatch;
         let device = &self.gpu.device;
         let pipeline = self.gpu.pipelines.get(device, kernel, constants)?;
-        let params = self.gpu.buffers.uniform(device, params)?;
+        let params = self.gpu.buffers.uniform(device, &params)?;
         let entries: Vec<wgpu::BindGroupEntry<'_>> = std::iter::once(&params)
             .chain(bindings.iter().copied())
             .zip(0..)
@@ -49,7 +65,9 @@ impl<'g> Work<'g> {
             layout: &pipeline.get_bind_group_layout(0),
             entries: &entries,
         });
-        let mut pass = self.encoder.begin_compute_pass(&Default::default());
+        let timestamp_writes = self.stamps.as_mut().and_then(|stamps| stamps.of(kernel.name, cost));
+        let descriptor = wgpu::ComputePassDescriptor { label: Some(kernel.name), timestamp_writes };
+        let mut pass = self.encoder.begin_compute_pass(&descriptor);
         pass.set_pipeline(&pipeline);
         pass.set_bind_group(0, &bind_group, &[]);
         pass.dispatch_workgroups(grid.width, grid.height, 1);
@@ -57,14 +75,23 @@ impl<'g> Work<'g> {
     }
 
     pub fn submit(self) -> Result<()> {
-        self.gpu.device.submit(self.encoder).map(drop)
+        self.close().map(drop)
     }
 
     /// Submits, and asks for the first `bytes` of `output`.
     pub fn submit_and_read(mut self, output: &DeviceBuffer, bytes: u64) -> Result<Readback> {
         let (buffers, device) = (&self.gpu.buffers, &self.gpu.device);
         let recorded = buffers.record_read(device, &mut self.encoder, output, bytes)?;
-        Ok(recorded.submitted(device.submit(self.encoder)?))
+        Ok(recorded.submitted(self.close()?))
+    }
+
+    fn close(mut self) -> Result<wgpu::SubmissionIndex> {
+        let stamps = self.stamps.take().map(|stamps| stamps.resolve(&mut self.encoder));
+        let submission = self.gpu.device.submit(self.encoder)?;
+        if let Some(stamps) = stamps {
+            self.gpu.clock.submitted(self.gpu, stamps, submission.clone());
+        }
+        Ok(submission)
     }
 }
 

@@ -97,7 +97,7 @@ impl Renderer for Bars {
             Event::StageAbandoned(stage) => self.end(stage, &format!("{}: not finished", stage.name)),
             Event::Note { level: Level::Info, text } => self.line(text),
             Event::Note { level: Level::Warning, text } => self.line(&format!("warning: {text}")),
-            Event::Finished { .. } | Event::Failed { .. } => {}
+            Event::DeviceRan { .. } | Event::Finished { .. } | Event::Failed { .. } => {}
         }
     }
 }

@@ -110,6 +110,8 @@ impl<W: Write + Send> Renderer for JsonLines<W> {
             Event::StageFinished(stage) => ("stage_finished", Some(StageFields::ended(stage))),
             Event::StageAbandoned(stage) => ("stage_abandoned", Some(StageFields::ended(stage))),
             Event::Note { .. } => ("note", None),
+            // For traces: a build has thousands, and the result has their sums.
+            Event::DeviceRan { .. } => return,
             Event::Finished { .. } => ("finished", None),
             Event::Failed { .. } => ("failed", None),
         };

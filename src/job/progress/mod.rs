@@ -6,6 +6,7 @@ mod bars;
 mod cancel;
 mod json;
 mod plain;
+mod trace;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +17,9 @@ pub use bars::Bars;
 pub use cancel::{CancelToken, Cancelled};
 pub use json::JsonLines;
 pub use plain::PlainLines;
+pub use trace::{Trace, TraceError, Traced};
 
+use crate::compute::KernelRun;
 use crate::error::Error;
 
 /// What a stage counts.
@@ -89,6 +92,10 @@ pub enum Event<'a> {
         level: Level,
         text: &'a str,
     },
+    /// A device has done what a stage asked of it; in the order in which it did.
+    DeviceRan {
+        runs: &'a [KernelRun],
+    },
     /// What the job made, for machines: the last event of a job that succeeds.
     Finished {
         result: &'a serde_json::Value,
@@ -106,6 +113,16 @@ pub trait Renderer: Send + Sync {
 
     /// `since_start` is the job's age.
     fn render(&self, event: Event<'_>, since_start: Duration);
+}
+
+impl Renderer for Box<dyn Renderer> {
+    fn interval(&self) -> Duration {
+        (**self).interval()
+    }
+
+    fn render(&self, event: Event<'_>, since_start: Duration) {
+        (**self).render(event, since_start);
+    }
 }
 
 /// Shows nothing but warnings, on stderr where `warn` says so.
@@ -179,6 +196,12 @@ impl Progress {
 
     pub fn warn(&self, text: impl AsRef<str>) {
         self.render(Event::Note { level: Level::Warning, text: text.as_ref() });
+    }
+
+    pub fn device_ran(&self, runs: &[KernelRun]) {
+        if !runs.is_empty() {
+            self.render(Event::DeviceRan { runs });
+        }
     }
 
     /// The job has succeeded and this is what it made.
@@ -309,6 +332,7 @@ mod tests {
                 Event::StageFinished(stage) => format!("finish {} {}", stage.name, stage.done),
                 Event::StageAbandoned(stage) => format!("abandon {}", stage.name),
                 Event::Note { level, text } => format!("{level:?} {text}"),
+                Event::DeviceRan { runs } => format!("ran {}", runs.len()),
                 Event::Finished { result } => format!("result {result}"),
                 Event::Failed { error } => format!("failed {error}"),
             };

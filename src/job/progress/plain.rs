@@ -45,7 +45,7 @@ impl<W: Write + Send> Renderer for PlainLines<W> {
             }
             Event::Note { level: Level::Info, text } => text.into(),
             Event::Note { level: Level::Warning, text } => format!("warning: {text}"),
-            Event::Finished { .. } | Event::Failed { .. } => return,
+            Event::DeviceRan { .. } | Event::Finished { .. } | Event::Failed { .. } => return,
         };
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = writeln!(out, "{line}").and_then(|()| out.flush());
