@@ -200,9 +200,14 @@ impl Objects {
     /// The object's bytes in order, in chunks of [`CHUNK_BYTES`], a few of which are read ahead. It must have exactly
     /// `size` bytes: nothing is read, let alone allocated, of one that has not.
     pub(super) fn chunks(&self, object: &str, size: u64) -> Chunks {
+        self.chunks_of(object, size, CHUNK_BYTES)
+    }
+
+    /// [`chunks`](Self::chunks) of another size.
+    pub(super) fn chunks_of(&self, object: &str, size: u64, chunk_bytes: u64) -> Chunks {
         let (store, retry, path) = self.request(object);
         let reader = ChunkReader { store, retry, path, size };
-        Chunks { reader, next: 0, pending: VecDeque::new(), started: false }
+        Chunks { reader, chunk_bytes, next: 0, pending: VecDeque::new(), started: false }
     }
 
     /// The whole object, if it is the file that it should be.
@@ -470,6 +475,7 @@ impl ChunkReader {
 /// See [`Objects::chunks`]. Ends with the first error.
 pub(super) struct Chunks {
     reader: ChunkReader,
+    chunk_bytes: u64,
     /// Where the next request starts.
     next: u64,
     pending: VecDeque<Pending<Result<Bytes, ReadError>>>,
@@ -478,10 +484,16 @@ pub(super) struct Chunks {
 
 impl Chunks {
     fn request(&mut self) -> Result<(), StoreError> {
-        let end = self.reader.size.min(self.next.saturating_add(CHUNK_BYTES));
+        let end = self.reader.size.min(self.next.saturating_add(self.chunk_bytes));
         self.pending.push_back(Pending::start(self.reader.clone().read(self.next..end))?);
         self.next = end;
         Ok(())
+    }
+
+    /// Nothing more is read.
+    pub(super) fn end(&mut self) {
+        self.next = self.reader.size;
+        self.pending.clear();
     }
 }
 
@@ -499,8 +511,7 @@ impl Iterator for Chunks {
         }
         let chunk = self.pending.pop_front()?.wait();
         if chunk.is_err() {
-            self.next = self.reader.size;
-            self.pending.clear();
+            self.end();
         }
         Some(chunk)
     }
