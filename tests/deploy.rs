@@ -1,5 +1,6 @@
 //! The files of `pipelines/deploy`: read by what they are written for, and their commands run on a real object store.
 #![cfg(all(feature = "cli", feature = "cloud", feature = "encryption", feature = "serve", unix))]
+#![allow(clippy::duplicate_mod, reason = "both harnesses speak HTTP")]
 
 mod fixture;
 mod published;

@@ -81,7 +81,8 @@ impl Job {
 
     /// The job file, with `more` for its graph.
     fn write(&self, more: &str) {
-        let key = self.key.as_ref().map_or(String::new(), |key| format!("encryption = {{ key = \"{key}\" }}"));
+        let key =
+            self.key.as_ref().map_or(String::new(), |key| format!("encryption = {{ key = \"{key}\" }}"));
         let text = format!(
             r#"
 threads = 2
@@ -337,7 +338,10 @@ fn an_encrypted_job_killed_at_any_moment_ends_with_the_same_bytes() {
         job.finish(&[]);
         INDEXES.map(|name| job.index(name).read_stored(1).unwrap().folders()[0].id.to_string())
     };
-    assert_eq!(folders(), INDEXES.map(|name| encrypted.index(name).read_stored(1).unwrap().folders()[0].id.to_string()));
+    assert_eq!(
+        folders(),
+        INDEXES.map(|name| encrypted.index(name).read_stored(1).unwrap().folders()[0].id.to_string())
+    );
 }
 
 #[test]

@@ -615,7 +615,8 @@ fn files_at_the_edges_of_blocks_come_back() {
         let cuts = [0, 1, B - 1, B, B + 1, size / 2, size.saturating_sub(1), size];
         for from in cuts.into_iter().filter(|&from| from <= size) {
             for to in cuts.into_iter().filter(|&to| (from..=size).contains(&to)) {
-                let read = segment.read_ranges(&name, &[from as u64..to as u64]).unwrap();
+                let range = from as u64..to as u64;
+                let read = segment.read_ranges(&name, std::slice::from_ref(&range)).unwrap();
                 assert_eq!(read[0], expected[from..to], "{name}: {from}..{to}");
             }
         }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::artifact::{
-    Digest, FileRef, Folder, Manifest, ManifestDraft, ManifestError, SealedManifest, SegmentRef, StoredManifest, segment_id,
+    Digest, FileRef, Folder, Manifest, ManifestDraft, ManifestError, SealedManifest, SegmentRef,
+    StoredManifest, segment_id,
 };
 use crate::vectors::Metric;
 
