@@ -50,6 +50,18 @@ fn the_files_are_what_their_programs_take() {
     for feature in found["features"].as_array().unwrap() {
         assert!(manifest.contains(&format!("\n{} = [", feature.as_str().unwrap())), "{feature}");
     }
+    // What the image is made of is a workspace by itself.
+    let tree = tempfile::tempdir().unwrap();
+    let sources = found["sources"].as_array().unwrap().iter().map(|source| source.as_str().unwrap());
+    for source in sources.filter(|source| !source.starts_with('/')) {
+        let there = Path::new(env!("CARGO_MANIFEST_DIR")).join(source);
+        let here = tree.path().join(source);
+        std::fs::create_dir_all(here.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(there, here).unwrap();
+    }
+    let metadata = ["metadata", "--offline", "--locked", "--no-deps", "--format-version", "1"];
+    let ran = Command::new(env!("CARGO")).args(metadata).current_dir(tree.path()).output().unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
     for job in found["jobs"].as_array().unwrap() {
         JobSpec::parse(job.as_str().unwrap(), "job.toml").unwrap_or_else(|error| panic!("{error}"));
     }
