@@ -104,10 +104,10 @@ def selectors(expression):
     def enter(node):
         vector = node.vector_selector if isinstance(node, promql_parser.MatrixSelector) else node
         if isinstance(vector, promql_parser.VectorSelector):
-            found.append((vector.name, [(m.name, str(m.op), m.value) for m in vector.matchers.matchers]))
+            found.append((vector.name, [(m.name, m.op, m.value) for m in vector.matchers.matchers]))
         return True
 
-    promql_parser.walk(enter, expression)
+    promql_parser.walk(expression, enter)
     return found
 
 
@@ -117,7 +117,11 @@ def rules(folder):
         for rule in group["rules"]:
             assert rule.keys() <= {"alert", "expr", "for", "labels", "annotations", "keep_firing_for"}, rule
             assert rule["annotations"]["summary"] and rule["labels"]["severity"] in ("page", "ticket"), rule["alert"]
-            yield rule["alert"], promql_parser.parse(rule["expr"]), rule
+            try:
+                expression = promql_parser.parse(rule["expr"])
+            except ValueError as error:
+                raise AssertionError(f"{rule['alert']} is no PromQL: {error}") from error
+            yield rule["alert"], expression, rule
 
 
 def series_of(metrics):
@@ -144,8 +148,8 @@ def check_alerts(folder, series, job):
             for label, op, value in matchers:
                 assert label in known or label in OF_SCRAPES, f"{name}: `{metric}` has no label `{label}`"
                 if metric in series and label in known:
-                    is_right = re.compile(value).fullmatch if "~" in op else value.__eq__
-                    assert "5.." in value or any(map(is_right, known[label])), f"{name}: {label}{op}{value} of {known[label]}"
+                    is_right = re.compile(value).fullmatch if op == promql_parser.MatchOp.Re else value.__eq__
+                    assert "5.." in value or any(map(is_right, known[label])), f"{name}: no {label} is `{value}`, of {known[label]}"
                 if label == "job":
                     assert value == job, f"{name}: the job is `{job}`"
         labels = set().union(*(series.get(metric, {}) for metric, _ in of_alert)) | OF_SCRAPES
@@ -178,6 +182,7 @@ def main(folder, metrics=None):
     containers, jobs = check_kubernetes(folder)
     of_compose, job = check_compose(folder)
     features, sources = check_dockerfile(folder)
+    assert len(list(rules(folder))) > 3
     if metrics is not None:
         check_alerts(folder, series_of(pathlib.Path(metrics).read_text()), job)
     found = {"containers": of_compose + containers, "jobs": jobs, "features": features, "sources": sources}
