@@ -153,8 +153,7 @@ fn compose_builds_and_serves_and_every_alert_is_over_what_the_server_says() {
 
     let api_keys = there.path().join("api-keys");
     std::fs::write(&api_keys, "0123456789abcdef\n").unwrap();
-    let mut environment: Vec<(&str, String)> = server.environment();
-    environment.push(("ANNVIL_KEY", format!("file:{}", key.display())));
+    let environment = server.environment();
     let environment: Vec<(&str, &str)> =
         environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
     for place in ["compose serve", "Deployment annvil-serve"] {

@@ -279,6 +279,7 @@ fn is_secret_and_kept_without_its_key(pipeline: &mut Pipeline) {
         entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
     }
     let search = ["search", "out/knowledge", "--text", "Paris, capital of France", "-k", "1"];
+    pipeline.exits(0, &["compact", "out/knowledge", "--backend", "cpu"]);
     let before = pipeline.json(0, &search)["results"].clone();
     let keys = std::mem::take(&mut pipeline.environment);
     let told = pipeline.run(&search);

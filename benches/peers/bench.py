@@ -83,7 +83,8 @@ def wanted(module: str, variant: str, peers: list[str]) -> bool:
 
 
 def measure(dataset, chosen, options) -> dict:
-    """One result per variant: `builds`, `sweeps` (one list of points per round), `latency`, or `failed` and why."""
+    """One result per variant: `builds`, `sweeps` (one list of points per round), and at the setting that reaches .95 (`at_95`)
+    `latency` and `throughput`; or `failed` and why."""
     results = {variant: {"builds": [], "sweeps": []} for _, variant in chosen}
     workers = {}
 
@@ -123,8 +124,13 @@ def measure(dataset, chosen, options) -> dict:
                 say(f"  sweep {turn + 1}: {variant}: {len(points)} settings")
     for variant in list(workers):
         reached = [point for point in summary(results[variant]) if point["recall"] >= 0.95]
-        if reached and "p50_us" not in reached[0]:
-            results[variant]["latency"] = attempt(variant, "latency", "latency", options.k, reached[0]["effort"])
+        if not reached:
+            continue
+        effort = results[variant]["at_95"] = reached[0]["effort"]
+        results[variant]["latency"] = attempt(variant, "latency", "latency", options.k, effort)
+        if variant in workers and options.threads > 1:
+            many = attempt(variant, "throughput", "throughput", options.k, effort, options.threads)
+            results[variant]["throughput"] = many
     for worker in workers.values():
         worker.stop()
     return results
@@ -179,8 +185,11 @@ def table(dataset, results, options) -> str:
     lines = [
         f"\n{dataset.name}: build with {options.threads} threads; search with one, {len(dataset.queries)} queries in a call; "
         f"recall@{options.k}; median of {options.rounds} rounds. (×) is Annvil's best divided by the peer's, above 1 where Annvil "
-        "is better.\n",
-        f"{'':26} {'build CPU-s':>18} " + " ".join(f"{f'QPS at {target:.2f}':>18}" for target in TARGETS) + f" {'spread':>7}",
+        "is better. p50 and p99 are of one query a call, `all threads` the queries/s of one call on as many threads, at the "
+        "setting that reaches .95.\n",
+        f"{'':26} {'build CPU-s':>18} "
+        + " ".join(f"{f'QPS at {target:.2f}':>18}" for target in TARGETS)
+        + f" {'spread':>7} {'p50':>8} {'p99':>9} {'all threads':>12}",
     ]
     for variant, (build, speeds, points) in rows.items():
         own = variant.startswith("annvil")
@@ -188,8 +197,15 @@ def table(dataset, results, options) -> str:
         cells += [cell(s, t, best, own, lambda value, base: base / value, ",.0f") for s, t in zip(speeds, TARGETS)]
         spread = max((point["spread"] for point in points), default=0)
         failed = results[variant].get("failed")
-        lines.append(f"{variant:26} " + (failed or " ".join(cells) + f" {spread:6.0%}"))
+        lines.append(f"{variant:26} " + (failed or " ".join(cells) + f" {spread:6.0%} {single(results[variant])}"))
     return "\n".join(lines) + "\n"
+
+
+def single(result: dict) -> str:
+    """Latency of one query a call and queries/s of all threads, at .95."""
+    latency, many = result.get("latency") or {}, result.get("throughput") or {}
+    times = [f"{latency[name]:,.0f} µs" if name in latency else "–" for name in ("p50_us", "p99_us")]
+    return f"{times[0]:>8} {times[1]:>9} {format(many['qps'], ',.0f') if many else '–':>12}"
 
 
 def cell(value, key, best, own, ratio, form) -> str:

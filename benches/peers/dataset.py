@@ -105,5 +105,5 @@ def brute_force(base, queries, metric, k) -> np.ndarray:
     found = []
     for start in range(0, len(queries), block):
         scores = half_norms - queries[start : start + block] @ base.T
-        found.append(np.argpartition(scores, k, axis=1)[:, :k])
+        found.append(np.argpartition(scores, k, axis=1)[:, :k].copy())  # A view would keep the whole block.
     return np.concatenate(found)

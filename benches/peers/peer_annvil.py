@@ -69,9 +69,22 @@ class Annvil:
             found = self.dataset.rows_of(line["ids"], k)
             count = line["queries"]
             point = {"effort": line["effort"], "recall": self.dataset.recall(found, k)}
-            point.update(cpu_qps=count / line["cpu_s"], qps=count / line["wall_s"])
-            points.append({**point, "p50_us": line["p50_us"], "p99_us": line["p99_us"]})
+            points.append({**point, "cpu_qps": count / line["cpu_s"], "qps": count / line["wall_s"]})
         return points
+
+    def throughput(self, k, effort):
+        line = self.measured(k, effort, "--threads", str(self.threads))
+        return line["queries"] / line["wall_s"]
+
+    def latencies(self, k, effort):
+        return self.measured(k, effort, "--latencies")["latencies_us"]
+
+    def measured(self, k, effort, *options):
+        """At one setting, with the queries of the last sweep."""
+        queries = str(Path(self.out.name) / "queries.parquet")
+        index = str(Path(self.out.name) / "index")
+        options = ["-k", str(k), "--json", "--effort", str(effort), *options]
+        return self.run("measure", index, "--queries", queries, *options)[0]
 
 
 def build_seconds(events):

@@ -1,9 +1,9 @@
-"""faiss: inverted lists with product quantizers and exact re-ranking, and HNSW over 8-bit scalars."""
+"""faiss: inverted lists with product quantizers and or one-bit codes (RaBitQ) and exact re-ranking, and HNSW over floats or 8-bit scalars."""
 
 
 class Faiss:
-    def __init__(self, factory, efforts):
-        self.factory, self.efforts = factory, efforts
+    def __init__(self, factory, efforts, ef_construction=None):
+        self.factory, self.efforts, self.ef_construction = factory, efforts, ef_construction
 
     def build(self, base, metric, threads):
         import faiss
@@ -11,13 +11,15 @@ class Faiss:
         faiss.omp_set_num_threads(threads)
         measure = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
         self.index = faiss.index_factory(base.shape[1], self.factory, measure)
+        if self.ef_construction:
+            self.index.hnsw.efConstruction = self.ef_construction
         self.index.train(base)
         self.index.add(base)
         self.space = faiss.ParameterSpace()
         self.faiss = faiss
 
     def search(self, queries, k, effort):
-        self.faiss.omp_set_num_threads(1)
+        self.faiss.omp_set_num_threads(self.threads)
         self.space.set_index_parameters(self.index, effort)
         return self.index.search(queries, k)[1]
 
@@ -49,5 +51,10 @@ VARIANTS = {
     "faiss IVF,PQx4fs,RFlat": lambda rows, dim, metric: Faiss(
         f"IVF{nlist(rows)},PQ{divisor(dim, 2)}x4fs,RFlat", probes((4, 10, 20, 50))
     ),
+    "faiss IVF,RaBitQfs,RFlat": lambda rows, dim, metric: Faiss(
+        f"IVF{nlist(rows)},RaBitQfs,RFlat", probes((4, 10, 20, 50))
+    ),
+    "faiss HNSW32": lambda rows, dim, metric: Faiss("HNSW32", HNSW_EFFORTS),
     "faiss HNSW32,SQ8": lambda rows, dim, metric: Faiss("HNSW32_SQ8", HNSW_EFFORTS),
+    "faiss HNSW32,SQ8 efC=200": lambda rows, dim, metric: Faiss("HNSW32_SQ8", HNSW_EFFORTS, 200),
 }

@@ -18,7 +18,7 @@ class Hnswlib:
 
     def search(self, queries, k, effort):
         self.index.set_ef(max(k, effort))
-        return self.index.knn_query(queries, k=k, num_threads=1)[0]
+        return self.index.knn_query(queries, k=k, num_threads=self.threads)[0]
 
 
 VARIANTS = {"hnswlib M=16 efC=200": lambda rows, dim, metric: Hnswlib(16, 200)}

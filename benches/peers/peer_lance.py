@@ -7,6 +7,7 @@ KIND = {"cosine": "cosine", "l2": "l2", "inner_product": "dot"}
 
 
 class Lance:
+    takes_threads = False
     efforts = [list(pair) for pair in itertools.product((4, 8, 16, 32, 64, 128), (4, 10, 20))]
 
     def build(self, base, metric, threads):

@@ -19,7 +19,7 @@ class Symphony:
         self.index.build(base, 200, num_threads=threads)
 
     def search(self, queries, k, effort):
-        return first_ids(self.index.search(queries, k, max(k, effort), num_threads=1))
+        return first_ids(self.index.search(queries, k, max(k, effort), num_threads=self.threads))
 
 
 class RaBitQ:
@@ -35,7 +35,7 @@ class RaBitQ:
         self.index.build(base, clusters.centroids, clusters.assignments, num_threads=threads)
 
     def search(self, queries, k, effort):
-        return first_ids(self.index.search(queries, k, effort, num_threads=1))
+        return first_ids(self.index.search(queries, k, effort, num_threads=self.threads))
 
 
 def first_ids(answer):

@@ -29,7 +29,8 @@ class Scann:
 
     def search(self, queries, k, effort):
         leaves, reorder = effort
-        return self.index.search_batched(queries, k, pre_reorder_num_neighbors=reorder, leaves_to_search=leaves)[0]
+        search = self.index.search_batched if self.threads == 1 else self.index.search_batched_parallel
+        return search(queries, k, pre_reorder_num_neighbors=reorder, leaves_to_search=leaves)[0]
 
 
 VARIANTS = {

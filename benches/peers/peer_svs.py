@@ -14,7 +14,7 @@ class Svs:
         self.index = svs.Vamana.build(parameters, base, measure, num_threads=threads)
 
     def search(self, queries, k, effort):
-        self.index.num_threads = 1
+        self.index.num_threads = self.threads
         self.index.search_window_size = max(k, effort)
         return self.index.search(queries, k)[0].astype("int64")
 

@@ -16,7 +16,7 @@ class Usearch:
 
     def search(self, queries, k, effort):
         self.index.expansion_search = effort
-        keys = self.index.search(queries, k, threads=1).keys
+        keys = self.index.search(queries, k, threads=self.threads).keys
         return keys.reshape(len(queries), -1)
 
 

@@ -6,7 +6,8 @@ KIND = {"cosine": "cosine", "l2": "l2", "inner_product": "ip"}
 
 
 class Vsag:
-    efforts = [10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024]
+    takes_threads = False
+    efforts = [10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1000]
 
     def build(self, base, metric, threads):
         import numpy as np

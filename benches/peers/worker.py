@@ -4,11 +4,13 @@ A peer module has `VARIANTS`, from a name to a function `(rows, dim, metric) -> 
 
     efforts                               settings to search with, cheapest first; anything that JSON can hold
     build(base, metric, threads)          base: rows × dim f32, unit rows for cosine
-    search(queries, k, effort)            row numbers, queries × k, with one thread; -1 where nothing was found
+    search(queries, k, effort)            row numbers, queries × k, with `self.threads`; -1 where nothing was found
+
+One that takes a query at a time, or knows no threads, has `takes_threads = False`.
 
 A peer that is another program may have `sweep(k, efforts)` in place of `search`, which measures itself and returns what
 `Session.sweep` does, and `seconds`, what it measured in its last `build` (`cpu_s`, `wall_s`) where that program also did
-other things.
+other things; `throughput(k, effort)`, queries/s of a call on `self.threads`; and `latencies(k, effort)`, microseconds of each query.
 """
 
 from __future__ import annotations
@@ -95,6 +97,10 @@ def serve(pipe, module: str, variant: str) -> None:
             pipe.send(f"{type(error).__name__}: {error}")
 
 
+def percentiles(micros: list[float]) -> dict:
+    return {"p50_us": float(np.percentile(micros, 50)), "p99_us": float(np.percentile(micros, 99)), "us": micros}
+
+
 class Session:
     def __init__(self, module: str, variant: str):
         self.module, self.variant = module, variant
@@ -105,7 +111,12 @@ class Session:
         self.peer = make(*dataset.base.shape, dataset.metric)
         self.peer.folder = dataset.folder
         self.peer.dataset = dataset
+        self.peer.threads = 1
         return {}
+
+    def use(self, threads: int) -> None:
+        pin(threads)
+        self.peer.threads = threads
 
     def build(self, threads: int) -> dict:
         pin(threads)
@@ -117,7 +128,7 @@ class Session:
 
     def sweep(self, k: int, efforts: list | None) -> list[dict]:
         """All queries in one call per effort, one thread. `efforts` none: all, until more effort finds nothing more."""
-        pin(1)
+        self.use(1)
         if hasattr(self.peer, "sweep"):
             return self.peer.sweep(k, efforts)
         points = []
@@ -134,10 +145,24 @@ class Session:
 
     def latency(self, k: int, effort) -> dict:
         """One query a call: what a service sees, the Python call included."""
-        pin(1)
+        self.use(1)
+        if hasattr(self.peer, "latencies"):
+            return percentiles(self.peer.latencies(k, effort))
         latencies = []
         for row in range(len(self.dataset.queries)):
             start = time.perf_counter()
             self.peer.search(self.dataset.queries[row : row + 1], k, effort)
             latencies.append(time.perf_counter() - start)
-        return {f"p{p}_us": float(np.percentile(latencies, p)) * 1e6 for p in (50, 99)}
+        return percentiles([latency * 1e6 for latency in latencies])
+
+    def throughput(self, k: int, effort, threads: int) -> dict:
+        """All queries in one call on several threads."""
+        if not getattr(self.peer, "takes_threads", True):
+            return {}
+        self.use(threads)
+        if hasattr(self.peer, "throughput"):
+            return {"qps": self.peer.throughput(k, effort), "threads": threads}
+        self.peer.search(self.dataset.queries, k, effort)  # Threads are made, and stay.
+        wall = time.perf_counter()
+        self.peer.search(self.dataset.queries, k, effort)
+        return {"qps": len(self.dataset.queries) / (time.perf_counter() - wall), "threads": threads}

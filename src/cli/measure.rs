@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
+use rayon::prelude::*;
 use serde::Serialize;
 
 use super::residence::ResidenceArgs;
@@ -12,16 +13,16 @@ use super::table::{Align, Table};
 use super::{answer, json_line};
 use crate::artifact::FetchStats;
 use crate::error::Error;
-use crate::index::SearchParams;
+use crate::index::{SearchParams, Searcher};
 use crate::job::cpu_time;
 use crate::job::quantity::bytes;
 use crate::loader::{Index, QueryError};
-use crate::report::{latency, warm_up};
+use crate::report::{percentiles, single_queries, warm_up};
 use crate::source::{QuerySpec, read_queries};
 use crate::store::runtime;
-use crate::vectors::VectorView;
+use crate::vectors::{RowId, VectorView};
 
-/// Time searches of a published index, on one thread
+/// Time searches of a published index, on one thread or several
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -51,6 +52,9 @@ pub struct MeasureArgs {
     /// Candidates ranked again by kept vectors [default: what a certificate would take beside that effort]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     refine: Option<u32>,
+    /// Threads that share the batched call; latencies are of one
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: u16,
     #[command(flatten)]
     residence: ResidenceArgs,
     /// Print one JSON object per setting
@@ -59,6 +63,9 @@ pub struct MeasureArgs {
     /// With --json: add the ids found, query by query
     #[arg(long, requires = "json")]
     ids: bool,
+    /// With --json: add what each single query took, in microseconds
+    #[arg(long, requires = "json")]
+    latencies: bool,
 }
 
 /// One setting.
@@ -66,6 +73,7 @@ pub struct MeasureArgs {
 struct Measured {
     effort: usize,
     queries: usize,
+    threads: u16,
     /// Of one batched call with all queries.
     wall_s: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -77,7 +85,9 @@ struct Measured {
     #[serde(skip_serializing_if = "Option::is_none")]
     fetched_per_query: Option<PerQuery>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    ids: Option<Vec<Vec<crate::vectors::RowId>>>,
+    ids: Option<Vec<Vec<RowId>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    latencies_us: Option<Vec<f64>>,
 }
 
 /// What a query asks of the store.
@@ -177,38 +187,85 @@ impl MeasureArgs {
         let mut searcher = index.searcher();
         warm_up(&mut *searcher, queries, params);
         searcher.fetched().map_err(QueryError::from)?;
-        let mut ordinals = Vec::with_capacity(queries.rows() * params.k);
-        let mut counts = Vec::with_capacity(queries.rows());
         let (wall, cpu) = (Instant::now(), cpu_time());
-        searcher.search_batch(queries, params, &mut |_, found| {
-            ordinals.extend(found.iter().map(|neighbor| neighbor.ordinal));
-            counts.push(found.len());
-        });
+        let found = if self.threads == 1 {
+            vec![Found::by(&mut *searcher, queries, params)?]
+        } else {
+            self.shared(index, queries, params)?
+        };
         let wall_s = wall.elapsed().as_secs_f64();
         let cpu_s = cpu_time().zip(cpu).map(|(end, start)| (end - start).as_secs_f64());
-        searcher.fetched().map_err(QueryError::from)?;
-        let (latency_us, _) = latency(&mut *searcher, queries, params);
+        let micros = single_queries(&mut *searcher, queries, params);
+        let latency = percentiles(&micros);
         let fetched = searcher.fetched().map_err(QueryError::from)?;
-        let ids = self.ids.then(|| {
-            let mut rest = &ordinals[..];
-            counts
-                .iter()
-                .map(|&count| {
-                    let (own, others) = rest.split_at(count);
-                    rest = others;
-                    own.iter().map(|&ordinal| index.ids().get(ordinal)).collect()
-                })
-                .collect()
-        });
+        let ids = self.ids.then(|| found.iter().flat_map(|part| part.ids(index)).collect());
         Ok(Measured {
             effort: params.effort,
             queries: queries.rows(),
+            threads: self.threads,
             wall_s,
             cpu_s,
-            p50_us: latency_us.p50,
-            p99_us: latency_us.p99,
+            p50_us: latency.p50,
+            p99_us: latency.p99,
             fetched_per_query: self.residence.is_lazy().then(|| PerQuery::of(fetched, queries.rows())),
             ids,
+            latencies_us: self.latencies.then_some(micros),
         })
+    }
+
+    /// All queries by the threads asked for, an equal stretch each: a batch shares work between its queries.
+    fn shared(
+        &self,
+        index: &Index,
+        queries: VectorView<'_>,
+        params: &SearchParams,
+    ) -> Result<Vec<Found>, Error> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads.into()).build();
+        let pool = pool.map_err(|error| Error::Internal(Box::new(error)))?;
+        let stretch = queries.rows().div_ceil(self.threads.into()).max(1);
+        let starts: Vec<usize> = (0..queries.rows()).step_by(stretch).collect();
+        pool.install(|| {
+            let by_one = |&start: &usize| {
+                let end = (start + stretch).min(queries.rows());
+                Found::by(&mut *index.searcher(), queries.slice(start, end), params)
+            };
+            starts.par_iter().map(by_one).collect()
+        })
+    }
+}
+
+/// What consecutive queries found.
+struct Found {
+    ordinals: Vec<u32>,
+    counts: Vec<usize>,
+}
+
+impl Found {
+    fn by(
+        searcher: &mut dyn Searcher,
+        queries: VectorView<'_>,
+        params: &SearchParams,
+    ) -> Result<Self, Error> {
+        let mut found = Self {
+            ordinals: Vec::with_capacity(queries.rows() * params.k),
+            counts: Vec::with_capacity(queries.rows()),
+        };
+        searcher.search_batch(queries, params, &mut |_, neighbors| {
+            found.ordinals.extend(neighbors.iter().map(|neighbor| neighbor.ordinal));
+            found.counts.push(neighbors.len());
+        });
+        searcher.fetched().map_err(QueryError::from)?;
+        Ok(found)
+    }
+
+    /// Query by query.
+    fn ids(&self, index: &Index) -> Vec<Vec<RowId>> {
+        let mut rest = &self.ordinals[..];
+        let mut of_next = |&count: &usize| {
+            let (own, others) = rest.split_at(count);
+            rest = others;
+            own.iter().map(|&ordinal| index.ids().get(ordinal)).collect()
+        };
+        self.counts.iter().map(&mut of_next).collect()
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::build::byte_size;
 use super::table::cell;
 use crate::artifact::FetchStats;
 use crate::error::Error;
@@ -19,13 +20,13 @@ pub(super) struct ResidenceArgs {
     #[arg(long, value_enum, default_value_t = Place::Resident, value_name = "PLACE")]
     residence: Place,
     /// With `--residence lazy`: most memory for what was fetched [default: 256 MiB]
-    #[arg(long, value_name = "SIZE", value_parser = size)]
+    #[arg(long, value_name = "SIZE", value_parser = byte_size)]
     cache: Option<u64>,
     /// With `--residence lazy`: a folder to keep what was fetched in, for this process alone
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
     /// Most bytes in --cache-dir [default: 10 GiB]
-    #[arg(long, value_name = "SIZE", value_parser = size, requires = "cache_dir")]
+    #[arg(long, value_name = "SIZE", value_parser = byte_size, requires = "cache_dir")]
     cache_dir_size: Option<u64>,
 }
 
@@ -43,28 +44,6 @@ enum Place {
 #[error("{option} is for `--residence lazy`, which keeps only parts of an index")]
 struct NotLazy {
     option: &'static str,
-}
-
-/// A number of bytes: `65536`, `256MiB`, `1.5 GiB`, `2GB`.
-fn size(text: &str) -> Result<u64, String> {
-    const UNITS: [(&str, f64); 9] = [
-        ("KiB", 1024.0),
-        ("MiB", 1_048_576.0),
-        ("GiB", 1_073_741_824.0),
-        ("TiB", 1_099_511_627_776.0),
-        ("KB", 1e3),
-        ("MB", 1e6),
-        ("GB", 1e9),
-        ("TB", 1e12),
-        ("B", 1.0),
-    ];
-    let unit = UNITS.iter().find(|(unit, _)| text.ends_with(unit));
-    let (number, scale) =
-        unit.map_or((text, 1.0), |(unit, scale)| (&text[..text.len() - unit.len()], *scale));
-    match number.trim().parse::<f64>() {
-        Ok(value) if value >= 0.0 && value * scale <= 1e18 => Ok((value * scale) as u64),
-        _ => Err("allowed: a number of bytes, as `65536`, `256MiB` or `1.5GB`".into()),
-    }
 }
 
 impl ResidenceArgs {
@@ -139,23 +118,6 @@ mod tests {
         let command = ResidenceArgs::augment_args(clap::Command::new("search"));
         let matches = command.try_get_matches_from([&["search"], words].concat()).unwrap();
         ResidenceArgs::from_arg_matches(&matches).unwrap().options()
-    }
-
-    #[test]
-    fn sizes_are_read_as_they_are_written() {
-        let cases = [
-            ("0", 0),
-            ("65536", 65_536),
-            ("256MiB", 256 << 20),
-            ("1.5 GiB", 3 << 29),
-            ("2GB", 2_000_000_000),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(size(text), Ok(expected), "{text}");
-        }
-        for text in ["", "MiB", "-1", "1 XiB", "nan", "1e30", "inf"] {
-            assert!(size(text).is_err(), "{text}");
-        }
     }
 
     #[test]

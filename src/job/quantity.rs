@@ -107,11 +107,27 @@ mod tests {
             ("64k", 64_000),
             ("800000000", 800_000_000),
             (" 1 tib ", 1 << 40),
+            ("1.5 GiB", 3 << 29),
+            ("0", 0),
             ("7 B", 7),
         ] {
             assert_eq!(parse_bytes(text), Some(value), "{text}");
         }
-        for text in ["", "GiB", "2 GGiB", "2i", "-1", "1e3", "2 EiB", "1.2.3 GB", "99999999999999 PiB"] {
+        for text in [
+            "",
+            "GiB",
+            "2 GGiB",
+            "2i",
+            "-1",
+            "1e3",
+            "1e30",
+            "nan",
+            "inf",
+            "1 XiB",
+            "2 EiB",
+            "1.2.3 GB",
+            "99999999999999 PiB",
+        ] {
             assert_eq!(parse_bytes(text), None, "{text}");
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::latency::{latency, warm_up};
+use super::latency::{percentiles, single_queries, warm_up};
 use super::recall::summarize;
 use super::truth::GroundTruth;
 use crate::artifact::{Certificate, CertificatePoint, Gate, Latency, Recall};
@@ -266,7 +266,8 @@ impl<R: ExactRows> Sweep<'_, R> {
         let queries = queries.slice(0, queries.rows().min(LATENCY_QUERIES));
         let mut searcher = self.index.clone().searcher();
         warm_up(&mut *searcher, queries, params);
-        latency(&mut *searcher, queries, params)
+        let micros = single_queries(&mut *searcher, queries, params);
+        (percentiles(&micros), micros.len() as f64 * 1e6 / micros.iter().sum::<f64>())
     }
 }
 

@@ -25,6 +25,9 @@ pub struct Header {
     /// One round of each subject after another, not all rounds of one first.
     #[serde(default)]
     pub interleaved: bool,
+    /// The page's; where it is empty, the subjects' names are.
+    #[serde(default)]
+    pub title: String,
     pub subjects: Vec<Subject>,
     /// What was to be measured and could not be.
     #[serde(default)]

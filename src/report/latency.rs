@@ -14,24 +14,25 @@ pub fn warm_up(searcher: &mut dyn Searcher, queries: VectorView<'_>, params: &Se
     }
 }
 
-/// Searches for at least one query, one at a time on this thread: percentiles in microseconds, and queries per second.
-pub fn latency(
+/// Searches one query at a time on this thread: what each took, in microseconds.
+pub fn single_queries(
     searcher: &mut dyn Searcher,
     queries: VectorView<'_>,
     params: &SearchParams,
-) -> (Latency, f64) {
+) -> Vec<f64> {
     let mut found = Vec::with_capacity(params.k);
-    let mut micros: Vec<f64> = queries
-        .iter()
-        .map(|query| {
-            let start = Instant::now();
-            searcher.search(query, params, &mut found);
-            start.elapsed().as_secs_f64() * 1e6
-        })
-        .collect();
-    let total: f64 = micros.iter().sum();
-    micros.sort_unstable_by(f64::total_cmp);
-    let percentile = |p: f64| micros[((micros.len() - 1) as f64 * p).round() as usize];
-    let latency = Latency { p50: percentile(0.50), p95: percentile(0.95), p99: percentile(0.99) };
-    (latency, micros.len() as f64 * 1e6 / total)
+    let mut timed = |query: &[f32]| {
+        let start = Instant::now();
+        searcher.search(query, params, &mut found);
+        start.elapsed().as_secs_f64() * 1e6
+    };
+    queries.iter().map(&mut timed).collect()
+}
+
+/// Percentiles of what at least one query took.
+pub fn percentiles(micros: &[f64]) -> Latency {
+    let mut sorted = micros.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    let percentile = |p: f64| sorted[((sorted.len() - 1) as f64 * p).round() as usize];
+    Latency { p50: percentile(0.50), p95: percentile(0.95), p99: percentile(0.99) }
 }

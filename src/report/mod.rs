@@ -34,7 +34,7 @@ mod truth;
 
 pub use certify::{Certified, CertifyError, CertifyParams, ExactRows, QuerySet, certify};
 pub use diff::{Changed, IDS_TOLD, RowsDiff, VersionDiff};
-pub use latency::{latency, warm_up};
+pub use latency::{percentiles, single_queries, warm_up};
 pub use recall::{RecallSummary, interval, summarize};
 pub use truth::GroundTruth;
 

@@ -172,6 +172,7 @@ impl<'a> Maker<'a> {
     pub fn title(&self) -> String {
         let names: Vec<&str> = self.header.subjects.iter().map(|subject| subject.name.as_str()).collect();
         match &names[..] {
+            _ if !self.header.title.is_empty() => self.header.title.clone(),
             [one] => (*one).to_string(),
             [one, two] => format!("{one} and {two}"),
             [one, .., last] => format!("{one}, … {last}: {} indexes", names.len()),

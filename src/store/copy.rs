@@ -1,7 +1,7 @@
 use bytes::Bytes;
 
 use super::index::{Opened, manifest_object, segment_object};
-use super::objects::check_digest;
+use super::objects::{MULTIPART_ABOVE, check_digest};
 use super::{IndexStore, Place, StoreError};
 use crate::artifact::{Digest, FileRef, Head, Manifest, StoredManifest};
 
@@ -125,7 +125,7 @@ impl IndexStore {
                 Ok(chunk)
             })
         };
-        self.objects.write_chunks(&object, file.size_bytes, &chunks)?;
+        self.objects.write_chunks(&object, file.size_bytes, MULTIPART_ABOVE, &chunks)?;
         self.read_back(&object, file)
     }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::connection::Kind;
 use super::contents::Contents;
 use super::index::{manifest_object, segment_object};
-use super::objects::{ReadError, check_digest};
+use super::objects::{MADE_MULTIPART_ABOVE, MULTIPART_ABOVE, ReadError, check_digest};
 use super::retry::{Verdict, is_unimplemented, verdict};
 use super::{IndexStore, Sealing, StoreError, Verified};
 use crate::artifact::checksums::{BlockChecksums, CHECKSUMS_FILE};
@@ -374,8 +374,9 @@ impl IndexStore {
                 return Ok(0);
             }
         }
-        let write =
-            || self.objects.write_chunks(&object, stored.size_bytes, &|| file.contents.chunks().map(Ok));
+        let at_once = if file.contents.cipher.is_some() { MADE_MULTIPART_ABOVE } else { MULTIPART_ABOVE };
+        let chunks = || file.contents.chunks().map(Ok);
+        let write = || self.objects.write_chunks(&object, stored.size_bytes, at_once, &chunks);
         // In place of what a killed publisher may have left: under this id there is only one right content.
         write()?;
         match self.read_back(&object, stored) {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::contents::StoredFile;
 use super::copy::Copied;
 use super::index::segment_object;
-use super::objects::Objects;
+use super::objects::{MADE_MULTIPART_ABOVE, Objects};
 use super::publish::sealed_folder;
 use super::{IndexStore, Sealing, StoreError};
 use crate::artifact::checksums::BLOCK_BYTES;
@@ -58,7 +58,7 @@ impl IndexStore {
             let size_bytes = file.size_bytes;
             if destination.read_back(object, file).is_err() {
                 let chunks = || sealed_chunks(source, &self.objects, cipher);
-                destination.objects.write_chunks(object, size_bytes, &chunks)?;
+                destination.objects.write_chunks(object, size_bytes, MADE_MULTIPART_ABOVE, &chunks)?;
                 destination.read_back(object, file)?;
                 copied.bytes_written += size_bytes;
             }

@@ -63,9 +63,9 @@ fn sealed_blocks(size_bytes: u64) -> u64 {
 
 /// Where the blocks that hold a range of a file of `size_bytes` lie in the encrypted one. `range` begins with a block.
 pub fn sealed_range(range: &Range<u64>, size_bytes: u64) -> Range<u64> {
-    let at = |position: u64| position / BLOCK_BYTES * SEALED_BLOCK_BYTES;
-    let end = range.end.div_ceil(BLOCK_BYTES).saturating_mul(SEALED_BLOCK_BYTES);
-    at(range.start)..end.min(sealed_size(size_bytes))
+    let start = range.start / BLOCK_BYTES * SEALED_BLOCK_BYTES;
+    let end = block_count(range.end).max(u64::from(size_bytes == 0)).saturating_mul(SEALED_BLOCK_BYTES);
+    start..end.min(sealed_size(size_bytes))
 }
 
 #[cfg(all(test, feature = "encryption"))]
