@@ -302,7 +302,10 @@ fn is_secret_and_kept_without_its_key(pipeline: &mut Pipeline) {
     assert_eq!(versions["versions"][0]["key_id"], "phoenix-1");
     assert!(pipeline.exits(0, &["inspect", "out/knowledge"]).contains("which was not given"));
     pipeline.exits(0, &["copy", "out/knowledge", "backup/knowledge", "--all"]);
-    let file = files_below(&pipeline.path("out/knowledge/seg")).remove(0);
+    let store = annvil::store::IndexStore::open(pipeline.path("out/knowledge").to_str().unwrap()).unwrap();
+    let stored = store.read_stored(store.latest().unwrap().unwrap()).unwrap();
+    let folder = stored.folders()[0];
+    let file = pipeline.path(&format!("out/knowledge/seg/{}/{}", folder.id, folder.files[0].name));
     let bytes = std::fs::read(&file).unwrap();
     std::fs::write(&file, &bytes[1..]).unwrap();
     pipeline.exits(4, &["verify", "out/knowledge"]);

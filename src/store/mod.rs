@@ -10,6 +10,9 @@
 //! read back. Nothing that a manifest names is ever changed; there is no pointer to the latest version to lose. All of
 //! it blocks; the requests run on one small runtime that the process shares, and may be made from any thread.
 //!
+//! A version may be encrypted: then its manifest is a [`StoredManifest`](crate::artifact::StoredManifest) that says to all what a
+//! keeper needs, and to whoever has the key the rest; its files are decrypted as they are read. Nothing above this module knows.
+//!
 //! A store that is reached by HTTP (feature `cloud`) may fail for a while: each operation is tried again until a deadline,
 //! and what comes back is compared with what was asked for. Credentials come from the environment.
 

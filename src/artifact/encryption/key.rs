@@ -195,10 +195,11 @@ impl FileCipher {
         sealed
     }
 
-    /// What [`seal`](Self::seal) was given, from what it returned, in place.
+    /// What [`seal`](Self::seal) was given, from what it returned, in place: whole blocks, as many as there are, from block `first`
+    /// on. Whether they are as many as were asked for, the caller sees.
     ///
     /// # Errors
-    /// A block that is not the file's, or not where it was.
+    /// A block that is not the file's, or not where it was, or not whole.
     pub fn open(&self, first: u64, mut sealed: Vec<u8>) -> Result<Vec<u8>, Forged> {
         let (block_bytes, sealed_bytes) = (BLOCK_BYTES as usize, SEALED_BLOCK_BYTES as usize);
         let blocks = sealed.len().div_ceil(sealed_bytes);
