@@ -114,9 +114,11 @@ impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Location(error) => error.into(),
-            StoreError::Name(_) | StoreError::NotFound { .. } | StoreError::Cache { .. } => {
-                Error::BadInput(Box::new(error))
-            }
+            StoreError::Name(_)
+            | StoreError::NotFound { .. }
+            | StoreError::Cache { .. }
+            | StoreError::Key { .. }
+            | StoreError::NoKey(_) => Error::BadInput(Box::new(error)),
             // No version names it yet: the store did not keep what a publisher wrote.
             StoreError::Missing { ref place }
             | StoreError::Damaged { ref place, .. }

@@ -601,6 +601,9 @@ fn every_allowed_key_is_read() {
                 "`[queries]`" => (format!("[queries]\n{key} = 2026-01-01\n"), format!("queries.{key}")),
                 "`[output]`" => (format!("[output]\n{key} = 2026-01-01\n"), format!("output.{key}")),
                 "`[store]`" => (format!("[store]\n{key} = 2026-01-01\n"), format!("store.{key}")),
+                "`[encryption]`" => {
+                    (format!("[encryption]\n{key} = 2026-01-01\n"), format!("encryption.{key}"))
+                }
                 "`gate`" | "`target`" | "`expert`" => {
                     let name = table.trim_matches('`');
                     let text = format!("[[index]]\nkind = \"hnsw\"\n{name} = {{ {key} = 2026-01-01 }}\n");

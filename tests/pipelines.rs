@@ -188,7 +188,12 @@ fn kimera_beside_pgvectors_own_indexes() {
 
 #[test]
 fn phoenix_finds_entries_by_text_and_lists_them_by_prefix_newest_first() {
-    let pipeline = Pipeline::of("phoenix-kb", Vec::new());
+    let new_key = || {
+        let ran = Command::new(env!("CARGO_BIN_EXE_annvil")).args(["key", "new"]).output().unwrap();
+        String::from_utf8(ran.stdout).unwrap()
+    };
+    let keys = vec![("KB_KEY", new_key()), ("NEW_KEY", new_key()), ("ANNVIL_KEY", "env:KB_KEY".into())];
+    let mut pipeline = Pipeline::of("phoenix-kb", keys);
     let generated = Command::new("python3")
         .arg(pipeline.path("generate.py"))
         .args(["--size", "small", "--data"])
@@ -265,4 +270,73 @@ fn phoenix_finds_entries_by_text_and_lists_them_by_prefix_newest_first() {
     let found =
         pipeline.json(0, &["search", "out/knowledge", "--text", "Paris, capital of France", "-k", "1"]);
     assert_eq!(found["results"][0]["hits"][0]["id"], "mind:fact:capital_france");
+    is_secret_and_kept_without_its_key(&mut pipeline);
+}
+
+fn is_secret_and_kept_without_its_key(pipeline: &mut Pipeline) {
+    fn files_below(folder: &Path) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
+    }
+    let search = ["search", "out/knowledge", "--text", "Paris, capital of France", "-k", "1"];
+    pipeline.exits(0, &["compact", "out/knowledge", "--backend", "cpu"]);
+    let before = pipeline.json(0, &search)["results"].clone();
+    let keys = std::mem::take(&mut pipeline.environment);
+    let told = pipeline.run(&search);
+    let err = String::from_utf8_lossy(&told.stderr);
+    assert!(
+        told.status.code() == Some(2) && err.contains("`phoenix-1`") && err.contains("ANNVIL_KEY"),
+        "{err}"
+    );
+    let wrong = [&search[..], &["--key", "command:printf %064d 7"]].concat();
+    let err = String::from_utf8_lossy(&pipeline.run(&wrong).stderr).into_owned();
+    assert!(err.contains("the wrong key was given"), "{err}");
+    // What is given in place of a reference may be the key itself.
+    let err =
+        String::from_utf8_lossy(&pipeline.run(&["versions", "out/knowledge", "--key", "hunter2"]).stderr)
+            .into_owned();
+    assert!(err.contains("--key: no reference") && !err.contains("hunter2"), "{err}");
+
+    // Whoever keeps it: lists, looks, copies, checks, restores, removes.
+    let versions = pipeline.json(0, &["versions", "out/knowledge"]);
+    assert_eq!(versions["versions"][0]["key_id"], "phoenix-1");
+    assert!(pipeline.exits(0, &["inspect", "out/knowledge"]).contains("which was not given"));
+    pipeline.exits(0, &["copy", "out/knowledge", "backup/knowledge", "--all"]);
+    let store = annvil::store::IndexStore::open(pipeline.path("out/knowledge").to_str().unwrap()).unwrap();
+    let stored = store.read_stored(store.latest().unwrap().unwrap()).unwrap();
+    let folder = stored.folders()[0];
+    let file = pipeline.path(&format!("out/knowledge/seg/{}/{}", folder.id, folder.files[0].name));
+    let bytes = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &bytes[1..]).unwrap();
+    pipeline.exits(4, &["verify", "out/knowledge"]);
+    let told = pipeline.exits(0, &["verify", "out/knowledge", "--repair-from", "backup/knowledge"]);
+    assert!(told.contains("repaired") && told.contains("which was not given"), "{told}");
+    assert_eq!(std::fs::read(&file).unwrap(), bytes);
+    pipeline.exits(0, &["gc", "out/knowledge", "--keep", "1", "--older-than", "0s"]);
+
+    // With a new key the old one opens nothing.
+    pipeline.environment = keys;
+    pipeline.exits(
+        0,
+        &["copy", "out/knowledge", "rotated/knowledge", "--rekey", "env:NEW_KEY", "--key-id", "phoenix-2"],
+    );
+    let search = ["search", "rotated/knowledge", "--text", "Paris, capital of France", "-k", "1"];
+    pipeline.exits(2, &search);
+    let again = pipeline.json(0, &[&search[..], &["--key", "env:NEW_KEY"]].concat());
+    assert_eq!(again["results"], before);
+    assert!(
+        pipeline.exits(0, &["verify", "rotated/knowledge", "--key", "env:NEW_KEY"]).contains("every block")
+    );
+
+    for folder in ["out", "backup", "rotated"] {
+        for file in files_below(&pipeline.path(folder)) {
+            let bytes = std::fs::read(&file).unwrap();
+            for secret in
+                ["capital", "France", "mind:fact", "epm:dad", "created_at", "entries.jsonl", "embedding"]
+            {
+                let found = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+                assert!(!found, "`{secret}` is in {}", file.display());
+            }
+        }
+    }
 }

@@ -15,7 +15,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use annvil::store::{GcPolicy, IndexStore, StoreOptions};
+use annvil::store::{GcPolicy, IndexStore, KeyReference, StoreOptions};
 use annvil::vectors::Random;
 use arrow_array::{ArrayRef, FixedSizeListArray, Float32Array, Int64Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field};
@@ -34,6 +34,8 @@ struct Job {
     output: String,
     environment: Vec<(&'static str, String)>,
     options: StoreOptions,
+    /// What it encrypts its indexes with.
+    key: Option<KeyReference>,
 }
 
 fn write_rows(path: &Path, seed: u64) {
@@ -56,7 +58,18 @@ impl Job {
         let folder = tempfile::tempdir().unwrap();
         write_rows(&folder.path().join("rows.parquet"), 5);
         let output = folder.path().join("out").to_str().unwrap().to_string();
-        let job = Self { folder, output, environment: Vec::new(), options: StoreOptions::default() };
+        let options = StoreOptions::default();
+        let job = Self { folder, output, environment: Vec::new(), options, key: None };
+        job.write("m = 12");
+        job
+    }
+
+    /// The same, encrypted.
+    #[cfg(feature = "encryption")]
+    fn encrypted() -> Self {
+        let mut job = Self::new();
+        fs::write(job.path("key"), "07".repeat(32)).unwrap();
+        job.key = Some(format!("file:{}", job.path("key").display()).parse().unwrap());
         job.write("m = 12");
         job
     }
@@ -68,6 +81,8 @@ impl Job {
 
     /// The job file, with `more` for its graph.
     fn write(&self, more: &str) {
+        let key =
+            self.key.as_ref().map_or(String::new(), |key| format!("encryption = {{ key = \"{key}\" }}"));
         let text = format!(
             r#"
 threads = 2
@@ -76,6 +91,7 @@ source = {{ uri = "rows.parquet", vector = "embedding", id = "id", attributes = 
 queries = {{ sample = 60 }}
 output = {{ uri = "out" }}
 scratch = "scratch"
+{key}
 
 [[index]]
 name = "graph"
@@ -117,7 +133,8 @@ nlist = 40
     }
 
     fn index(&self, name: &str) -> IndexStore {
-        IndexStore::named_with(&self.output, name, &self.options).unwrap()
+        let store = IndexStore::named_with(&self.output, name, &self.options).unwrap();
+        self.key.iter().fold(store, |store, key| store.with_keys(vec![key.clone()]))
     }
 
     /// Name, size and hash of each section of each index's version `version`.
@@ -157,9 +174,11 @@ nlist = 40
             if self.output.contains("://") {
                 continue;
             }
-            let segment = index.read_manifest(1).unwrap().segments.remove(0);
-            let mut expected: BTreeSet<String> =
-                segment.files.iter().map(|file| format!("seg/{}/{}", segment.id, file.name)).collect();
+            let stored = index.read_stored(1).unwrap();
+            let files = stored.folders().into_iter().flat_map(|folder| {
+                folder.files.iter().map(move |file| format!("seg/{}/{}", folder.id, file.name))
+            });
+            let mut expected: BTreeSet<String> = files.collect();
             expected.insert(format!("v/{:020}.json", 1));
             assert_eq!(names(&Path::new(&self.output).join(name)), expected, "{name}");
         }
@@ -302,6 +321,27 @@ fn a_job_killed_at_any_moment_ends_with_the_same_bytes() {
     let tally = campaign(12, 1, &|_| Job::new());
     println!("{tally:?}");
     assert!(tally.resumed.contains_key("read"), "{tally:?}");
+}
+
+/// What it publishes is, when it is decrypted, what it would publish in the clear.
+#[cfg(feature = "encryption")]
+#[test]
+fn an_encrypted_job_killed_at_any_moment_ends_with_the_same_bytes() {
+    let tally = campaign(4, 6, &|_| Job::encrypted());
+    println!("{tally:?}");
+    let (plain, encrypted) = (Job::new(), Job::encrypted());
+    plain.finish(&[]);
+    encrypted.finish(&[]);
+    assert_eq!(plain.sections(1), encrypted.sections(1));
+    let folders = || {
+        let job = Job::encrypted();
+        job.finish(&[]);
+        INDEXES.map(|name| job.index(name).read_stored(1).unwrap().folders()[0].id.to_string())
+    };
+    assert_eq!(
+        folders(),
+        INDEXES.map(|name| encrypted.index(name).read_stored(1).unwrap().folders()[0].id.to_string())
+    );
 }
 
 #[test]

@@ -24,6 +24,8 @@ def open(uri: str, *, version: int | None = None, **options: Any) -> Index:
     filter_cache: bytes for the masks of filters that come again. Default 64 MiB.
     cache: of a lazy index, bytes for blocks in memory.
     cache_dir, cache_dir_bytes: a folder for blocks on disk, and how much it may hold. Default none, 1 GiB.
+    key: where the key of an encrypted index is: ``"env:NAME"``, ``"file:/absolute/path"`` or ``"command:..."``. Default: what
+        the variable ``ANNVIL_KEY`` says. An encrypted index is not mapped: it is decrypted into memory.
 
     Raises BadArtifact, with its place, for whatever is missing, damaged or not understood; StoreError; InvalidInput.
     """

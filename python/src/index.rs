@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use annvil::loader::{self, Check, OpenOptions, Residence};
+use annvil::store::KeyReference;
 use annvil::vectors::{RowIdKind, VectorView};
 use numpy::PyArray1;
 use pyo3::exceptions::PyTypeError;
@@ -90,6 +91,13 @@ pub fn open_options(given: Option<&Bound<'_, PyDict>>) -> PyResult<OpenOptions> 
             "cache" => options = options.cache_bytes(value.extract()?),
             "cache_dir" => cache_dir = Some(value.extract()?),
             "cache_dir_bytes" => cache_dir_bytes = value.extract()?,
+            "key" => {
+                let text: String = value.extract()?;
+                // What stands there may be a key: it is not repeated.
+                let key =
+                    text.parse::<KeyReference>().map_err(|allowed| invalid(format!("key: {allowed}")))?;
+                options = options.key(key);
+            }
             _ => return Err(PyTypeError::new_err(format!("`{name}`: unexpected keyword argument"))),
         }
     }

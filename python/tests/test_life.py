@@ -1,5 +1,6 @@
 """Opening, building and following indexes from Python."""
 
+import base64
 import pathlib
 import subprocess
 import sys
@@ -149,3 +150,25 @@ def test_the_stubs_say_what_the_module_has():
 def test_types_are_in_the_package():
     folder = pathlib.Path(annvil.__file__).parent
     assert (folder / "py.typed").is_file() and (folder / "_annvil.pyi").is_file()
+
+
+def test_an_encrypted_index_takes_its_key(tmp_path, monkeypatch):
+    rng = np.random.default_rng(5)
+    write_rows(tmp_path / "rows.parquet", rng.normal(size=(300, 8)), id=[f"patient {row}" for row in range(300)])
+    monkeypatch.delenv("ANNVIL_KEY", raising=False)
+    monkeypatch.setenv("KB_KEY", base64.b64encode(bytes(range(32))).decode())
+    spec = job(tmp_path, "flat", id="id") | {"encryption": {"key": "env:KB_KEY", "key_id": "kb"}}
+    annvil.build(spec, backend="cpu")
+    uri = str(tmp_path / "out" / "flat")
+    with pytest.raises(annvil.InvalidInput, match="`kb`"):
+        annvil.open(uri)
+    with pytest.raises(annvil.InvalidInput, match="command:") as refused:
+        annvil.open(uri, key="hunter2")
+    assert "hunter2" not in str(refused.value)
+    monkeypatch.setenv("OTHER_KEY", "00" * 32)
+    with pytest.raises(annvil.InvalidInput, match="wrong key"):
+        annvil.open(uri, key="env:OTHER_KEY")
+    for residence in ["resident", "lazy", "mapped"]:
+        index = annvil.open(uri, key="env:KB_KEY", residence=residence)
+        assert len(index.search(rng.normal(size=8), k=3).ids) == 3
+    assert all(b"patient" not in path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())

@@ -41,6 +41,8 @@ pub enum ManifestError {
     Format { supported: String, got: String },
     #[error("the manifest requires `{got}`, which this version of annvil does not know: it knows {known}")]
     Requires { known: String, got: String },
+    #[error("the private part was not encrypted for index `{index}` and the files that are named beside it")]
+    Private { index: String },
     #[error("{field}: expected {expected}, got {got}")]
     Content { field: String, expected: String, got: String },
     #[error(transparent)]
@@ -317,15 +319,8 @@ impl SegmentRef {
     }
 
     fn check(&self) -> Result<(), ManifestError> {
-        let mut names = HashSet::new();
-        for file in &self.files {
-            check_file_name(&file.name)?;
-            if !names.insert(&file.name) {
-                let what = format!("files of segment {}", self.id);
-                return Err(content(what, "distinct names", format!("`{}` twice", file.name)));
-            }
-        }
-        if !names.contains(&self.checksums) {
+        check_files(&self.id, &self.files)?;
+        if self.file(&self.checksums).is_none() {
             let what = format!("checksums of segment {}", self.id);
             return Err(content(what, "one of its files", format!("`{}`", self.checksums)));
         }
@@ -337,7 +332,20 @@ impl SegmentRef {
     }
 }
 
-fn content(field: String, expected: impl ToString, got: impl ToString) -> ManifestError {
+/// Names that can be, each once.
+pub(super) fn check_files(id: &Digest, files: &[FileRef]) -> Result<(), ManifestError> {
+    let mut names = HashSet::new();
+    for file in files {
+        check_file_name(&file.name)?;
+        if !names.insert(&file.name) {
+            let what = format!("files of segment {id}");
+            return Err(content(what, "distinct names", format!("`{}` twice", file.name)));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn content(field: String, expected: impl ToString, got: impl ToString) -> ManifestError {
     ManifestError::Content { field, expected: expected.to_string(), got: got.to_string() }
 }
 
@@ -383,7 +391,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    fn decode_json(json: &[u8]) -> Result<Self, ManifestError> {
+    pub(super) fn decode_json(json: &[u8]) -> Result<Self, ManifestError> {
         #[derive(Deserialize)]
         struct Format {
             format_version: String,
@@ -460,17 +468,17 @@ fn check_certificate(certificate: &Certificate) -> Result<(), ManifestError> {
     }
 }
 
-fn json_error(error: serde_json::Error) -> ManifestError {
+pub(super) fn json_error(error: serde_json::Error) -> ManifestError {
     ManifestError::Json { what: error.to_string() }
 }
 
-fn seal(json: &[u8]) -> Vec<u8> {
+pub(super) fn seal(json: &[u8]) -> Vec<u8> {
     let digest = Digest::of(json).to_string();
     [SEAL_START, digest.as_bytes(), SEAL_MIDDLE, json, SEAL_END].concat()
 }
 
 /// The sealed bytes, if they are what was sealed.
-fn unseal(file: &[u8]) -> Result<&[u8], ManifestError> {
+pub(super) fn unseal(file: &[u8]) -> Result<&[u8], ManifestError> {
     let rest = expect(file, 0, SEAL_START)?;
     let (digits, rest) = rest.split_at_checked(HEX_DIGITS).unwrap_or((rest, &[]));
     let at = SEAL_START.len();

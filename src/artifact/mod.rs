@@ -7,6 +7,7 @@ pub mod checksums;
 mod column_places;
 pub mod columns;
 mod digest;
+pub mod encryption;
 mod manifest;
 mod names;
 pub mod neighbors;
@@ -15,6 +16,7 @@ pub mod partitions;
 pub mod queries;
 mod ranges;
 pub mod safetensors;
+mod sealed;
 pub mod spill;
 mod tensor;
 pub mod tombstones;
@@ -33,4 +35,7 @@ pub use names::{
 };
 pub use ranges::{FetchError, FetchStats, Fetching, RangedRows, RangedSection, Ranges};
 pub use safetensors::{SectionBytes, SectionError, SectionHead};
+pub use sealed::{
+    ENCRYPTION, Encrypted, Folder, Head, SealedManifest, StoredFolder, StoredManifest, sealed_file_name,
+};
 pub use tensor::{Array, Dtype, Element, Section, Tensor, TensorError};

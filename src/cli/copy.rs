@@ -5,10 +5,10 @@ use std::io::Write;
 use clap::Args;
 use serde::Serialize;
 
-use super::{answer, json_line};
+use super::{answer, json_line, key};
 use crate::error::Error;
 use crate::job::quantity::bytes;
-use crate::store::{Copied, IndexStore, StoreError, StoreOptions};
+use crate::store::{Copied, IndexStore, Sealing, StoreError, StoreOptions};
 
 /// Copy a version to another place, checked on both sides.
 #[derive(Debug, Args)]
@@ -17,8 +17,13 @@ Examples:
   annvil copy out/glove10k-hnsw s3://backup/glove10k-hnsw
   annvil copy s3://prod/words /mnt/backup/words --all
 
+  annvil copy prod/kb rotated/kb --all --key env:OLD_KEY --rekey file:/run/secrets/kb.key --key-id kb-2027
+
 The copy has the version's number. Files that are there already, whole, are not written again. `annvil verify
---repair-from` restores a damaged index from a copy.")]
+--repair-from` restores a damaged index from a copy.
+
+An encrypted index is copied as it is, and no key is needed, unless the copy has another name. With --rekey all of the copy is
+encrypted anew with another key, of which the old one opens nothing; an index that is not encrypted is encrypted so.")]
 pub struct CopyArgs {
     /// The index's folder or URI
     #[arg(value_name = "SRC")]
@@ -32,6 +37,12 @@ pub struct CopyArgs {
     /// Copy every version
     #[arg(long)]
     all: bool,
+    /// Encrypt the copy with this key: a reference, as of --key
+    #[arg(long, value_name = "REF")]
+    rekey: Option<String>,
+    /// What the copy's manifest calls that key [default: its fingerprint]
+    #[arg(long, value_name = "NAME", requires = "rekey")]
+    key_id: Option<String>,
     /// Copy even to a store whose put-if-absent overwrites: nobody else writes there
     #[arg(long)]
     single_writer: bool,
@@ -45,6 +56,9 @@ struct Copy {
     source: String,
     destination: String,
     versions: Vec<CopiedVersion>,
+    /// Of the key that the copy was encrypted with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_id: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -62,6 +76,10 @@ pub(super) fn run(args: &CopyArgs, out: &mut dyn Write) -> Result<(), Error> {
     let source = IndexStore::open(&args.source)?;
     let options = StoreOptions { single_writer: args.single_writer, ..Default::default() };
     let destination = IndexStore::open_with(&args.destination, &options)?;
+    let sealing = match &args.rekey {
+        Some(key) => Some(Sealing::resolve(&key::reference("--rekey", key)?, args.key_id.as_deref())?),
+        None => None,
+    };
     destination.probe()?;
     let wanted = match args.all {
         true => source.versions()?.into_iter().map(Some).collect(),
@@ -72,11 +90,15 @@ pub(super) fn run(args: &CopyArgs, out: &mut dyn Write) -> Result<(), Error> {
     }
     let mut versions = Vec::new();
     for version in wanted {
-        let Copied { version, files, bytes_written, bytes } =
-            source.copy_to(&destination, version, &mut |_| ())?;
+        let copied = match &sealing {
+            Some(sealing) => source.copy_rekeyed(&destination, version, sealing, &mut |_| ())?,
+            None => source.copy_to(&destination, version, &mut |_| ())?,
+        };
+        let Copied { version, files, bytes_written, bytes } = copied;
         versions.push(CopiedVersion { version, files, size_bytes: bytes, bytes_written });
     }
-    let copy = Copy { source: args.source.clone(), destination: args.destination.clone(), versions };
+    let key_id = sealing.map(|sealing| sealing.key_id);
+    let copy = Copy { source: args.source.clone(), destination: args.destination.clone(), versions, key_id };
     answer(out, &if args.json { json_line(&copy)? } else { copy.render() })
 }
 
@@ -91,8 +113,9 @@ impl Copy {
             };
             format!("version {version}: {files} files, {}{written}\n", bytes(*size_bytes))
         };
+        let key = self.key_id.as_ref().map_or(String::new(), |id| format!(", encrypted with the key `{id}`"));
         self.versions.iter().map(line).collect::<String>()
-            + &format!("{} is at {}, whole\n", self.source, self.destination)
+            + &format!("{} is at {}, whole{key}\n", self.source, self.destination)
     }
 }
 
@@ -108,6 +131,7 @@ mod tests {
             source: "out/words".into(),
             destination: "s3://b/words".into(),
             versions: vec![version(1, 4096), version(2, 1024)],
+            key_id: None,
         };
         let expected = "\
 version 1: 5 files, 4.0 KiB
@@ -115,5 +139,7 @@ version 2: 5 files, 4.0 KiB, 1.0 KiB of them written
 out/words is at s3://b/words, whole
 ";
         assert_eq!(copy.render(), expected);
+        let rekeyed = Copy { key_id: Some("kb-2027".into()), ..copy };
+        assert!(rekeyed.render().ends_with("words, whole, encrypted with the key `kb-2027`\n"));
     }
 }

@@ -10,7 +10,8 @@ use serde_json::Value;
 use super::table::{Align, Table, cell};
 use super::{answer, curve, json_line};
 use crate::artifact::{
-    AttributeSummary, Backend, Change, Gate, Input, Manifest, RowCounts, SegmentRef, Stage,
+    AttributeSummary, Backend, Change, Encrypted, FileRef, Folder, Gate, Input, Manifest, RowCounts,
+    SealedManifest, SegmentRef, Stage,
 };
 use crate::error::Error;
 use crate::job::quantity::{bytes, count, duration, utc};
@@ -22,7 +23,9 @@ use crate::store::IndexStore;
 #[command(after_help = "\
 Examples:
   annvil inspect out/glove10k-hnsw
-  annvil inspect out/glove10k-hnsw --version 1 --json | jq .certificate")]
+  annvil inspect out/glove10k-hnsw --version 1 --json | jq .certificate
+
+Of an encrypted index whose key is not given it shows what all may read: which key it is, when it was published, its files.")]
 pub struct InspectArgs {
     /// The index's folder or URI
     #[arg(value_name = "INDEX")]
@@ -39,13 +42,41 @@ pub struct InspectArgs {
 /// What reading the manifest says.
 pub(super) fn run(args: &InspectArgs, out: &mut dyn Write) -> Result<(), Error> {
     let store = IndexStore::open(&args.index)?;
-    let artifact = store.artifact(args.version)?;
-    let manifest = artifact.manifest();
-    if args.json {
-        return answer(out, &json_line(manifest)?);
-    }
-    let is_latest = args.version.is_none() || store.latest()? == args.version;
-    answer(out, &render(&args.index, manifest, is_latest))
+    let latest = store.latest()?;
+    let (stored, manifest) = store.inspect(args.version)?;
+    let is_latest = latest == Some(stored.version());
+    let text = match (&manifest, stored.sealed()) {
+        (Some(manifest), _) if args.json => json_line(manifest)?,
+        (Some(manifest), None) => render(&args.index, manifest, is_latest),
+        (Some(manifest), Some(sealed)) => {
+            render(&args.index, manifest, is_latest) + &format!("\nencrypted with the key {}\n", key(sealed))
+        }
+        (None, Some(sealed)) if args.json => json_line(sealed)?,
+        (None, Some(sealed)) => render_sealed(&args.index, sealed, is_latest),
+        (None, None) => unreachable!("what is not encrypted was read"),
+    };
+    answer(out, &text)
+}
+
+fn key(sealed: &SealedManifest) -> String {
+    let Encrypted { key_id, fingerprint, .. } = &sealed.encryption;
+    cell(&format!("`{key_id}` (fingerprint {fingerprint})"))
+}
+
+/// What can be read without the key.
+fn render_sealed(uri: &str, sealed: &SealedManifest, is_latest: bool) -> String {
+    let latest = if is_latest { ", the latest" } else { "" };
+    let restores =
+        sealed.head.restores.map_or(String::new(), |version| format!(", restores version {version}"));
+    let files = || sealed.folders.iter().flat_map(|folder| &folder.files);
+    let size = files().map(|file| file.size_bytes).fold(0, u64::saturating_add);
+    let mut text = format!("{uri} version {}{latest}{restores}\n\n", sealed.head.version);
+    text +=
+        &format!("encrypted with the key {}, which was not given: this is what all may read\n", key(sealed));
+    text += &format!("size      {} in {} files\n", bytes(size), files().count());
+    text += &format!("published {}\n", utc(sealed.head.created_unix_ms));
+    let folder = |Folder { id, files }: &Folder| render_files(&id.to_string(), files);
+    text + &sealed.folders.iter().map(folder).collect::<String>()
 }
 
 fn render(uri: &str, manifest: &Manifest, is_latest: bool) -> String {
@@ -198,12 +229,16 @@ fn render_attributes(attributes: &[AttributeSummary]) -> String {
 }
 
 fn render_segment(segment: &SegmentRef) -> String {
+    render_files(&segment.id.to_string(), &segment.files)
+}
+
+fn render_files(id: &str, files: &[FileRef]) -> String {
     let mut table = Table::new([("file", Align::Left), ("size", Align::Right), ("blake3", Align::Left)]);
-    for file in &segment.files {
+    for file in files {
         let blake3 = file.blake3.to_string().chars().take(16).collect();
         table.row([file.name.clone(), bytes(file.size_bytes), blake3]);
     }
-    titled(&format!("seg/{}", segment.id), &table)
+    titled(&format!("seg/{id}"), &table)
 }
 
 fn render_stages(stages: &[Stage]) -> String {
@@ -218,7 +253,7 @@ fn render_stages(stages: &[Stage]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::artifact::{Digest, FileRef, ManifestDraft};
+    use crate::artifact::{Digest, ManifestDraft};
     use crate::vectors::Metric;
 
     fn manifest() -> Manifest {

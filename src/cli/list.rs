@@ -79,7 +79,7 @@ struct ListedRow {
 /// # Errors
 /// What opening the index says; a condition or an attribute that it has not.
 pub(super) fn run(args: &ListArgs, out: &mut dyn Write) -> Result<(), Error> {
-    let index = args.residence.options()?.open(&args.index)?;
+    let index = args.residence.told(args.residence.options()?.open(&args.index)?);
     let listing = args.list(&index)?;
     answer(out, &if args.json { json_line(&listing)? } else { listing.render() })
 }

@@ -110,7 +110,7 @@ impl PerQuery {
 }
 
 pub fn run(args: &MeasureArgs, out: &mut dyn Write) -> Result<(), Error> {
-    let index = args.residence.options()?.open(&args.index)?;
+    let index = args.residence.told(args.residence.options()?.open(&args.index)?);
     let queries = read_queries(
         QuerySpec {
             uri: args.queries.to_string_lossy().into_owned(),

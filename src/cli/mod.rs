@@ -21,6 +21,7 @@ mod headless;
 mod import;
 mod inspect;
 mod interrupt;
+mod key;
 mod list;
 mod measure;
 mod plan;
@@ -64,6 +65,10 @@ Exit codes:
 #[derive(Debug, Parser)]
 #[command(name = "annvil", version, after_help = EXIT_CODES, subcommand_required = true, arg_required_else_help = true)]
 struct Cli {
+    /// Where the key of an encrypted index is: env:NAME, file:/absolute/path, or command:what a shell is to run; may be repeated
+    /// [default: the lines of ANNVIL_KEY, where an index asks for one]
+    #[arg(long = "key", value_name = "REF", global = true)]
+    keys: Vec<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -91,6 +96,7 @@ enum Command {
     Rollback(rollback::RollbackArgs),
     Diff(diff::DiffArgs),
     Copy(copy::CopyArgs),
+    Key(key::KeyArgs),
     Gc(gc::GcArgs),
     Dataset(dataset::DatasetArgs),
     Doctor(doctor::DoctorArgs),
@@ -100,10 +106,21 @@ enum Command {
 pub fn main() -> ExitCode {
     // SAFETY: the process has just started, and this is its only thread.
     unsafe { headless::quieten_mesa() };
-    let Cli { command } = Cli::parse();
+    let Cli { keys, command } = Cli::parse();
     // Not locked: `build --json` writes its events from other threads.
     let out = &mut io::stdout();
-    let outcome = match &command {
+    let outcome = key::give(&keys).and_then(|()| done(&command, out));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = write_error(&mut io::stderr().lock(), &error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn done(command: &Command, out: &mut dyn Write) -> Result<(), Error> {
+    match command {
         Command::Build(args) => build::run(args, out),
         Command::Plan(args) => plan::run(args, out),
         Command::Import(args) => import::run(args, out),
@@ -125,16 +142,10 @@ pub fn main() -> ExitCode {
         Command::Rollback(args) => rollback::run(args, out),
         Command::Diff(args) => diff::run(args, out),
         Command::Copy(args) => copy::run(args, out),
+        Command::Key(args) => key::run(args, out),
         Command::Gc(args) => gc::run(args, out),
         Command::Dataset(args) => dataset::run(args, out),
         Command::Doctor(args) => doctor::run(args, out),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let _ = write_error(&mut io::stderr().lock(), &error);
-            ExitCode::from(error.exit_code())
-        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::build::byte_size;
+use super::table::cell;
 use crate::artifact::FetchStats;
 use crate::error::Error;
 use crate::job::quantity::{bytes, count};
@@ -33,7 +34,7 @@ pub(super) struct ResidenceArgs {
 enum Place {
     /// Read whole and checked
     Resident,
-    /// Local files mapped into memory, checked when they are opened
+    /// Local files mapped into memory, checked when they are opened; an encrypted index is decrypted into memory instead
     Mapped,
     /// Left where they are, read by range as searches need them
     Lazy,
@@ -66,6 +67,15 @@ impl ResidenceArgs {
             Some(folder) => options.disk_cache(folder, self.cache_dir_size.unwrap_or(FOLDER_BYTES)),
             None => options,
         })
+    }
+
+    /// Says what came of where the index's bytes were to be, where that is somewhere else.
+    pub fn told(&self, index: Index) -> Index {
+        if self.residence == Place::Mapped && index.key_id().is_some() {
+            let name = cell(&index.manifest().index_name);
+            eprintln!("{name} is encrypted: it is decrypted into memory, not mapped");
+        }
+        index
     }
 
     pub fn is_lazy(&self) -> bool {

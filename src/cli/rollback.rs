@@ -43,7 +43,7 @@ pub(super) fn run(args: &RollbackArgs, out: &mut dyn Write) -> Result<(), Error>
     let store = IndexStore::open(&args.index)?;
     let version = store.rollback(args.to)?;
     // Another publisher may have been faster: what the new manifest says is what happened.
-    let was = store.read_manifest(version)?.rolled_back_from.unwrap_or(args.to);
+    let was = store.read_stored(version)?.head().rolled_back_from.unwrap_or(args.to);
     let done = RolledBack { uri: args.index.clone(), version, restores: args.to, was };
     answer(out, &if args.json { json_line(&done)? } else { done.render() })
 }

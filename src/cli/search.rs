@@ -217,7 +217,7 @@ pub(super) fn run(args: &SearchArgs, out: &mut dyn Write) -> Result<(), Error> {
     let file = args.vector.as_deref().map(QueryFile::read).transpose().map_err(SearchError::from)?;
     let options = args.residence.options()?;
     let options = args.version.map_or(options.clone(), |version| options.version(version));
-    let index = options.open(&args.index)?;
+    let index = args.residence.told(options.open(&args.index)?);
     let question = match file {
         Some(file) => Question { queries: args.vectors(file, &index)?, like: None },
         None if args.text.is_some() => {

@@ -9,12 +9,12 @@ use serde::Serialize;
 
 use super::table::{Align, Table, one_line};
 use super::{answer, json_line};
-use crate::artifact::SegmentRef;
+use crate::artifact::{Manifest, StoredFolder};
 use crate::change::{Compare, Consistency, Differing, compare};
 use crate::error::Error;
 use crate::job::Progress;
 use crate::job::quantity::{bytes, count, duration};
-use crate::store::{IndexStore, StoreError, VerifyReport};
+use crate::store::{IndexStore, StoreError, Verified, VerifyReport};
 
 /// Compare every byte of a published index with what was published, or its rows with their source.
 #[derive(Debug, Args)]
@@ -61,7 +61,11 @@ pub struct VerifyArgs {
 struct Verification {
     uri: String,
     version: u64,
-    rows: u64,
+    /// Not known of an encrypted version without its key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rows: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encryption: Option<Encryption>,
     /// The segments' files; the manifest, without which there is nothing to compare them with, was read before.
     files: Vec<VerifiedFile>,
     /// What was taken from the copy, under the index's folder; the manifest may be among it.
@@ -69,6 +73,14 @@ struct Verification {
     repaired: Vec<String>,
     #[serde(skip)]
     elapsed: Duration,
+}
+
+/// Of an encrypted version.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Encryption {
+    key_id: String,
+    /// Whether the key was there, and opened every block.
+    decrypted: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -114,14 +126,16 @@ pub(super) fn run(args: &VerifyArgs, out: &mut dyn Write) -> Result<(), Error> {
         None => Vec::new(),
     };
     // Once more after a repair: what is said of a file is what it is now.
-    let artifact = store.artifact(args.version)?;
-    let report = artifact.verify(&mut |_| ());
-    let manifest = artifact.manifest();
+    let Verified { stored, manifest, report } = store.verify(args.version, &mut |_| ())?;
     let found = Verification {
         uri: args.index.clone(),
-        version: manifest.version,
-        rows: manifest.live_rows(),
-        files: verified_files(manifest.folders(), &report),
+        version: stored.version(),
+        rows: manifest.as_ref().map(Manifest::live_rows),
+        encryption: stored.sealed().map(|sealed| Encryption {
+            key_id: sealed.encryption.key_id.clone(),
+            decrypted: manifest.is_some(),
+        }),
+        files: verified_files(stored.folders(), &report),
         repaired,
         elapsed: start.elapsed(),
     };
@@ -184,10 +198,7 @@ fn render_consistency(found: &Consistency) -> String {
 }
 
 /// Each file with what the report says of it.
-fn verified_files<'a>(
-    folders: impl Iterator<Item = &'a SegmentRef>,
-    report: &VerifyReport,
-) -> Vec<VerifiedFile> {
+fn verified_files(folders: Vec<StoredFolder<'_>>, report: &VerifyReport) -> Vec<VerifiedFile> {
     let verified = |path: String, size_bytes| {
         let error = report.damage.iter().find(|error| concerns(error, &path));
         let state = match error {
@@ -201,11 +212,11 @@ fn verified_files<'a>(
         };
         VerifiedFile { path, size_bytes, state }
     };
-    let files = |segment: &SegmentRef| -> Vec<VerifiedFile> {
+    let files = |segment: StoredFolder<'_>| -> Vec<VerifiedFile> {
         let path = |name: &str| format!("seg/{}/{name}", segment.id);
         segment.files.iter().map(|file| verified(path(&file.name), file.size_bytes)).collect()
     };
-    folders.flat_map(files).collect()
+    folders.into_iter().flat_map(files).collect()
 }
 
 fn concerns(error: &StoreError, path: &str) -> bool {
@@ -255,14 +266,22 @@ impl Verification {
         let verdict = if whole == self.files.len() { "whole" } else { "NOT whole" };
         let size = self.files.iter().map(|file| file.size_bytes).fold(0, u64::saturating_add);
         let repaired = self.repaired.iter().map(|file| format!("repaired  {file}\n")).collect::<String>();
+        let rows = self.rows.map_or(String::new(), |rows| format!(", {} rows", count(rows)));
+        let encryption = self.encryption.as_ref().map(|Encryption { key_id, decrypted }| match decrypted {
+            true => format!("encrypted with the key `{key_id}`, which opens every block\n"),
+            false => format!(
+                "encrypted with the key `{key_id}`, which was not given: the bytes are those that were published; that they can \
+                 be decrypted was not checked\n"
+            ),
+        });
         table.render("")
             + &reasons
             + &repaired
+            + &encryption.unwrap_or_default()
             + &format!(
-                "{verdict}: {} version {}, {} rows, {whole} of {} files, {} in {}\n",
+                "{verdict}: {} version {}{rows}, {whole} of {} files, {} in {}\n",
                 self.uri,
                 self.version,
-                count(self.rows),
                 self.files.len(),
                 bytes(size),
                 duration(self.elapsed)
@@ -273,7 +292,7 @@ impl Verification {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::artifact::{Digest, FileRef};
+    use crate::artifact::{Digest, FileRef, SegmentRef};
     use crate::store::Place;
 
     fn segment() -> SegmentRef {
@@ -282,12 +301,13 @@ mod tests {
     }
 
     fn verification(damage: Vec<StoreError>) -> Verification {
-        let report = VerifyReport { files: 2, bytes: 2 << 20, damage };
+        let (report, segment) = (VerifyReport { files: 2, bytes: 2 << 20, damage }, segment());
         Verification {
             uri: "out/words".into(),
             version: 2,
-            rows: 10_000,
-            files: verified_files([segment()].iter(), &report),
+            rows: Some(10_000),
+            encryption: None,
+            files: verified_files(vec![StoredFolder { id: &segment.id, files: &segment.files }], &report),
             repaired: Vec::new(),
             elapsed: Duration::from_millis(12),
         }
@@ -322,6 +342,18 @@ whole: out/words version 2, 10,000 rows, 2 of 2 files, 2.0 MiB in 12.0 ms
         found.repaired = vec!["v/00000000000000000002.json".into()];
         let text = found.render();
         assert!(text.contains("\nrepaired  v/00000000000000000002.json\nwhole: "), "{text}");
+    }
+
+    #[test]
+    fn what_was_checked_without_a_key_is_told() {
+        let mut found = verification(vec![]);
+        found.encryption = Some(Encryption { key_id: "kb".into(), decrypted: false });
+        found.rows = None;
+        let text = found.render();
+        assert!(text.contains("\nencrypted with the key `kb`, which was not given: "), "{text}");
+        assert!(text.contains("\nwhole: out/words version 2, 2 of 2 files"), "{text}");
+        found.encryption = Some(Encryption { key_id: "kb".into(), decrypted: true });
+        assert!(found.render().contains("which opens every block\n"));
     }
 
     #[test]

@@ -5,9 +5,9 @@ use std::io::Write;
 use clap::Args;
 use serde::Serialize;
 
-use super::table::{Align, Table, one_line};
+use super::table::{Align, Table, cell, one_line};
 use super::{answer, curve, json_line};
-use crate::artifact::{Manifest, Recall};
+use crate::artifact::{Manifest, Recall, StoredManifest};
 use crate::error::Error;
 use crate::job::quantity::{bytes, count, utc};
 use crate::loader::effort_name;
@@ -46,8 +46,21 @@ struct PublishedVersion {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 enum Readable {
-    Yes(Brief),
-    No { damage: String },
+    Yes(Box<Brief>),
+    /// Encrypted, and no key was given.
+    Sealed(Sealed),
+    No {
+        damage: String,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Sealed {
+    created_unix_ms: u64,
+    size_bytes: u64,
+    /// Of the key that opens it.
+    key_id: String,
+    restores: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -82,13 +95,27 @@ pub(super) fn run(args: &VersionsArgs, out: &mut dyn Write) -> Result<(), Error>
 }
 
 fn published(store: &IndexStore, version: u64) -> Result<PublishedVersion, Error> {
-    let manifest = match store.read_manifest(version).map_err(Error::from) {
-        Ok(manifest) => Readable::Yes(Brief::of(&manifest)),
+    let manifest = match store.inspect(Some(version)).map_err(Error::from) {
+        Ok((_, Some(manifest))) => Readable::Yes(Box::new(Brief::of(&manifest))),
+        Ok((stored, None)) => Readable::Sealed(Sealed::of(&stored)),
         // One damaged version is no reason not to list the others.
         Err(error @ Error::BadArtifact(_)) => Readable::No { damage: error.to_string() },
         Err(error) => return Err(error),
     };
     Ok(PublishedVersion { version, manifest })
+}
+
+impl Sealed {
+    fn of(stored: &StoredManifest) -> Self {
+        let (head, folders) = (stored.head(), stored.folders());
+        let sizes = folders.iter().flat_map(|folder| folder.files).map(|file| file.size_bytes);
+        Self {
+            created_unix_ms: head.created_unix_ms,
+            size_bytes: sizes.fold(0, u64::saturating_add),
+            key_id: stored.sealed().map_or(String::new(), |sealed| sealed.encryption.key_id.clone()),
+            restores: head.restores,
+        }
+    }
 }
 
 impl Brief {
@@ -132,6 +159,15 @@ impl PublishedVersions {
             notes.extend((position == 0).then(|| "latest".to_string()));
             let brief = match manifest {
                 Readable::Yes(brief) => brief,
+                Readable::Sealed(Sealed { created_unix_ms, size_bytes, key_id, restores }) => {
+                    notes.push(cell(&format!("encrypted with `{key_id}`")));
+                    notes.extend(restores.map(|restored| format!("restores {restored}")));
+                    let [kind, rows, default, recall] = ["?"; 4].map(String::from);
+                    let (published, size) = (utc(*created_unix_ms), bytes(*size_bytes));
+                    let notes = notes.join(", ");
+                    table.row([version.to_string(), published, kind, rows, size, default, recall, notes]);
+                    continue;
+                }
                 Readable::No { damage } => {
                     notes.push("DAMAGED manifest".into());
                     damaged += &format!("damaged: {}\n", one_line(damage));
@@ -174,7 +210,7 @@ mod tests {
             restores,
             change: (version == 10).then(|| "append".into()),
         };
-        PublishedVersion { version, manifest: Readable::Yes(brief) }
+        PublishedVersion { version, manifest: Readable::Yes(Box::new(brief)) }
     }
 
     #[test]

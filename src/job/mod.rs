@@ -4,6 +4,7 @@
 mod backend;
 mod check;
 mod diagnostics;
+mod encryption;
 mod estimate;
 mod forecast;
 mod foreign;
@@ -33,6 +34,7 @@ pub(crate) use backend::machine;
 pub use backend::{Chosen, automatic, or_cpu};
 pub use check::SourceFacts;
 pub use diagnostics::{Diagnostic, Diagnostics, Place, Quote, Severity};
+pub use encryption::EncryptionSpec;
 pub use estimate::{Estimate, Load, StageMemory};
 pub use forecast::StageTime;
 pub(crate) use forge::{Rows, Watch, column_files, forge};

@@ -8,6 +8,7 @@ use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Diagnostic, Diagnostics, SourceText};
+use super::encryption::encryption;
 use super::foreign;
 use super::read::{Entry, Reader, Table, allowed_bytes, first_repeated, found, item_of, printable};
 use super::schema;
@@ -213,6 +214,9 @@ fn job(reader: &mut Reader, document: DeTable<'_>, path: &Path) -> Option<JobSpe
     let entry = reader.take(root, "store");
     let table = reader.subtable(entry, &schema::STORE);
     let store = table.map_or_else(StoreOptions::default, |table| store(reader, table));
+    let entry = reader.take(root, "encryption");
+    let table = reader.subtable(entry, &schema::ENCRYPTION);
+    let encryption = table.and_then(|table| encryption(reader, table));
     let entry = reader.require(root, "index", "one or more tables `[[index]]`");
     let attributes = source.as_ref().map(|source| &source.attributes[..]);
     let indexes = indexes(reader, entry, name.as_deref().unwrap_or("job"), attributes);
@@ -232,6 +236,7 @@ fn job(reader: &mut Reader, document: DeTable<'_>, path: &Path) -> Option<JobSpe
         queries: queries?,
         output: output?,
         store,
+        encryption,
         indexes: indexes?,
         origin,
     })

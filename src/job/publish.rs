@@ -101,9 +101,9 @@ impl Job<'_> {
         };
         let publish_id = &Digest::of(format!("{run_id} {} {key}", spec.name).as_bytes()).to_string()[..32];
         if self.scratch.is_resumed()
-            && let Some(manifest) = store.published_as(publish_id)?
+            && let Some(head) = store.published_as(publish_id)?
         {
-            let version = manifest.version;
+            let version = head.version;
             self.progress.note(format!(
                 "{}: published already, as version {version}, by the run that was killed",
                 spec.name

@@ -248,8 +248,13 @@ impl Job<'_> {
     fn describe(&self, rows: Dataset, key: Key, ledger: &mut Ledger) -> Result<Read, Error> {
         // What a list column's length and `where` leave is only known now.
         self.check(Some(rows.vectors.dim()), rows.ids.len() as u64, false)?;
-        let rejects_uri =
-            rows.rejects.as_ref().map(|rejects| self.keep_rejects(rejects, ledger)).transpose()?;
+        let rejects = rows.rejects.as_ref().filter(|_| self.sealing.is_none());
+        if rows.rejects.is_some() && rejects.is_none() {
+            self.progress.warn(
+                "the rejected rows are not written: they would lie beside the encrypted indexes in the clear",
+            );
+        }
+        let rejects_uri = rejects.map(|rejects| self.keep_rejects(rejects, ledger)).transpose()?;
         let attributes = ledger.enter("summarise attributes", |_| rows.attribute_summary())?;
         let attributes = attributes
             .into_iter()

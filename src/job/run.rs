@@ -31,7 +31,7 @@ use crate::error::Error;
 use crate::index::KeptVectors;
 use crate::report::{Certified, CertifyParams, GroundTruth, QuerySet, certify};
 use crate::source::Source;
-use crate::store::IndexStore;
+use crate::store::{IndexStore, Sealing};
 
 /// Runs a job. The same job on the same data gives the same sections, byte for byte, at any number of threads.
 ///
@@ -92,6 +92,8 @@ pub(super) struct Job<'a> {
     pub progress: &'a Progress,
     pub compute: &'a dyn Compute,
     pub scratch: Scratch,
+    /// What is published is encrypted with this.
+    pub sealing: Option<Sealing>,
     /// Where rows are.
     pub memory: Memory,
     /// What was expected of the job, once its source is known.
@@ -117,8 +119,10 @@ pub(super) struct CertifiedIndex<'a> {
 
 impl<'a> Job<'a> {
     pub fn new(compute: &'a dyn Compute, spec: &'a JobSpec, progress: &'a Progress) -> Result<Self, Error> {
+        // Before hours of work.
+        let sealing = spec.encryption.as_ref().map(|encryption| encryption.resolve()).transpose()?;
         let scratch = Scratch::open(spec, progress)?;
-        Ok(Self::with(scratch, compute, spec, progress))
+        Ok(Self { sealing, ..Self::with(scratch, compute, spec, progress) })
     }
 
     pub fn with(
@@ -127,7 +131,7 @@ impl<'a> Job<'a> {
         spec: &'a JobSpec,
         progress: &'a Progress,
     ) -> Self {
-        Self { spec, progress, compute, scratch, memory: Memory::Own, sizing: None }
+        Self { spec, progress, compute, scratch, sealing: None, memory: Memory::Own, sizing: None }
     }
 
     /// Decides where rows are to be, and sees to it that the budget is kept as long as what is returned is.
@@ -144,11 +148,22 @@ impl<'a> Job<'a> {
     }
 
     pub fn index_store(&self, index: &IndexSpec) -> Result<IndexStore, Error> {
-        Ok(IndexStore::named_with(self.spec.output.uri.resolved(), &index.name, &self.spec.store)?)
+        let store = IndexStore::named_with(self.spec.output.uri.resolved(), &index.name, &self.spec.store)?;
+        Ok(match &self.sealing {
+            Some(sealing) => store.sealed_with(sealing.clone()),
+            None => store,
+        })
     }
 
     /// Asks the output's store, before hours of work, whether it will take what they make.
     fn probe_output(&self) -> Result<(), Error> {
+        if let Some(sealing) = &self.sealing {
+            let scratch = self
+                .scratch
+                .folder()
+                .map_or(String::new(), |folder| format!("; scratch is not ({})", folder.display()));
+            self.progress.note(format!("encryption: indexes, with the key `{}`{scratch}", sealing.key_id));
+        }
         self.spec.indexes.iter().try_for_each(|index| Ok(self.index_store(index)?.probe()?))
     }
 

@@ -25,6 +25,7 @@ pub(super) static JOB: Schema = Schema {
         "queries",
         "output",
         "store",
+        "encryption",
         "index",
     ],
 };
@@ -49,6 +50,7 @@ pub(super) static EMBED: Schema = Schema {
 };
 pub(super) static QUERIES: Schema = Schema { table: "`[queries]`", keys: &["uri", "vector", "sample"] };
 pub(super) static OUTPUT: Schema = Schema { table: "`[output]`", keys: &["uri"] };
+pub(super) static ENCRYPTION: Schema = Schema { table: "`[encryption]`", keys: &["key", "key_id"] };
 pub(super) static STORE: Schema = Schema {
     table: "`[store]`",
     keys: &[
@@ -138,8 +140,21 @@ pub(super) static TARGET: Schema = Schema { table: "`target`", keys: &["k", "rec
 pub(super) static EXPERT: Schema =
     Schema { table: "`expert`", keys: &["c_max", "fanout", "leaf_k", "l_max", "alpha", "memory_budget"] };
 
-pub(super) static ALL: [&Schema; 12] =
-    [&JOB, &SOURCE, &EMBED, &QUERIES, &OUTPUT, &STORE, &FLAT, &IVF_PQ, &HNSW, &GATE, &TARGET, &EXPERT];
+pub(super) static ALL: [&Schema; 13] = [
+    &JOB,
+    &SOURCE,
+    &EMBED,
+    &QUERIES,
+    &OUTPUT,
+    &STORE,
+    &ENCRYPTION,
+    &FLAT,
+    &IVF_PQ,
+    &HNSW,
+    &GATE,
+    &TARGET,
+    &EXPERT,
+];
 
 /// What other tools call a key or a value of ours.
 const ALIASES: &[(&str, &str)] = &[

@@ -3,6 +3,7 @@
 
 use serde::{Serialize, Serializer};
 
+use super::encryption::EncryptionSpec;
 use super::origin::Origin;
 use super::uri::Uri;
 use crate::hnsw::Code;
@@ -45,6 +46,9 @@ pub struct JobSpec {
     /// How to reach the stores of the job's URIs. Default: as the environment says.
     #[serde(skip_serializing_if = "StoreOptions::is_default")]
     pub store: StoreOptions,
+    /// What is published is encrypted. Default: it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<EncryptionSpec>,
     /// One to 64; all of one metric, under different names.
     #[serde(rename = "index")]
     pub indexes: Vec<IndexSpec>,

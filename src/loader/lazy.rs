@@ -21,13 +21,14 @@ use super::partitions::Partitioned;
 use super::rows::{Rows, check_family};
 use super::{Index, LoadError, OpenOptions};
 use crate::artifact::columns::{ATTRIBUTES_FILE, IDS_FILE};
+use crate::artifact::encryption::sealed_size;
 use crate::artifact::neighbors::NEIGHBORS_FILE;
 use crate::artifact::partitions::{PARTITIONS_FILE, Partitions};
 use crate::artifact::queries::QUERIES_FILE;
 use crate::artifact::safetensors::{self, section_file_name};
 use crate::artifact::{
-    ColumnFooter, ColumnPlaces, FetchError, FetchStats, Fetching, Manifest, RangedSection, Ranges, Section,
-    SegmentRef, checksums,
+    ColumnFooter, ColumnPlaces, FetchError, FetchStats, Fetching, RangedSection, Ranges, Section, SegmentRef,
+    checksums,
 };
 use crate::store::{Artifact, BlockReader, CacheOptions, RangedFile, Segment, StoreError};
 use crate::vectors::RowIds;
@@ -93,7 +94,7 @@ pub(super) fn open(artifact: Artifact, options: &OpenOptions) -> Result<Index, L
     let cache = CacheOptions { memory_bytes: options.cache_bytes, disk: options.disk_cache.clone() };
     let Read { whole, ids, partitions, reader, ranged, attributes } = read(&artifact, &cache)?;
     let family = assemble_ranged(&manifest.build.kind, &whole, &ranged)?;
-    let opened = artifact.asked().then(stats_of_open(manifest, &ranged, attributes.is_some())?);
+    let opened = artifact.asked().then(stats_of_open(&artifact, &ranged, attributes.is_some())?);
     check_family(manifest, artifact.only_segment()?, &*family)?;
     let attributes = match attributes {
         Some(_) if options.whole_attributes => artifact.attributes()?.into(),
@@ -170,24 +171,26 @@ fn named(reader: &Arc<BlockReader>, file: &str) -> Result<RangedFile, StoreError
 
 /// What [`read`] asks for.
 fn stats_of_open(
-    manifest: &Manifest,
+    artifact: &Artifact,
     ranged: &[RangedSection],
     has_attributes: bool,
 ) -> Result<FetchStats, LoadError> {
+    let (manifest, is_encrypted) = (artifact.manifest(), artifact.key_id().is_some());
+    let stored = |size: u64| if is_encrypted { sealed_size(size) } else { size };
     let mut stats = FetchStats { round_trips: 1, ..FetchStats::default() };
     for segment in &manifest.segments {
         for name in whole_files(&manifest.build.kind, segment)? {
             let size = segment.file(&name).map_or(0, |file| file.size_bytes);
             let chunks = size.div_ceil(CHUNK_BYTES).max(1);
-            let whole =
-                FetchStats { round_trips: chunks.div_ceil(CHUNKS_TOGETHER), requests: chunks, bytes: size };
+            let (round_trips, bytes) = (chunks.div_ceil(CHUNKS_TOGETHER), stored(size));
+            let whole = FetchStats { round_trips, requests: chunks, bytes };
             stats = stats.beside(whole);
         }
         let block = |name: &str, number: u64| {
             let size = segment.file(name).map_or(0, |file| file.size_bytes);
             let from = number * checksums::BLOCK_BYTES;
             let bytes = size.min(from + checksums::BLOCK_BYTES).saturating_sub(from);
-            FetchStats { round_trips: 1, requests: 1, bytes }
+            FetchStats { round_trips: 1, requests: 1, bytes: stored(bytes) }
         };
         for section in ranged {
             stats = stats.beside(block(&section_file_name(&section.head.name), 0));

@@ -177,6 +177,11 @@ impl Index {
         self.artifact.manifest()
     }
 
+    /// What the owner of its key calls that, of an encrypted index: it is in memory or lazy, and never mapped.
+    pub fn key_id(&self) -> Option<&str> {
+        self.artifact.key_id()
+    }
+
     pub fn version(&self) -> u64 {
         self.artifact.version()
     }

@@ -9,7 +9,7 @@ use crate::artifact::Manifest;
 use crate::artifact::columns::{ATTRIBUTES_FILE, IDS_FILE};
 use crate::artifact::neighbors::NEIGHBORS_FILE;
 use crate::artifact::queries::QUERIES_FILE;
-use crate::store::{Artifact, IndexStore, StoreError, local_folder};
+use crate::store::{Artifact, IndexStore, KeyReference, StoreError, local_folder};
 
 /// Memory for the masks of filters, where no other size is asked for: those of 50 filters over ten million rows.
 const FILTER_CACHE_BYTES: usize = 64 << 20;
@@ -28,6 +28,7 @@ pub struct OpenOptions {
     pub(super) cache_bytes: u64,
     pub(super) disk_cache: Option<(PathBuf, u64)>,
     pub(super) whole_attributes: bool,
+    pub(super) keys: Vec<KeyReference>,
 }
 
 /// Where an open index's bytes live.
@@ -37,7 +38,8 @@ pub enum Residence {
     #[default]
     Resident,
     /// In files on this machine, mapped into memory: the system loads what is touched and lets go what is not.
-    /// [`Artifact::mapped`] says what that asks of whoever else can write to the files.
+    /// [`Artifact::mapped`] says what that asks of whoever else can write to the files. An encrypted index is
+    /// [`Resident`](Self::Resident) instead.
     Mapped(Check),
     /// Where it is published: parts are read as they are needed, checked block by block, and kept within
     /// [`OpenOptions::cache_bytes`]. Of an IVF index the centroids are read when it is opened, of a graph all but the
@@ -67,6 +69,7 @@ impl Default for OpenOptions {
             cache_bytes: CACHE_BYTES,
             disk_cache: None,
             whole_attributes: false,
+            keys: Vec::new(),
         }
     }
 }
@@ -125,6 +128,19 @@ impl OpenOptions {
     pub fn whole_attributes(mut self) -> Self {
         self.whole_attributes = true;
         self
+    }
+
+    /// The key of an encrypted index, or another one that it may have; without, those that the process was given, or that
+    /// `ANNVIL_KEY` names. An index that is not encrypted is then refused.
+    #[must_use]
+    pub fn key(mut self, reference: KeyReference) -> Self {
+        self.keys.push(reference);
+        self
+    }
+
+    pub(super) fn store(&self, uri: &str) -> Result<IndexStore, StoreError> {
+        let store = IndexStore::open(uri)?;
+        Ok(if self.keys.is_empty() { store } else { store.with_keys(self.keys.clone()) })
     }
 
     /// What an index takes while it is open, known before any of it is read: its files where they are resident, those
@@ -187,7 +203,7 @@ impl OpenOptions {
     /// Whatever is missing, damaged or not understood, with its place; an index that does not fit the memory limit; one
     /// to map that is not made of local files.
     pub fn open(&self, uri: &str) -> Result<Index, LoadError> {
-        let store = IndexStore::open(uri)?;
+        let store = self.store(uri)?;
         let Residence::Mapped(check) = self.residence else {
             return self.open_artifact(store.artifact(self.version)?);
         };
@@ -196,8 +212,12 @@ impl OpenOptions {
         self.open_artifact(artifact)
     }
 
-    /// Opens what an artifact holds, which is mapped if the artifact is.
+    /// Opens what an artifact holds, which is mapped if the artifact is. An encrypted one cannot be: where it was to be
+    /// mapped it is resident.
     pub fn open_artifact(&self, artifact: Artifact) -> Result<Index, LoadError> {
+        if artifact.key_id().is_some() && matches!(self.residence, Residence::Mapped(_)) {
+            return self.clone().residence(Residence::Resident).open_artifact(artifact);
+        }
         self.check_memory(artifact.manifest())?;
         if self.residence == Residence::Lazy {
             return lazy::open(artifact, self);

@@ -60,7 +60,7 @@ impl Watched {
     /// As [`OpenOptions::open`].
     pub fn open(uri: &str, options: OpenOptions) -> Result<Self, LoadError> {
         let current = options.open(uri)?;
-        Ok(Self::new(uri, IndexStore::open(uri)?, options, current))
+        Ok(Self::new(uri, options.store(uri)?, options, current))
     }
 
     /// As [`open`](Self::open), of an index in a store of the caller's; its files are not mapped.

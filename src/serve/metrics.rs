@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use super::memory;
 use crate::loader::Index;
 
 type Labels = Vec<(&'static str, String)>;
@@ -34,6 +35,8 @@ pub(super) struct Metrics {
     recall: Family<Labels, Histogram, fn() -> Histogram>,
     recall_last: Family<Labels, Gauge<f64, AtomicU64>>,
     shadows_left_out: Counter,
+    resident_bytes: Gauge<i64, AtomicI64>,
+    memory_limit_bytes: Gauge<i64, AtomicI64>,
 }
 
 /// 100 µs to 13 s, each twice the last.
@@ -71,6 +74,8 @@ impl Metrics {
             recall: Family::new_with_constructor(recall),
             recall_last: Family::default(),
             shadows_left_out: Counter::default(),
+            resident_bytes: Gauge::default(),
+            memory_limit_bytes: Gauge::default(),
         };
         let m = &metrics;
         registry.register("request_seconds", "From headers to answer, by index and route", m.seconds.clone());
@@ -96,6 +101,10 @@ impl Metrics {
             "Samples not compared because others were",
             m.shadows_left_out.clone(),
         );
+        let what = "What of this process is in memory, mapped files included";
+        registry.register("resident_memory_bytes", what, m.resident_bytes.clone());
+        let what = "What it may take: its container's limit, or the machine's memory";
+        registry.register("memory_limit_bytes", what, m.memory_limit_bytes.clone());
         metrics.registry = registry;
         metrics
     }
@@ -103,6 +112,9 @@ impl Metrics {
     /// In OpenMetrics' text format.
     pub fn text(&self, waiting: usize) -> String {
         self.waiting.set(waiting as i64);
+        // Where the system does not tell, 0.
+        self.resident_bytes.set(memory::resident_bytes().unwrap_or(0) as i64);
+        self.memory_limit_bytes.set(memory::limit_bytes().unwrap_or(0) as i64);
         let mut out = String::new();
         // Writing to a string does not fail.
         let _ = text::encode(&mut out, &self.registry);

@@ -1,10 +1,11 @@
 use std::ops::Range;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use arrow_array::RecordBatch;
 use bytes::Bytes;
 
-use super::index::segment_object;
+use super::contents::StoredFile;
+use super::index::{Opened, segment_object};
 use super::mapped::Maps;
 use super::objects::{Objects, ReadError};
 use super::{IndexStore, Place, StoreError};
@@ -26,6 +27,8 @@ pub struct Artifact {
     manifest: Manifest,
     /// One for each folder, read by the first range that is asked for.
     checksums: Vec<OnceLock<BlockChecksums>>,
+    /// Where the version is encrypted.
+    opened: Option<Opened>,
     /// Where whole files are mapped and not read.
     pub(super) maps: Option<Maps>,
     /// To find the version and to read its manifest.
@@ -40,9 +43,23 @@ pub struct Segment<'a> {
 }
 
 impl Artifact {
-    pub(super) fn new(store: IndexStore, manifest: Manifest, asked: FetchStats) -> Self {
+    pub(super) fn new(
+        store: IndexStore,
+        manifest: Manifest,
+        opened: Option<Opened>,
+        asked: FetchStats,
+    ) -> Self {
         let checksums = manifest.folders().map(|_| OnceLock::new()).collect();
-        Self { store, manifest, checksums, maps: None, asked }
+        Self { store, manifest, checksums, opened, maps: None, asked }
+    }
+
+    /// What the owner of its key calls that; `None` where the version is not encrypted.
+    pub fn key_id(&self) -> Option<&str> {
+        self.opened.as_ref().map(|opened| opened.sealing.key_id.as_str())
+    }
+
+    pub(super) fn opened(&self) -> Option<&Opened> {
+        self.opened.as_ref()
     }
 
     pub fn manifest(&self) -> &Manifest {
@@ -199,13 +216,29 @@ impl<'a> Segment<'a> {
 
     /// A whole file, checked.
     pub fn read(&self, file: &str) -> Result<Bytes, StoreError> {
-        let reference = self.file(file)?;
-        let object = segment_object(&self.reference().id, file);
-        let place = self.artifact.place(&object);
+        let stored = self.stored(file)?;
         match &self.artifact.maps {
-            Some(maps) => maps.read(&object, reference, place),
-            None => self.artifact.store.objects.read_file(&object, reference, place),
+            Some(maps) => maps.read(&stored.object, &stored.stored, stored.place),
+            None => stored.read(self.objects()),
         }
+    }
+
+    /// How a file lies in the store.
+    pub(super) fn stored(&self, name: &str) -> Result<StoredFile, StoreError> {
+        let (reference, file) = (self.reference(), self.file(name)?);
+        let Some(Opened { sealing, folders }) = self.artifact.opened() else {
+            let object = segment_object(&reference.id, name);
+            let (stored, size_bytes) = (file.clone(), file.size_bytes);
+            let place = self.artifact.place(&object);
+            return Ok(StoredFile { object, place, stored, size_bytes, cipher: None });
+        };
+        let folder = &folders[self.number];
+        let place = reference.files.iter().position(|other| other.name == name);
+        let stored = folder.files[place.expect("one of its files")].clone();
+        let object = segment_object(&folder.id, &stored.name);
+        let cipher = Some(Arc::new(sealing.key.of_file(&reference.id, file)));
+        let place = self.artifact.place(&object);
+        Ok(StoredFile { object, place, stored, size_bytes: file.size_bytes, cipher })
     }
 
     /// Ranges of a file, read at once and checked by the blocks that they lie in. Costs the read of the segment's
@@ -220,18 +253,18 @@ impl<'a> Segment<'a> {
             }
         }
         let checksums = self.checksums()?;
+        let stored = self.stored(file)?;
         let runs = block_runs(ranges, size_bytes);
-        let object = segment_object(&self.reference().id, file);
-        let read = self.artifact.store.objects.read_ranges(&object, runs.clone());
-        let read = read.map_err(|error| self.range_error(error, &object, size_bytes))?;
-        for (run, bytes) in runs.iter().zip(&read) {
-            let expected = run.end - run.start;
-            if bytes.len() as u64 != expected {
-                return Err(ReadError::Size { got: run.start + bytes.len() as u64 }.of(place(), size_bytes));
+        let there: Vec<_> = runs.iter().map(|run| stored.stored_range(run)).collect();
+        let read = self.objects().read_ranges(&stored.object, there.clone());
+        let mut read = read.map_err(|error| self.range_error(error, &stored))?;
+        for ((run, there), bytes) in runs.iter().zip(there).zip(&mut read) {
+            if bytes.len() as u64 != there.end - there.start {
+                return Err(stored.error(ReadError::Size { got: there.start + bytes.len() as u64 }));
             }
-            checksums
-                .check(file, run.start / BLOCK_BYTES, bytes)
-                .map_err(|error| StoreError::of_checksums(place(), error))?;
+            let first = run.start / BLOCK_BYTES;
+            *bytes = stored.opened(first, std::mem::take(bytes))?;
+            checksums.check(file, first, bytes).map_err(|error| StoreError::of_checksums(place(), error))?;
         }
         let slice = |range: &Range<u64>| {
             if range.is_empty() {
@@ -272,20 +305,24 @@ impl<'a> Segment<'a> {
     }
 
     /// A range that could not be read says little; the file's size says whether it was cut short.
-    fn range_error(&self, error: ReadError, object: &str, size_bytes: u64) -> StoreError {
-        let error = match (&error, self.artifact.store.objects.size(object)) {
-            (ReadError::Io(_), Ok(Some(got))) if got != size_bytes => ReadError::Size { got },
+    fn range_error(&self, error: ReadError, file: &StoredFile) -> StoreError {
+        let error = match (&error, self.objects().size(&file.object)) {
+            (ReadError::Io(_), Ok(Some(got))) if got != file.stored.size_bytes => ReadError::Size { got },
             _ => error,
         };
-        error.of(self.artifact.place(object), size_bytes)
+        file.error(error)
     }
 
     pub(super) fn objects(&self) -> &'a Objects {
         &self.artifact.store.objects
     }
 
+    /// Of a file of the segment, or of one that it should have.
     pub(super) fn place(&self, file: &str) -> Place {
-        self.artifact.place(&segment_object(&self.reference().id, file))
+        match self.stored(file) {
+            Ok(stored) => stored.place,
+            Err(_) => self.artifact.place(&segment_object(&self.reference().id, file)),
+        }
     }
 }
 

@@ -15,10 +15,11 @@ use tokio::sync::Semaphore;
 
 use super::artifact::Segment;
 use super::clock::Clock;
+use super::contents::StoredFile;
 use super::disk_cache::DiskCache;
 use super::objects::{CHUNK_BYTES, Objects, ReadError};
 use super::runtime::{Pending, runtime};
-use super::{FileError, Place, StoreError};
+use super::{FileError, StoreError};
 use crate::artifact::checksums::{BLOCK_BYTES, BlockChecksums};
 use crate::artifact::{FetchError, FetchStats, Fetching, FileRef, Ranges};
 
@@ -42,12 +43,25 @@ pub struct CacheOptions {
 #[derive(Debug)]
 pub struct BlockReader {
     objects: Objects,
-    segment: String,
-    files: Vec<(FileRef, Place)>,
+    files: Vec<BlockFile>,
     checksums: BlockChecksums,
     state: Mutex<State>,
     disk: Option<Arc<DiskCache>>,
     requests: Arc<Semaphore>,
+}
+
+/// A file of the segment: what it is, and how it lies in the store.
+#[derive(Debug)]
+struct BlockFile {
+    reference: FileRef,
+    stored: StoredFile,
+}
+
+impl BlockFile {
+    /// A block from the bytes that lie there.
+    fn opened(&self, block: u64, bytes: Bytes) -> Result<Bytes, StoreError> {
+        self.stored.opened(block, bytes)
+    }
 }
 
 /// Which file of the segment, and which block of the file.
@@ -138,7 +152,12 @@ impl BlockReader {
         });
         let disk = disk.transpose()?;
         let reference = segment.reference();
-        let place = |file: &FileRef| (file.clone(), segment.place(&file.name));
+        let file = |reference: &FileRef| {
+            Ok::<_, StoreError>(BlockFile {
+                stored: segment.stored(&reference.name)?,
+                reference: reference.clone(),
+            })
+        };
         let state = State {
             kept: Clock::new(cache.memory_bytes),
             on_their_way: HashMap::new(),
@@ -146,8 +165,7 @@ impl BlockReader {
         };
         let mut reader = Self {
             objects: segment.objects().clone(),
-            segment: reference.id.to_string(),
-            files: reference.files.iter().map(place).collect(),
+            files: reference.files.iter().map(file).collect::<Result<_, _>>()?,
             checksums: BlockChecksums::default(),
             state: Mutex::new(state),
             disk,
@@ -158,8 +176,9 @@ impl BlockReader {
         reader.checksums = segment.checksums()?.clone();
         let mut blocks = Vec::with_capacity(first.len());
         for (id, answer) in pending {
-            let (reference, place) = &reader.files[id.0];
-            let bytes = answer.wait().map_err(|error| error.of(place.clone(), reference.size_bytes))?;
+            let file = &reader.files[id.0];
+            let bytes = answer.wait().map_err(|error| file.stored.error(error))?;
+            let bytes = file.opened(id.1, bytes)?;
             reader.check(id, &bytes)?;
             reader.land(id, Ok(bytes.clone()));
             blocks.push(bytes);
@@ -175,19 +194,15 @@ impl BlockReader {
     ) -> Result<(BlockId, Pending<Result<Bytes, ReadError>>), StoreError> {
         let number =
             self.number(file).ok_or_else(|| StoreError::NotFound { what: format!("file `{file}`") })?;
-        let (objects, object) = (self.objects.clone(), self.object(number));
-        let (size, range) = (self.files[number].0.size_bytes, self.bytes_of(&[(number, block)]));
+        let stored = &self.files[number].stored;
+        let (objects, object) = (self.objects.clone(), stored.object.clone());
+        let (size, range) = (stored.stored.size_bytes, self.bytes_of(&[(number, block)]));
         let read = async move { objects.read_range(&object, size, range).await };
         Ok(((number, block), Pending::start(read)?))
     }
 
     fn number(&self, name: &str) -> Option<usize> {
-        self.files.iter().position(|(file, _)| file.name == name)
-    }
-
-    /// The object that a file is.
-    fn object(&self, file: usize) -> String {
-        format!("seg/{}/{}", self.segment, self.files[file].0.name)
+        self.files.iter().position(|file| file.reference.name == name)
     }
 
     /// One of the segment's files.
@@ -251,7 +266,7 @@ impl BlockReader {
     }
 
     fn check_range(&self, file: usize, range: &Range<u64>) -> Result<(), FetchError> {
-        let (reference, place) = &self.files[file];
+        let BlockFile { reference, stored: StoredFile { place, .. } } = &self.files[file];
         if range.start <= range.end && range.end <= reference.size_bytes {
             return Ok(());
         }
@@ -317,7 +332,7 @@ impl BlockReader {
     }
 
     fn check(&self, (file, block): BlockId, bytes: &[u8]) -> Result<(), StoreError> {
-        let (reference, place) = &self.files[file];
+        let BlockFile { reference, stored: StoredFile { place, .. } } = &self.files[file];
         let expected = BLOCK_BYTES.min(reference.size_bytes - block * BLOCK_BYTES);
         if bytes.len() as u64 != expected {
             let (expected, got) =
@@ -341,15 +356,17 @@ impl BlockReader {
         }
     }
 
-    /// From the first byte of a run to its last.
+    /// From the first byte of a run to its last, as they lie in the store.
     fn bytes_of(&self, run: &[BlockId]) -> Range<u64> {
         let (Some((file, first)), Some((_, last))) = (run.first(), run.last()) else { return 0..0 };
-        first * BLOCK_BYTES..self.files[*file].0.size_bytes.min((last + 1) * BLOCK_BYTES)
+        let BlockFile { reference, stored } = &self.files[*file];
+        stored.stored_range(&(first * BLOCK_BYTES..reference.size_bytes.min((last + 1) * BLOCK_BYTES)))
     }
 
     /// What a block is called on the disk.
     fn disk_name(&self, (file, block): BlockId) -> String {
-        format!("{}-{}-{block}", self.segment, self.files[file].0.name)
+        let object = self.files[file].stored.object.trim_start_matches("seg/");
+        format!("{}-{block}", object.replace('/', "-"))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -381,12 +398,17 @@ impl Landing {
         self.left.retain(|&id| {
             let name = reader.disk_name(id);
             let Some(bytes) = disk.read(&name) else { return true };
-            if reader.check(id, &bytes).is_err() {
-                disk.remove(&name);
-                return true;
+            let block = reader.files[id.0].opened(id.1, bytes.into());
+            match block.and_then(|block| reader.check(id, &block).map(|()| block)) {
+                Ok(block) => {
+                    reader.land(id, Ok(block));
+                    false
+                }
+                Err(_) => {
+                    disk.remove(&name);
+                    true
+                }
             }
-            reader.land(id, Ok(bytes.into()));
-            false
         });
         self
     }
@@ -412,22 +434,26 @@ impl Landing {
         let reader = self.reader.clone();
         let _permit = reader.requests.clone().acquire_owned().await;
         let Some(&(file, first)) = self.left.first() else { return };
-        let (reference, place) = &reader.files[file];
-        let read = reader.objects.read_range(&reader.object(file), reference.size_bytes, range).await;
-        let read = read.map_err(|error| Arc::new(error.of(place.clone(), reference.size_bytes)));
+        let stored = &reader.files[file].stored;
+        let block_bytes = stored.stored_block_bytes() as usize;
+        let read = reader.objects.read_range(&stored.object, stored.stored.size_bytes, range).await;
+        let read = read.map_err(|error| Arc::new(stored.error(error)));
         let mut to_disk = Vec::new();
         while let Some(&id) = self.left.last() {
             let block = read.clone().and_then(|bytes| {
-                let from = ((id.1 - first) * BLOCK_BYTES) as usize;
-                let block = &bytes[from..bytes.len().min(from + BLOCK_BYTES as usize)];
-                reader.check(id, block).map_err(Arc::new)?;
+                let from = (id.1 - first) as usize * block_bytes;
                 // Of its own: a slice would keep all of the answer.
-                Ok(Bytes::copy_from_slice(block))
+                let there = Bytes::copy_from_slice(&bytes[from..bytes.len().min(from + block_bytes)]);
+                // On the disk blocks are kept as they came: encrypted ones stay so.
+                let on_disk = reader.disk.is_some().then(|| there.clone());
+                let block = reader.files[file].opened(id.1, there).map_err(Arc::new)?;
+                reader.check(id, &block).map_err(Arc::new)?;
+                Ok((block, on_disk))
             });
-            if let (Ok(bytes), Some(_)) = (&block, &reader.disk) {
+            if let Ok((_, Some(bytes))) = &block {
                 to_disk.push((reader.disk_name(id), bytes.clone()));
             }
-            reader.land(id, block);
+            reader.land(id, block.map(|(block, _)| block));
             self.left.pop();
         }
         if let Some(disk) = reader.disk.clone() {
@@ -470,12 +496,12 @@ pub struct RangedFile {
 
 impl RangedFile {
     pub fn size_bytes(&self) -> u64 {
-        self.reader.files[self.number].0.size_bytes
+        self.reader.files[self.number].reference.size_bytes
     }
 
     /// What is wrong with the file's contents, as an error that names it.
     pub fn malformed(&self, error: impl Into<FileError>) -> StoreError {
-        StoreError::malformed(self.reader.files[self.number].1.clone(), error)
+        StoreError::malformed(self.reader.files[self.number].stored.place.clone(), error)
     }
 }
 

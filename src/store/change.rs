@@ -2,10 +2,11 @@
 
 use bytes::Bytes;
 
+use super::index::Opened;
 use super::publish::{Published, StagedSegment, random_id, unix_ms};
 use super::{IndexStore, StoreError};
 use crate::artifact::tombstones::Tombstones;
-use crate::artifact::{Change, Manifest, ManifestDraft, SegmentRef, safetensors};
+use crate::artifact::{Change, Folder, Manifest, ManifestDraft, SegmentRef, safetensors};
 
 /// What a changed version consists of.
 #[derive(Debug, Clone)]
@@ -22,8 +23,11 @@ pub struct NextVersion {
 
 impl IndexStore {
     /// A segment of `rows` rows, given as its files' names and bytes, for [`publish_after`](Self::publish_after). Writes nothing.
+    /// It will be encrypted as the latest version is.
     pub fn stage_segment(&self, rows: u64, files: Vec<(String, Bytes)>) -> Result<StagedSegment, StoreError> {
-        self.stage(rows, files)
+        let opened = self.latest()?.map(|latest| self.open_manifest(&self.read_stored(latest)?));
+        let opened = opened.transpose()?.and_then(|(_, opened)| opened);
+        self.stage(rows, files, opened.as_ref().map(|opened| &opened.sealing))
     }
 
     /// Publishes a version as the one after `next.change.from`; `None` where another publisher had that number first: then
@@ -36,11 +40,21 @@ impl IndexStore {
             index: self.name.clone(),
             what: format!("there is no version after {from}"),
         })?;
+        let (before, opened) = self.open_manifest(&self.read_stored(from)?)?;
+        let sealing = opened.as_ref().map(|opened| &opened.sealing);
+        let fingerprint = sealing.map(|sealing| sealing.key.fingerprint());
+        let is_sealed_so = |staged: &StagedSegment| {
+            staged.sealed.as_ref().map(|sealed| sealed.fingerprint.as_str()) == fingerprint
+        };
+        if !next.new.iter().all(is_sealed_so) {
+            // They were staged beside a version that was encrypted otherwise.
+            return Ok(None);
+        }
         let tombstones = match next.tombstones.count() {
             0 => None,
             count => {
                 let section = safetensors::encode(&next.tombstones.to_section());
-                Some(self.stage(count, vec![(section.file_name, section.bytes)])?)
+                Some(self.stage(count, vec![(section.file_name, section.bytes)], sealing)?)
             }
         };
         let segments = next.kept.iter().cloned().chain(next.new.iter().map(|new| new.reference.clone()));
@@ -59,11 +73,13 @@ impl IndexStore {
             build: next.build.clone(),
         }
         .with_its_format();
-        let encoded = self.encode(&manifest)?;
+        let staged = || next.new.iter().chain(&tombstones);
+        let mut folders = self.kept_folders(next, &before, opened.as_ref())?;
+        folders.extend(staged().map(StagedSegment::folder));
+        let encoded = self.encode(&self.stored(&manifest, folders, sealing)?)?;
         if self.latest()? != Some(from) {
             return Ok(None);
         }
-        let staged = || next.new.iter().chain(&tombstones);
         let mut bytes_written = 0;
         for staged in staged() {
             bytes_written += self.write(staged)?;
@@ -75,5 +91,23 @@ impl IndexStore {
             bytes_written += self.write_if_gone(staged)?;
         }
         Ok(Some(Published { version, manifest, bytes_written }))
+    }
+
+    /// The segments that stay, as they lie in the store.
+    fn kept_folders(
+        &self,
+        next: &NextVersion,
+        before: &Manifest,
+        opened: Option<&Opened>,
+    ) -> Result<Vec<Folder>, StoreError> {
+        let folder = |kept: &SegmentRef| {
+            let Some(opened) = opened else { return Ok(Folder { id: kept.id, files: kept.files.clone() }) };
+            let place = before.segments.iter().position(|segment| segment.id == kept.id);
+            place.map(|place| opened.folders[place].clone()).ok_or_else(|| StoreError::Refused {
+                index: self.name.clone(),
+                what: format!("version {} has no segment {}", before.version, kept.id),
+            })
+        };
+        next.kept.iter().map(folder).collect()
     }
 }

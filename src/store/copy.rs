@@ -1,7 +1,9 @@
-use super::index::{manifest_object, segment_object};
-use super::objects::check_digest;
+use bytes::Bytes;
+
+use super::index::{Opened, manifest_object, segment_object};
+use super::objects::{MULTIPART_ABOVE, check_digest};
 use super::{IndexStore, Place, StoreError};
-use crate::artifact::{Digest, FileRef, Manifest};
+use crate::artifact::{Digest, FileRef, Head, Manifest, StoredManifest};
 
 /// What a copy did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,23 +31,17 @@ impl IndexStore {
         on_file: &mut dyn FnMut(&FileRef),
     ) -> Result<Copied, StoreError> {
         destination.check_writable()?;
-        let artifact = self.artifact(version)?;
-        let manifest = Manifest { index_name: destination.name.clone(), ..artifact.manifest().clone() };
+        let stored = self.read_stored(self.named_or_latest(version)?)?;
+        let manifest = self.under_name(&stored, &destination.name)?;
         let encoded = destination.encode(&manifest)?;
-        let version = manifest.version;
-        if destination.objects.size(&manifest_object(version))?.is_some() {
-            destination.expect_manifest(version, &encoded)?;
-        }
+        let version = manifest.version();
+        destination.check_vacant(version, &encoded)?;
         let mut copied = Copied { version, files: 0, bytes_written: 0, bytes: 0 };
         for segment in manifest.folders() {
-            for file in &segment.files {
-                if !destination.has_file(&segment.id, file) {
-                    destination.write_file_of(
-                        self,
-                        &segment.id,
-                        file,
-                        artifact.place(&segment_object(&segment.id, &file.name)),
-                    )?;
+            for file in segment.files {
+                if !destination.has_file(segment.id, file) {
+                    let place = self.place(Some(version), &segment_object(segment.id, &file.name));
+                    destination.write_file_of(self, segment.id, file, place)?;
                     copied.bytes_written += file.size_bytes;
                 }
                 copied.files += 1;
@@ -53,16 +49,48 @@ impl IndexStore {
                 on_file(file);
             }
         }
-        // The smallest object that is surely there.
-        let segment = &manifest.segments[0];
-        let checksums = segment.file(&segment.checksums).expect("a manifest that was decoded has them");
-        let object = segment_object(&segment.id, &checksums.name);
-        let bytes = destination.objects.read_file(&object, checksums, destination.place(None, &object))?;
-        destination.check_put_if_absent(&object, &bytes)?;
-        if !destination.create_manifest(version, &encoded)? {
-            destination.expect_manifest(version, &encoded)?;
-        }
+        destination.commit_copy(&manifest, &encoded)?;
         Ok(copied)
+    }
+
+    /// That there is no version of that number, or this very one.
+    pub(super) fn check_vacant(&self, version: u64, encoded: &[u8]) -> Result<(), StoreError> {
+        match self.objects.size(&manifest_object(version))? {
+            Some(_) => self.expect_manifest(version, encoded),
+            None => Ok(()),
+        }
+    }
+
+    /// The last step of a copy whose files are all there.
+    pub(super) fn commit_copy(&self, manifest: &StoredManifest, encoded: &Bytes) -> Result<(), StoreError> {
+        let folders = manifest.folders();
+        let all = folders.iter().flat_map(|folder| folder.files.iter().map(|file| (folder.id, file)));
+        let (segment, smallest) = all.min_by_key(|(_, file)| file.size_bytes).expect("a folder has files");
+        let object = segment_object(segment, &smallest.name);
+        let bytes = self.objects.read_file(&object, smallest, self.place(None, &object))?;
+        self.check_put_if_absent(&object, &bytes)?;
+        if !self.create_manifest(manifest.version(), encoded)? {
+            self.expect_manifest(manifest.version(), encoded)?;
+        }
+        Ok(())
+    }
+
+    /// The same version of an index of another name. An encrypted one is bound to its name, so that takes the key.
+    pub(super) fn under_name(
+        &self,
+        stored: &StoredManifest,
+        name: &str,
+    ) -> Result<StoredManifest, StoreError> {
+        let head = Head { index_name: name.into(), ..stored.head() };
+        if stored.sealed().is_some() && stored.head().index_name != name {
+            let (manifest, opened) = self.open_manifest(stored)?;
+            let Opened { sealing, folders } = opened.expect("it is encrypted");
+            let manifest = Manifest { index_name: name.into(), ..manifest };
+            return self.stored(&manifest, folders, Some(&sealing));
+        }
+        let mut renamed = stored.clone();
+        renamed.set_head(head);
+        Ok(renamed)
     }
 
     /// Whether the file is there, whole.
@@ -97,13 +125,13 @@ impl IndexStore {
                 Ok(chunk)
             })
         };
-        self.objects.write_chunks(&object, file.size_bytes, &chunks)?;
+        self.objects.write_chunks(&object, file.size_bytes, MULTIPART_ABOVE, &chunks)?;
         self.read_back(&object, file)
     }
 
     /// That the manifest there is this one.
     fn expect_manifest(&self, version: u64, encoded: &[u8]) -> Result<(), StoreError> {
-        if self.encode(&self.read_manifest(version)?)? == encoded {
+        if self.encode(&self.read_stored(version)?)? == encoded {
             return Ok(());
         }
         Err(StoreError::Refused {

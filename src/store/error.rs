@@ -1,7 +1,8 @@
 use std::path::PathBuf;
 
-use super::LocationError;
+use super::{KeyFault, LocationError};
 use crate::artifact::checksums::ChecksumError;
+use crate::artifact::encryption::Forged;
 use crate::artifact::{ColumnError, ManifestError, NameError, SectionError, TensorError};
 
 /// Which file of which version of which index.
@@ -74,6 +75,11 @@ pub enum StoreError {
     Io { object: String, source: object_store::Error },
     #[error("the cache folder `{}` cannot be used: {source}", folder.display())]
     Cache { folder: PathBuf, source: std::io::Error },
+    /// An encrypted version that cannot be read with what was given; or one that is not encrypted, where a key was.
+    #[error("index `{index}`, version {version}: {fault}")]
+    Key { index: String, version: u64, fault: KeyFault },
+    #[error(transparent)]
+    NoKey(KeyFault),
     #[error("cannot start the store's threads: {0}")]
     Runtime(String),
 }
@@ -81,6 +87,12 @@ pub enum StoreError {
 impl StoreError {
     pub(super) fn malformed(place: Place, error: impl Into<FileError>) -> Self {
         Self::Malformed { place, source: Box::new(error.into()) }
+    }
+
+    /// Bytes that a right key does not open.
+    pub(super) fn forged(place: Place, error: &Forged) -> Self {
+        let expected = format!("block {} as it was encrypted", error.block);
+        Self::Damaged { place, expected, got: "other bytes".into() }
     }
 
     /// A block that is not what its checksum says is damage; other errors are the checksums' own.

@@ -131,10 +131,10 @@ impl IndexStore {
             return Ok(());
         }
         for (version, _) in self.manifests()? {
-            for segment in self.read_manifest(version)?.folders() {
-                let files = segment.files.iter().filter(|_| removed.contains(&segment.id));
+            for segment in self.read_stored(version)?.folders() {
+                let files = segment.files.iter().filter(|_| removed.contains(segment.id));
                 for file in files {
-                    if self.objects.size(&segment_object(&segment.id, &file.name))?.is_none() {
+                    if self.objects.size(&segment_object(segment.id, &file.name))?.is_none() {
                         let what = format!(
                             "version {version} was published while segment {} was being removed: publish it again",
                             segment.id
@@ -160,7 +160,7 @@ impl IndexStore {
     fn named_by(&self, versions: &[u64]) -> Result<HashSet<Digest>, StoreError> {
         let mut named = HashSet::new();
         for version in versions {
-            named.extend(self.read_manifest(*version)?.folders().map(|segment| segment.id));
+            named.extend(self.read_stored(*version)?.folders().iter().map(|segment| *segment.id));
         }
         Ok(named)
     }

@@ -37,9 +37,11 @@ impl Artifact {
     /// one again; but nothing keeps another program from it. If one shortens a file that is mapped, touching what
     /// is gone ends this process with SIGBUS; if one writes into it, what was checked no longer holds. Index folders
     /// belong to Annvil alone: where that cannot be had, do not map. Deleting a file is harmless: the map keeps it.
+    ///
+    /// Files of an encrypted version are not what is searched: they are read and decrypted into memory as before.
     #[must_use]
     pub fn mapped(mut self, folder: PathBuf, check: bool) -> Self {
-        self.maps = Some(Maps { folder, check });
+        self.maps = self.opened().is_none().then_some(Maps { folder, check });
         self
     }
 }

@@ -10,6 +10,9 @@
 //! read back. Nothing that a manifest names is ever changed; there is no pointer to the latest version to lose. All of
 //! it blocks; the requests run on one small runtime that the process shares, and may be made from any thread.
 //!
+//! A version may be encrypted: then its manifest is a [`StoredManifest`](crate::artifact::StoredManifest) that says to all what a
+//! keeper needs, and to whoever has the key the rest; its files are decrypted as they are read. Nothing above this module knows.
+//!
 //! A store that is reached by HTTP (feature `cloud`) may fail for a while: each operation is tried again until a deadline,
 //! and what comes back is compared with what was asked for. Credentials come from the environment.
 
@@ -18,6 +21,7 @@ mod blocks;
 mod change;
 mod clock;
 mod connection;
+mod contents;
 mod copy;
 mod disk_cache;
 mod error;
@@ -25,11 +29,13 @@ mod gc;
 mod index;
 #[cfg(feature = "cloud")]
 mod json_client;
+mod key;
 mod location;
 mod mapped;
 mod objects;
 mod options;
 mod publish;
+mod rekey;
 mod repair;
 mod retry;
 mod runtime;
@@ -44,9 +50,10 @@ pub use gc::{GcPolicy, GcReport, RemovedSegment};
 pub use index::IndexStore;
 #[cfg(feature = "cloud")]
 pub use json_client::{HttpError, JsonClient};
+pub use key::{KEY_VARIABLE, KeyFault, KeyReference, Sealing, give_keys};
 pub use location::{Level, Location, LocationError, Object, READ_ONLY_SCHEMES, SCHEMES};
 pub use mapped::local_folder;
 pub use options::{Encryption, Secret, StoreOptions};
 pub use publish::{Published, StagedSegment};
 pub use runtime::runtime;
-pub use verify::{VerifyProgress, VerifyReport};
+pub use verify::{Verified, VerifyProgress, VerifyReport};

@@ -27,7 +27,9 @@ pub(super) const CHUNK_BYTES: u64 = 8 << 20;
 const _: () = assert!(CHUNK_BYTES.is_multiple_of(BLOCK_BYTES));
 const CHUNKS_AHEAD: usize = 4;
 /// Below this one request writes the object. The largest that S3 takes in one is 5 GB.
-const MULTIPART_ABOVE: u64 = 64 << 20;
+pub(super) const MULTIPART_ABOVE: u64 = 64 << 20;
+/// The same of what is made as it is written, and would all be held.
+pub(super) const MADE_MULTIPART_ABOVE: u64 = 16 << 20;
 /// S3 takes 10,000 parts of one upload.
 const MAX_PARTS: u64 = 10_000;
 
@@ -200,9 +202,14 @@ impl Objects {
     /// The object's bytes in order, in chunks of [`CHUNK_BYTES`], a few of which are read ahead. It must have exactly
     /// `size` bytes: nothing is read, let alone allocated, of one that has not.
     pub(super) fn chunks(&self, object: &str, size: u64) -> Chunks {
+        self.chunks_of(object, size, CHUNK_BYTES)
+    }
+
+    /// [`chunks`](Self::chunks) of another size.
+    pub(super) fn chunks_of(&self, object: &str, size: u64, chunk_bytes: u64) -> Chunks {
         let (store, retry, path) = self.request(object);
         let reader = ChunkReader { store, retry, path, size };
-        Chunks { reader, next: 0, pending: VecDeque::new(), started: false }
+        Chunks { reader, chunk_bytes, next: 0, pending: VecDeque::new(), started: false }
     }
 
     /// The whole object, if it is the file that it should be.
@@ -267,23 +274,24 @@ impl Objects {
     /// Writes the object, in place of what may be there.
     pub(super) fn write(&self, object: &str, bytes: &Bytes) -> Result<(), StoreError> {
         let slices = |from: usize| bytes.slice(from..bytes.len().min(from + CHUNK_BYTES as usize));
-        self.write_chunks(object, bytes.len() as u64, &|| {
+        self.write_chunks(object, bytes.len() as u64, MULTIPART_ABOVE, &|| {
             (0..bytes.len()).step_by(CHUNK_BYTES as usize).map(|from| Ok(slices(from)))
         })
     }
 
     /// Writes an object of `size` bytes that come in pieces, in place of what may be there. `chunks` begins again from the
-    /// front where the writing has to. Holds a few parts of [`CHUNK_BYTES`] at a time, larger ones where the object
+    /// front where the writing has to. One request writes at most `at_once` bytes, which are held; else it holds a few parts of [`CHUNK_BYTES`] at a time, larger ones where the object
     /// has very many.
     pub(super) fn write_chunks<I: Iterator<Item = Result<Bytes, StoreError>>>(
         &self,
         object: &str,
         size: u64,
+        at_once: u64,
         chunks: &dyn Fn() -> I,
     ) -> Result<(), StoreError> {
         let mut patience = self.connection.retry.patience();
         loop {
-            let error = match self.try_write_chunks(object, size, chunks()) {
+            let error = match self.try_write_chunks(object, size, at_once, chunks()) {
                 Err(StoreError::Io { source, .. }) => source,
                 written => return written,
             };
@@ -298,10 +306,11 @@ impl Objects {
         &self,
         object: &str,
         size: u64,
+        at_once: u64,
         chunks: impl Iterator<Item = Result<Bytes, StoreError>>,
     ) -> Result<(), StoreError> {
         let (store, _, path) = self.request(object);
-        if size <= MULTIPART_ABOVE {
+        if size <= at_once {
             let payload: PutPayload =
                 chunks.collect::<Result<Vec<Bytes>, StoreError>>()?.into_iter().collect();
             assert_eq!(payload.content_length() as u64, size, "the size is known beforehand");
@@ -470,6 +479,7 @@ impl ChunkReader {
 /// See [`Objects::chunks`]. Ends with the first error.
 pub(super) struct Chunks {
     reader: ChunkReader,
+    chunk_bytes: u64,
     /// Where the next request starts.
     next: u64,
     pending: VecDeque<Pending<Result<Bytes, ReadError>>>,
@@ -478,10 +488,16 @@ pub(super) struct Chunks {
 
 impl Chunks {
     fn request(&mut self) -> Result<(), StoreError> {
-        let end = self.reader.size.min(self.next.saturating_add(CHUNK_BYTES));
+        let end = self.reader.size.min(self.next.saturating_add(self.chunk_bytes));
         self.pending.push_back(Pending::start(self.reader.clone().read(self.next..end))?);
         self.next = end;
         Ok(())
+    }
+
+    /// Nothing more is read.
+    pub(super) fn end(&mut self) {
+        self.next = self.reader.size;
+        self.pending.clear();
     }
 }
 
@@ -499,8 +515,7 @@ impl Iterator for Chunks {
         }
         let chunk = self.pending.pop_front()?.wait();
         if chunk.is_err() {
-            self.next = self.reader.size;
-            self.pending.clear();
+            self.end();
         }
         Some(chunk)
     }

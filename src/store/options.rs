@@ -122,7 +122,6 @@ impl Secret {
 
     /// # Errors
     /// Why there is none, without any of it.
-    #[cfg(any(feature = "cloud", feature = "postgres", test))]
     pub(crate) fn resolve(&self) -> Result<String, String> {
         match self {
             Secret::Variable(name) => {

