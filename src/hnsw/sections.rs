@@ -15,7 +15,7 @@ use super::codes::{Code, Codes};
 use super::{Hnsw, upper_offsets};
 use crate::artifact::{RangedSection, Section, TensorError};
 use crate::index::{KeptVectors, Precision, SearchIndex};
-use crate::vectors::Metric;
+use crate::vectors::OfProducts;
 
 pub(super) fn write(index: &Hnsw) -> Vec<Section> {
     let rows = index.rows();
@@ -92,7 +92,7 @@ impl Hnsw {
                 format!("shape {shape:?}, but the levels add up to {upper_rows}"),
             ));
         }
-        let metric: Metric = graph.metadata("metric")?;
+        let OfProducts(metric) = graph.metadata("metric")?;
         let entry_point: u32 = graph.metadata("entry_point")?;
         let highest = levels.iter().copied().max().unwrap_or(0);
         if levels.get(entry_point as usize) != Some(&highest) {

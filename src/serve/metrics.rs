@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use super::memory;
 use crate::loader::Index;
 
 type Labels = Vec<(&'static str, String)>;
@@ -24,6 +25,8 @@ pub(super) struct Metrics {
     under_way: Gauge<i64, AtomicI64>,
     waiting: Gauge<i64, AtomicI64>,
     connections: Gauge<i64, AtomicI64>,
+    resident_bytes: Gauge<i64, AtomicI64>,
+    available_bytes: Gauge<i64, AtomicI64>,
     version: Family<Labels, Gauge<i64, AtomicI64>>,
     rows: Family<Labels, Gauge<i64, AtomicI64>>,
     fetched_bytes: Family<Labels, Gauge<i64, AtomicI64>>,
@@ -61,6 +64,8 @@ impl Metrics {
             under_way: Gauge::default(),
             waiting: Gauge::default(),
             connections: Gauge::default(),
+            resident_bytes: Gauge::default(),
+            available_bytes: Gauge::default(),
             version: Family::default(),
             rows: Family::default(),
             fetched_bytes: Family::default(),
@@ -80,6 +85,10 @@ impl Metrics {
         registry.register("requests_in_flight", "Requests under way", m.under_way.clone());
         registry.register("requests_waiting", "Requests that wait for a worker", m.waiting.clone());
         registry.register("connections", "Open connections", m.connections.clone());
+        let what = "Memory of this process, 0 where the system does not tell";
+        registry.register("memory_resident_bytes", what, m.resident_bytes.clone());
+        let what = "Memory that it may have: the machine's, or its container's limit";
+        registry.register("memory_available_bytes", what, m.available_bytes.clone());
         registry.register("index_version", "The version served", m.version.clone());
         registry.register("index_rows", "Rows of the version served", m.rows.clone());
         let what = "Bytes that opening and searching the version served has fetched, where it is lazy";
@@ -103,6 +112,8 @@ impl Metrics {
     /// In OpenMetrics' text format.
     pub fn text(&self, waiting: usize) -> String {
         self.waiting.set(waiting as i64);
+        self.resident_bytes.set(memory::resident_bytes().unwrap_or_default() as i64);
+        self.available_bytes.set(memory::available_bytes().unwrap_or_default() as i64);
         let mut out = String::new();
         // Writing to a string does not fail.
         let _ = text::encode(&mut out, &self.registry);

@@ -18,6 +18,7 @@ mod hosted;
 mod keys;
 mod limits;
 mod listen;
+mod memory;
 mod metrics;
 mod openapi;
 mod page;
