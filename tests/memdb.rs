@@ -215,10 +215,11 @@ fn a_read_is_as_new_as_it_asks_to_be() {
     let hour = Consistency::Eventual(Duration::from_secs(3600));
     let version = |consistency| watched.read(consistency).unwrap().version();
     assert_eq!(version(Consistency::Strong), 1);
-    let change = |written: u64| {
-        let some = (0..5).map(|number| (number, written)).collect();
+    let write = |count: u64, written: u64| {
+        let some = (0..count).map(|number| (number, written)).collect();
         database.exits(0, &strings(&database.write("some.parquet", &some, None)));
     };
+    let change = |written| write(5, written);
     change(1);
     assert_eq!((version(Consistency::Local), version(hour)), (1, 1), "it was looked a moment ago");
     assert_eq!(version(Consistency::Eventual(Duration::ZERO)), 2);
@@ -256,7 +257,7 @@ fn a_read_is_as_new_as_it_asks_to_be() {
     let manifest = IndexStore::open(&uri).unwrap().read_manifest(6).unwrap();
     let tight = OpenOptions::new().memory_limit_bytes(OpenOptions::new().needed_bytes(&manifest));
     let tight = Watched::open(&uri, tight).unwrap();
-    change(7);
+    write(200, 7);
     let Err(LoadError::Refused { version: 7, current: 6, reason }) = tight.read(Consistency::Strong) else {
         panic!("version 7 does not fit");
     };

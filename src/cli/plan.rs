@@ -15,7 +15,9 @@ use crate::error::Error;
 use crate::job::quantity::{bytes, count, duration};
 use crate::job::{self, Backend, JobSpec, Overrides, Plan, Prices, Progress, Silent, Workload};
 use crate::tune::Prediction;
-use crate::tune::workload::{CALIBRATION_ROWS, Capacity, CapacityOptions, Case, CasePlan, capacity};
+use crate::tune::workload::{
+    CALIBRATION_ROWS, Capacity, CapacityOptions, Case, CasePlan, capacity, thread_qps,
+};
 
 /// Say what a job will read, write, hold in memory and take in time, without running it; or what a described workload would.
 #[derive(Debug, Args)]
@@ -209,7 +211,7 @@ fn case_cells(capacity: &Capacity, case: &Case) -> Vec<String> {
         bytes(*published_bytes),
         build_seconds.map_or("–".into(), seconds),
         of_search(|search| format!("{:.2}", search.p95_ms)),
-        of_search(|search| count(search.qps as u64)),
+        of_search(|search| count(thread_qps(search) as u64)),
         count(*replicas),
         count(plan.machines),
         money.map_or("–".into(), |(cost, prices)| format!("{:.2} {}", cost.total, prices.currency)),

@@ -50,7 +50,7 @@ pub struct TuneArgs {
     /// Most bytes of the index per row, without ids and attributes
     #[arg(long, value_name = "N")]
     bytes_per_vector: Option<f64>,
-    /// What decides between those that meet all that: most queries a second, fewest bytes, the shortest build
+    /// What decides between those that meet all that: the shortest median latency, fewest bytes, the shortest build
     #[arg(
         long,
         value_name = "WHAT",
@@ -237,8 +237,8 @@ fn render_candidates(tuning: &Tuning) -> String {
         ("candidate", Align::Left),
         ("tried on", Align::Right),
         ("recall", Align::Right),
+        ("p50 ms", Align::Right),
         ("p95 ms", Align::Right),
-        ("queries/s", Align::Right),
         ("bytes/row", Align::Right),
         ("build s", Align::Right),
         ("misses", Align::Left),
@@ -259,8 +259,8 @@ fn render_candidates(tuning: &Tuning) -> String {
             tried.name.clone(),
             on,
             number(|found| found.recall, 4),
+            number(|found| found.p50_ms, 3),
             number(|found| found.p95_ms, 3),
-            number(|found| found.qps, 0),
             number(|found| found.bytes_per_vector, 0),
             number(|found| found.build_seconds, 1),
             misses.join(", "),

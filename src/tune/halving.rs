@@ -11,7 +11,7 @@ const FINALISTS: usize = 4;
 pub(super) struct Standing {
     /// How far it is from what is asked: 0 where it meets everything.
     pub shortfall: f64,
-    /// Latency, bytes, build time: less is better.
+    /// Median latency, which another program's load disturbs least, bytes, build time: less is better.
     pub costs: [f64; 3],
     /// What is preferred among those that meet everything.
     pub key: f64,
@@ -21,9 +21,9 @@ impl Standing {
     pub fn of(prediction: &Prediction, asked: &Asked) -> Self {
         Self {
             shortfall: misses(prediction, asked).iter().map(Miss::shortfall).sum(),
-            costs: [prediction.p95_ms, prediction.bytes_per_vector, prediction.build_seconds],
+            costs: [prediction.p50_ms, prediction.bytes_per_vector, prediction.build_seconds],
             key: match asked.prefer {
-                Prefer::Speed => 1.0 / prediction.qps,
+                Prefer::Speed => prediction.p50_ms,
                 Prefer::Size => prediction.bytes_per_vector,
                 Prefer::Build => prediction.build_seconds,
             },

@@ -99,7 +99,7 @@ impl Asked {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Prefer {
-    /// Most queries per second.
+    /// The shortest median latency.
     #[default]
     Speed,
     /// Fewest bytes.

@@ -5,7 +5,7 @@
 //! | latency, queries/s | a power of the rows through the last trial, its exponent fitted to the last three in logarithms and kept within the family's bounds; the family's usual one where there is a single trial. The recall asked for is held while the effort grows, so it is the cost of that recall which is extrapolated |
 //! | build time | the same |
 //! | bytes | the job planner's formula, times what the last trial's index had over what the formula gave for it |
-//! | recall | that of the last trial, or the best that effort brings, going on along ln(rows) as it did over the trials, where that is less |
+//! | recall | that of the last trial, or, where that is less, the best that effort brings, which goes on falling along ln(rows) as it did over the trials; a fall within what so many queries tell recall by is none |
 //!
 //! What is not seen: a sample that fits a cache and a whole that does not. The larger the last sample, the less of it.
 
@@ -54,7 +54,7 @@ pub(super) fn predict(
         trials.iter().map(|trial| (trial.rows as f64, value(trial))).collect()
     };
     let grown = |value, growth| extrapolate(&curve(value), growth, rows);
-    let best_recall = ceiling(&curve(|trial| trial.best_recall), rows);
+    let best_recall = ceiling(&curve(|trial| trial.best_recall), last.queries, rows);
     let (then, now) = (formula(last.rows), formula(all_rows));
     let sections = last.bytes as f64 * now.sections / then.sections.max(1.0);
     Prediction {
@@ -83,9 +83,15 @@ fn extrapolate(points: &[(f64, f64)], growth: Growth, rows: f64) -> f64 {
 }
 
 /// What recall with all effort falls to; it is not believed to rise.
-fn ceiling(points: &[(f64, f64)], rows: f64) -> f64 {
+fn ceiling(points: &[(f64, f64)], queries: u64, rows: f64) -> f64 {
     let &[.., (last_rows, last)] = points else { return f64::NAN };
     let points = &points[points.len().saturating_sub(3)..];
+    // Twice the standard error, were each query's recall 0 or 1.
+    let mean = f64::midpoint(points[0].1, last);
+    let noise = 2.0 * (mean * (1.0 - mean) / queries.max(1) as f64).sqrt();
+    if points[0].1 - last <= noise {
+        return last;
+    }
     let fall = slope(points.iter().map(|&(rows, recall)| (rows.ln(), recall))).unwrap_or(0.0).min(0.0);
     (last + fall * (rows / last_rows).ln()).clamp(0.0, 1.0)
 }
@@ -109,6 +115,7 @@ pub(super) mod tests {
     pub fn trial(rows: u64, recall: f64, ms: f64) -> Trial {
         Trial {
             rows,
+            queries: 300,
             build_seconds: rows as f64 * 1e-4,
             bytes: rows * 100,
             recall,
@@ -157,6 +164,8 @@ pub(super) mod tests {
         let falling = [trial(1_000, 0.90, 0.1), trial(10_000, 0.80, 0.1)];
         let found = predict(&falling, family("ivf_pq"), 1_000_000, linear);
         assert!((found.best_recall - 0.60).abs() < 1e-9 && found.recall == found.best_recall, "{found:?}");
+        let wavering = [trial(1_000, 0.99, 0.1), trial(10_000, 0.985, 0.1)];
+        assert_eq!(predict(&wavering, family("hnsw"), 1_000_000_000, linear).recall, 0.985);
         let rising = [trial(1_000, 0.90, 0.1), trial(10_000, 0.95, 0.1)];
         assert_eq!(predict(&rising, family("hnsw"), 1_000_000, linear).recall, 0.95);
     }

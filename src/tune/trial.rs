@@ -21,6 +21,7 @@ use crate::vectors::{Metric, VectorBuf, VectorView};
 pub struct Trial {
     /// Of the sample.
     pub rows: u64,
+    pub queries: u64,
     /// Wall time.
     pub build_seconds: f64,
     /// Of the index, but for ids and attributes.
@@ -125,6 +126,7 @@ impl<'a> Ground<'a> {
         let chosen = chosen.ok_or_else(|| Error::Internal("a certificate without its own setting".into()))?;
         Ok(Trial {
             rows: self.rows(),
+            queries: self.queries.rows() as u64,
             build_seconds,
             bytes,
             recall: chosen.recall,

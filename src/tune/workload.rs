@@ -281,7 +281,7 @@ fn plan(
     });
     // Every query is for every shard.
     let needed = search.as_ref().map_or(1, |search| {
-        let of_machine = search.qps * machine.cores as f64 * machine.busy_share;
+        let of_machine = thread_qps(search) * machine.cores as f64 * machine.busy_share;
         (workload.qps / of_machine.max(1e-9)).ceil().max(1.0) as u64
     });
     let replicas = workload.replicas.max(needed);
@@ -302,6 +302,11 @@ fn plan(
         machines,
         cost,
     }
+}
+
+/// Of one thread: by the median latency, which what else this machine does disturbs least.
+pub fn thread_qps(search: &Prediction) -> f64 {
+    1e3 / search.p50_ms.max(1e-6)
 }
 
 fn build_seconds(
