@@ -42,10 +42,10 @@ pub struct PlanArgs {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["job", "memory_budget", "scratch"])]
     workload: Option<PathBuf>,
     /// What things cost, for a workload
-    #[arg(long, value_name = "FILE", requires = "workload")]
+    #[arg(long, value_name = "FILE", conflicts_with = "job")]
     prices: Option<PathBuf>,
     /// Generated rows that a workload's searches are measured on; 0 measures nothing, and leaves out what would follow from it
-    #[arg(long, value_name = "N", default_value_t = CALIBRATION_ROWS, requires = "workload")]
+    #[arg(long, value_name = "N", default_value_t = CALIBRATION_ROWS, conflicts_with = "job")]
     calibration_rows: usize,
     /// What the whole job may take, as 2GiB, instead of the job's `memory_budget`
     #[arg(long, value_name = "SIZE", value_parser = byte_size)]

@@ -30,9 +30,11 @@ impl Standing {
         }
     }
 
-    /// Whether `self` is no worse in anything and better in something.
+    /// Whether `self` is no worse in anything, what is asked included, and better in something.
     fn dominates(&self, other: &Standing) -> bool {
-        let pairs = || self.costs.iter().zip(&other.costs);
+        let all = |standing: &Standing| [&standing.costs[..], &[standing.shortfall]].concat();
+        let (own, theirs) = (all(self), all(other));
+        let pairs = || own.iter().zip(&theirs);
         pairs().all(|(a, b)| a <= b) && pairs().any(|(a, b)| a < b)
     }
 }
@@ -56,8 +58,7 @@ pub(super) fn misses(prediction: &Prediction, asked: &Asked) -> Vec<Miss> {
 
 /// For each candidate, whether no other of those that meet as much dominates it.
 pub(super) fn frontier(standings: &[Standing]) -> Vec<bool> {
-    let is_better = |a: &Standing, b: &Standing| a.shortfall <= b.shortfall && a.dominates(b);
-    standings.iter().map(|one| !standings.iter().any(|other| is_better(other, one))).collect()
+    standings.iter().map(|one| !standings.iter().any(|other| other.dominates(one))).collect()
 }
 
 /// The candidates, best first: those that meet what is asked, of them those on the frontier, of them by what is preferred; then the
