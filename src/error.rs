@@ -27,6 +27,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// | `Store` | 5 | look at the store: address, permission, network, space; then run again |
 /// | `Device` | 6 | look at the GPU or its driver, or use `--backend cpu` |
 /// | `Inconsistent` | 7 | the index and its source differ: `annvil sync`, or build again |
+/// | `Unmet` | 8 | ask for less, or allow other kinds of index: nothing tried meets what was asked |
+/// | `Conflict` | 9 | read the latest version and decide again: it is not the one that was expected |
 /// | `Cancelled` | 130 | nothing: someone asked for it; nothing was published |
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -42,6 +44,10 @@ pub enum Error {
     BelowGate(Cause),
     #[error(transparent)]
     Inconsistent(Cause),
+    #[error(transparent)]
+    Unmet(Cause),
+    #[error(transparent)]
+    Conflict(Cause),
     #[error("cancelled")]
     Cancelled,
     #[error(transparent)]
@@ -59,6 +65,8 @@ impl Error {
             Error::Store(_) => 5,
             Error::Device(_) => 6,
             Error::Inconsistent(_) => 7,
+            Error::Unmet(_) => 8,
+            Error::Conflict(_) => 9,
             // 128 + SIGINT, as shells report a program that Ctrl-C ended.
             Error::Cancelled => 130,
         }
@@ -74,6 +82,8 @@ impl Error {
             Error::Store(_) => "store",
             Error::Device(_) => "device",
             Error::Inconsistent(_) => "inconsistent",
+            Error::Unmet(_) => "unmet",
+            Error::Conflict(_) => "conflict",
             Error::Cancelled => "cancelled",
         }
     }
@@ -87,7 +97,9 @@ impl Error {
             | Error::BadArtifact(cause)
             | Error::Store(cause)
             | Error::Device(cause)
-            | Error::Inconsistent(cause) => Some(cause.as_ref()),
+            | Error::Inconsistent(cause)
+            | Error::Unmet(cause)
+            | Error::Conflict(cause) => Some(cause.as_ref()),
             Error::Cancelled => None,
         }
     }
@@ -147,6 +159,13 @@ impl From<LoadError> for Error {
             // An artifact of several segments is for a version that reads them.
             LoadError::Store(StoreError::Unsupported { .. }) => Error::BadArtifact(Box::new(error)),
             LoadError::Store(error) => error.into(),
+            LoadError::Refused { ref reason, .. } => match **reason {
+                LoadError::Memory { .. } | LoadError::Unlike { .. } => Error::BadInput(Box::new(error)),
+                LoadError::Store(
+                    StoreError::Io { .. } | StoreError::Runtime(_) | StoreError::Location(_),
+                ) => Error::Store(Box::new(error)),
+                _ => Error::BadArtifact(Box::new(error)),
+            },
             LoadError::Memory { .. }
             | LoadError::NotLocal { .. }
             | LoadError::NoShards
@@ -311,10 +330,12 @@ mod tests {
             Error::Store(cause()),
             Error::Device(cause()),
             Error::Inconsistent(cause()),
+            Error::Unmet(cause()),
+            Error::Conflict(cause()),
             Error::Cancelled,
         ];
         let codes: Vec<u8> = errors.iter().map(Error::exit_code).collect();
-        assert_eq!(codes, [1, 2, 3, 4, 5, 6, 7, 130]);
+        assert_eq!(codes, [1, 2, 3, 4, 5, 6, 7, 8, 9, 130]);
     }
 
     fn place(version: Option<u64>) -> Place {

@@ -32,6 +32,8 @@ pub mod serve;
 pub mod source;
 pub mod store;
 pub mod train;
+#[cfg(feature = "build")]
+pub mod tune;
 pub mod vectors;
 
 pub use error::Error;

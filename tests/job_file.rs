@@ -429,9 +429,12 @@ fn overrides_win_and_are_held_to_the_same_rules() {
         output: Some("elsewhere".into()),
         memory_budget: Some(1 << 30),
         scratch: Some("fast/disk".into()),
+        shard: Some("1/3".parse().unwrap()),
         no_resume: true,
     };
     let job = job.override_with(&overrides).unwrap();
+    assert!(job.indexes.iter().all(|index| index.name.ends_with("-1-of-3")));
+    assert_eq!(job.source.shard, overrides.shard);
     assert_eq!((job.memory_budget, job.resume), (Some(1 << 30), false));
     assert_eq!(job.scratch.as_ref().map(|uri| uri.resolved()), Some("fast/disk"));
     assert_eq!((job.backend, job.threads, job.seed), (Backend::Reference, 1, 9));

@@ -34,6 +34,7 @@ fn corpus(index: &Index, id: impl Fn(u32) -> Value, has_row_id: bool) -> Value {
         Metric::Cosine => "Cosine",
         Metric::InnerProduct => "Dot",
         Metric::L2 => "Euclid",
+        Metric::L1 | Metric::Hamming => "Manhattan",
     };
     let batch = index.attributes().unwrap();
     let point = |ordinal: u32| {

@@ -22,10 +22,14 @@ const MAY_IMPORT: &[(&str, &str)] = &[
     ("report", "error vectors compute train artifact store source index flat ivf hnsw loader"),
     ("job", "error vectors compute train artifact store source index flat ivf hnsw loader report"),
     ("change", "error vectors compute train artifact store source index flat ivf hnsw loader report job"),
+    (
+        "tune",
+        "error vectors compute train artifact store source dataset index flat ivf hnsw loader report job",
+    ),
     ("serve", "error vectors artifact loader"),
     (
         "cli",
-        "error vectors compute train artifact store source dataset index flat ivf hnsw loader report job change serve",
+        "error vectors compute train artifact store source dataset index flat ivf hnsw loader report job change tune serve",
     ),
 ];
 

@@ -175,6 +175,19 @@ class Watched:
     @property
     def refused(self) -> tuple[int, str] | None:
         """The version that was not taken, and why."""
+    def read(self, consistency: Literal["local", "eventual", "strong"] = "strong", *, max_age: float = 5.0) -> Index:
+        """A version as new as is asked for: `local` the one in memory, `eventual` one that was seen to be the latest at most
+        `max_age` seconds ago, `strong` the latest now."""
+    def search(
+        self,
+        queries: ArrayLike,
+        k: int = 10,
+        *,
+        consistency: Literal["local", "eventual", "strong"] = "local",
+        max_age: float = 5.0,
+        **options: Any,
+    ) -> Answers:
+        """`Index.search` of the version that `read` gives."""
     def refresh(self) -> bool:
         """Looks now; whether a new version was taken."""
     def close(self) -> None:

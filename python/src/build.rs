@@ -48,7 +48,17 @@ pub fn build<'py>(
             .map_err(|path| invalid(format!("scratch is {path:?}, expected UTF-8")))
     };
     let scratch = scratch.map(text).transpose()?;
-    let overrides = Overrides { backend, threads, seed, output, memory_budget, scratch, no_resume: !resume };
+    let no_resume = !resume;
+    let overrides = Overrides {
+        backend,
+        threads,
+        seed,
+        output,
+        memory_budget,
+        scratch,
+        no_resume,
+        ..Overrides::default()
+    };
     let spec = read(job)?.override_with(&overrides).map_err(raised)?;
     let summary = run(py, spec, progress)?;
     let below = summary.indexes.iter().find(|index| matches!(index.outcome, Outcome::BelowGate { .. }));

@@ -19,7 +19,7 @@ pub fn raised(error: impl Into<Error>) -> PyErr {
         Error::Device(_) => "DeviceError",
         Error::BelowGate(_) => "BelowGate",
         Error::Cancelled => "Cancelled",
-        Error::Internal(_) | Error::Inconsistent(_) => "AnnvilError",
+        Error::Internal(_) | Error::Inconsistent(_) | Error::Unmet(_) | Error::Conflict(_) => "AnnvilError",
     };
     of_class(class, message(&error))
 }

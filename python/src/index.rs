@@ -33,7 +33,7 @@ impl Searched {
         }
     }
 
-    fn search(
+    pub fn search(
         self,
         queries: &Bound<'_, PyAny>,
         k: usize,

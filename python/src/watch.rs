@@ -3,12 +3,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use annvil::loader::{self, Refresh, Watch};
+use annvil::loader::{self, Consistency, Refresh, Watch};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
+use crate::answers::Answers;
 use crate::errors::{invalid, raised};
-use crate::index::{Index, open_options};
+use crate::index::{Index, Searched, open_options};
 
 #[pyclass(module = "annvil", frozen)]
 pub struct Watched {
@@ -37,6 +38,17 @@ pub fn watch(
     })
 }
 
+fn consistency_of(name: &str, max_age: f64) -> PyResult<Consistency> {
+    match name {
+        "local" => Ok(Consistency::Local),
+        "eventual" => Duration::try_from_secs_f64(max_age)
+            .map(Consistency::Eventual)
+            .map_err(|_| invalid(format!("max_age is {max_age}, expected seconds, 0 or more"))),
+        "strong" => Ok(Consistency::Strong),
+        got => Err(invalid(format!("consistency is `{got}`, expected `local`, `eventual` or `strong`"))),
+    }
+}
+
 #[pymethods]
 impl Watched {
     #[getter]
@@ -47,6 +59,26 @@ impl Watched {
     #[getter]
     fn refused(&self) -> Option<(u64, String)> {
         self.watched.refused().map(|refused| (refused.version, refused.reason.to_string()))
+    }
+
+    #[pyo3(signature = (consistency="strong", *, max_age=5.0))]
+    fn read(&self, py: Python<'_>, consistency: &str, max_age: f64) -> PyResult<Index> {
+        let consistency = consistency_of(consistency, max_age)?;
+        Ok(py.detach(|| self.watched.read(consistency)).map_err(raised)?.into())
+    }
+
+    #[pyo3(signature = (queries, k=10, *, consistency="local", max_age=5.0, **options))]
+    fn search(
+        &self,
+        queries: &Bound<'_, PyAny>,
+        k: usize,
+        consistency: &str,
+        max_age: f64,
+        options: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Answers> {
+        let consistency = consistency_of(consistency, max_age)?;
+        let index = queries.py().detach(|| self.watched.read(consistency)).map_err(raised)?;
+        Searched::Index(index).search(queries, k, options)
     }
 
     fn refresh(&self, py: Python<'_>) -> PyResult<bool> {

@@ -135,6 +135,22 @@ def test_a_watched_index_moves_to_the_new_version(small):
         assert watched.refused is not None and watched.refused[0] == 3
 
 
+def test_a_read_is_as_new_as_it_asks_to_be(small):
+    spec = job(small, "flat", id="id")
+    annvil.build(spec)
+    query = np.ones(6, np.float32)
+    with annvil.watch(str(small / "out" / "flat"), every=None) as watched:
+        annvil.build(spec, seed=7)
+        assert watched.read("local").version == 1 and watched.read("eventual", max_age=3600).version == 1
+        assert len(watched.search(query, 3).ids) == 3 and watched.index.version == 1
+        assert len(watched.search(query, 3, consistency="strong", exact=True).ids) == 3 and watched.index.version == 2
+        annvil.build(spec, seed=8)
+        assert watched.read("eventual", max_age=0).version == 3
+        for wrong in (lambda: watched.read("sometimes"), lambda: watched.read("eventual", max_age=-1)):
+            with pytest.raises(annvil.InvalidInput):
+                wrong()
+
+
 def test_the_tour_runs(tmp_path):
     tour = pathlib.Path(__file__).parents[1] / "tour.py"
     shown = subprocess.run([sys.executable, tour, tmp_path], capture_output=True, text=True, check=True).stdout

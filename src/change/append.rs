@@ -101,6 +101,7 @@ pub(super) fn source_spec(job: &JobSpec, manifest: &Manifest, from: &[String]) -
         attribute_columns: job.source.attributes.clone(),
         required_columns: job.required_columns(),
         predicate: job.source.predicate.clone(),
+        shard: job.source.shard,
         on_bad_row: match job.source.on_bad_row {
             OnBadRow::Fail => source::OnBadRow::Fail,
             OnBadRow::Skip => source::OnBadRow::Skip,

@@ -56,6 +56,9 @@ pub struct ChangeOptions {
     pub threads: usize,
     /// Most queries to certify with, 1 or more.
     pub certify_queries: usize,
+    /// The version that is to be changed: where the latest is another, before or after the work, nothing is published
+    /// ([`ChangeError::Version`]). Default: whatever is the latest, again over another that came meanwhile.
+    pub expect_version: Option<u64>,
 }
 
 impl ChangeOptions {
@@ -66,6 +69,7 @@ impl ChangeOptions {
             backend: Backend::Auto,
             threads: 0,
             certify_queries: CERTIFY_QUERIES,
+            expect_version: None,
         }
     }
 }
@@ -104,6 +108,11 @@ pub enum ChangeError {
          {min_recall}"
     )]
     BelowGate { index: String, k: u32, recall: f64, min_recall: f64 },
+    /// Another publisher was first. What was read is not what is there: read it again, and decide again.
+    #[error(
+        "index `{index}`: expected version {expected} to be the latest, got {got}; nothing was published"
+    )]
+    Version { index: String, expected: u64, got: u64 },
     #[error("index `{index}`: other publishers were first {attempts} times")]
     Overtaken { index: String, attempts: u32 },
     #[error("`{path}`, line {line}: {source}")]
@@ -114,6 +123,7 @@ impl From<ChangeError> for Error {
     fn from(error: ChangeError) -> Self {
         match error {
             ChangeError::BelowGate { .. } => Error::BelowGate(error.into()),
+            ChangeError::Version { .. } => Error::Conflict(error.into()),
             ChangeError::Overtaken { .. } => Error::Store(error.into()),
             error => Error::BadInput(error.into()),
         }

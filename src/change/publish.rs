@@ -95,6 +95,7 @@ impl Workplace<'_> {
         for _ in 0..MAX_ATTEMPTS {
             self.progress.check()?;
             let base = ledger.enter("open", |_| Base::open(self))?;
+            self.check_version(base.manifest().version)?;
             let Some(mut step) = step(&base, &mut ledger)? else {
                 let outcome = Changed::Unchanged { version: base.manifest().version };
                 return Ok(self.summary(&ledger, outcome));
@@ -124,9 +125,22 @@ impl Workplace<'_> {
                 let change = PublishedChange::of(&published.manifest, published.bytes_written, effort);
                 return Ok(self.summary(&ledger, Changed::Published(Box::new(change))));
             }
+            if self.options.expect_version.is_some() {
+                self.check_version(self.store.latest()?.unwrap_or_default())?;
+            }
             self.progress.note("another version was published meanwhile: once more, over that one");
         }
         Err(ChangeError::Overtaken { index: self.store.name().into(), attempts: MAX_ATTEMPTS }.into())
+    }
+
+    /// That what is changed is what whoever asked for the change has seen.
+    fn check_version(&self, got: u64) -> Result<(), ChangeError> {
+        match self.options.expect_version {
+            Some(expected) if expected != got => {
+                Err(ChangeError::Version { index: self.store.name().into(), expected, got })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The queries that a change is certified with, and what is known of their neighbours; those of the new segment are kept

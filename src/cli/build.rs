@@ -16,6 +16,7 @@ use crate::job::{
     self, Backend, Bars, BuildSummary, BuiltIndex, CancelToken, JobSpec, JsonLines, Outcome, Overrides,
     PlainLines, Progress, Renderer, RowCounts, Silent, StageCost, Trace, Traced,
 };
+use crate::source::Shard;
 
 /// Build, measure and publish the indexes of a job file.
 #[derive(Debug, Args)]
@@ -57,6 +58,9 @@ pub struct BuildArgs {
     /// Folder for what a killed run is gone on with, instead of the job's `scratch`
     #[arg(long, value_name = "DIR")]
     scratch: Option<String>,
+    /// Only rows of shard I of N, by a hash of their ids; the indexes' names end in -I-of-N
+    #[arg(long, value_name = "I/N")]
+    shard: Option<Shard>,
     /// Begin anew, and leave nothing to go on with
     #[arg(long)]
     no_resume: bool,
@@ -110,6 +114,7 @@ impl BuildArgs {
             output: self.output.clone(),
             memory_budget: self.memory_budget,
             scratch: self.scratch.clone(),
+            shard: self.shard,
             no_resume: self.no_resume,
         };
         Ok(JobSpec::from_path(&self.job)?.override_with(&overrides)?)
@@ -152,7 +157,7 @@ fn renderer(json: bool, quiet: bool) -> Box<dyn Renderer> {
     }
 }
 
-fn judge(summary: &BuildSummary) -> Result<(), Error> {
+pub(super) fn judge(summary: &BuildSummary) -> Result<(), Error> {
     let missed = |index: &BuiltIndex| match (&index.outcome, index.certificate.gate) {
         (Outcome::BelowGate { recall }, Some(Gate { k, min_recall })) => Some(format!(
             "`{}` is not published: recall@{k} is {recall:.4} at its default setting, the gate asks for {min_recall}",
@@ -165,7 +170,7 @@ fn judge(summary: &BuildSummary) -> Result<(), Error> {
     if below.is_empty() { Ok(()) } else { Err(Error::BelowGate(Box::new(BelowGate(below)))) }
 }
 
-fn render(summary: &BuildSummary) -> String {
+pub(super) fn render(summary: &BuildSummary) -> String {
     let RowCounts { read, filtered, kept, held_out, rejected, rejects_uri } = &summary.rows;
     let threads =
         if summary.threads == 1 { "1 thread".into() } else { format!("{} threads", summary.threads) };

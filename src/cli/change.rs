@@ -38,6 +38,9 @@ pub struct ChangeArgs {
     /// Most queries to measure the recall with before anything is published
     #[arg(long, value_name = "N", default_value_t = CERTIFY_QUERIES as u64, value_parser = clap::value_parser!(u64).range(1..))]
     certify_queries: u64,
+    /// Change this version or nothing: exit code 9 where the latest is another
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    expect_version: Option<u64>,
     /// Print warnings and errors only
     #[arg(long, short, conflicts_with = "json")]
     quiet: bool,
@@ -54,6 +57,7 @@ impl ChangeArgs {
             backend: self.backend,
             threads: self.threads as usize,
             certify_queries: usize::try_from(self.certify_queries).unwrap_or(usize::MAX),
+            expect_version: self.expect_version,
         }
     }
 

@@ -164,6 +164,7 @@ impl ImportArgs {
                 None => vec![ALL_COLUMNS.into()],
             },
             predicate: self.predicate.clone(),
+            shard: None,
             on_bad_row: if self.on_bad_row == BadRows::Skip { OnBadRow::Skip } else { OnBadRow::Fail },
             foreign: ForeignOptions {
                 table: self.table.clone(),

@@ -35,6 +35,7 @@ mod search;
 mod serve;
 mod sync;
 mod table;
+mod tune;
 mod verify;
 mod versions;
 
@@ -59,6 +60,8 @@ Exit codes:
     5  the store refused or failed
     6  the GPU or its driver failed
     7  an index and its source differ
+    8  no index meets what was asked of it
+    9  the latest version is not the expected one; nothing was published
   130  cancelled by Ctrl-C; nothing was published";
 
 /// Forges vector indexes: embeddings in Parquet become certified IVF-PQ and HNSW artifacts.
@@ -77,6 +80,7 @@ struct Cli {
 enum Command {
     Build(build::BuildArgs),
     Plan(plan::PlanArgs),
+    Tune(tune::TuneArgs),
     Import(Box<import::ImportArgs>),
     Check(check::CheckArgs),
     Search(Box<search::SearchArgs>),
@@ -123,6 +127,7 @@ fn done(command: &Command, out: &mut dyn Write) -> Result<(), Error> {
     match command {
         Command::Build(args) => build::run(args, out),
         Command::Plan(args) => plan::run(args, out),
+        Command::Tune(args) => tune::run(args, out),
         Command::Import(args) => import::run(args, out),
         Command::Check(args) => check::run(args, out),
         Command::Search(args) => search::run(args, out),

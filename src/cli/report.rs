@@ -144,7 +144,7 @@ pub(super) fn run(args: &ReportArgs, out: &mut dyn Write) -> Result<(), Error> {
     }
 }
 
-fn write_to(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), Error> {
+pub(super) fn write_to(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), Error> {
     let path = folder.join(name);
     let written = fs::create_dir_all(folder).and_then(|()| fs::write(&path, bytes));
     written.map_err(|error| Error::BadInput(format!("cannot write `{}`: {error}", path.display()).into()))
@@ -405,7 +405,7 @@ fn texts(ids: &dyn Array) -> Result<Vec<String>, Error> {
     Ok((0..ids.len() as u32).map(|row| ids.get(row).to_string()).collect())
 }
 
-fn machine(compute: &dyn Compute) -> Machine {
+pub(super) fn machine(compute: &dyn Compute) -> Machine {
     let load = fs::read_to_string("/proc/loadavg").ok();
     Machine {
         cpu: super::doctor::cpu_model().unwrap_or_else(|| "unknown".into()),

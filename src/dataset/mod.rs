@@ -21,7 +21,7 @@ mod word_vectors;
 
 pub use fetch::{Fetched, fetch};
 pub use generate::{GenerateParams, Generated, GeneratedFormat, generate};
-pub use law::Law;
+pub use law::{FIRST_QUERY, Law};
 pub use recipe::{Conversion, IdxPair, Package, Queries, Recipe, Registry, RowsSpec};
 pub use rows::{Attribute, Column, Rows};
 

@@ -93,7 +93,7 @@ mod tests {
         let nan: Array<f32> = vec![0.5, 0.5, 0.5, f32::NAN, 0.5, 0.5].into();
         let error = refused(good.clone().with(SECTION, &nan, &[2, 3])).to_string();
         assert!(error.contains("row 1"), "{error}");
-        let metric = good.with(SECTION, &values, &[2, 3]).with_metadata("metric", "hamming");
+        let metric = good.with(SECTION, &values, &[2, 3]).with_metadata("metric", "chebyshev");
         assert!(matches!(refused(metric), TensorError::Metadata { .. }));
         let none = Section::new(SECTION).with(SECTION, &values, &[2, 3]);
         assert!(matches!(refused(none), TensorError::Metadata { .. }));

@@ -88,6 +88,8 @@ impl From<VectorView<'_>> for GraphRows {
 pub enum BuildError {
     #[error("{rows} rows: expected 1 to {max}", max = Hnsw::MAX_ROWS)]
     Rows { rows: usize },
+    #[error("metric {metric}: expected l2, inner_product or cosine; a flat index takes it")]
+    Metric { metric: Metric },
     #[error(
         "memory for the build of {rows} rows of {dim} dimensions, beside these and the index: expected a budget of at least \
          {expected} bytes, got {got}"
@@ -152,6 +154,7 @@ pub fn build_within(
             let (layers, order) = builder.graph(&mut augmented, seed)?;
             (layers, order, first_dimensions(augmented, dim))
         }
+        Metric::L1 | Metric::Hamming => return Err(BuildError::Metric { metric }),
         Metric::L2 | Metric::Cosine => {
             let mut rows = rows;
             let (layers, order) = builder.graph(&mut rows, seed)?;

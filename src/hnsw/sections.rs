@@ -16,7 +16,7 @@ use super::reach::is_growth;
 use super::{Hnsw, upper_offsets};
 use crate::artifact::{RangedSection, Section, TensorError};
 use crate::index::{KeptVectors, Precision, SearchIndex};
-use crate::vectors::Metric;
+use crate::vectors::OfProducts;
 
 /// Of the metadata; indexes of before have none, and are searched with beams of fixed width.
 const GROWTH: &str = "growth";
@@ -109,7 +109,7 @@ impl Hnsw {
                 format!("shape {shape:?}, but the levels add up to {upper_rows}"),
             ));
         }
-        let metric: Metric = graph.metadata("metric")?;
+        let OfProducts(metric) = graph.metadata("metric")?;
         let entry_point: u32 = graph.metadata("entry_point")?;
         let highest = levels.iter().copied().max().unwrap_or(0);
         if levels.get(entry_point as usize) != Some(&highest) {

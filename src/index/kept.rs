@@ -280,14 +280,11 @@ impl KeptVectors {
     pub fn distances(&self, metric: Metric, query: &[f32], ordinals: &[u32], out: &mut [f32]) {
         assert_eq!((query.len(), out.len()), (self.dim, ordinals.len()));
         let kernels = kernels();
-        match (&self.values, metric) {
-            (Values::F32(values), Metric::L2) => (kernels.l2_gather)(query, values, ordinals, out),
-            (Values::F32(values), _) => (kernels.dot_gather)(query, values, ordinals, out),
-            (Values::F16(values), Metric::L2) => (kernels.l2_gather_f16)(query, values, ordinals, out),
-            (Values::F16(values), _) => (kernels.dot_gather_f16)(query, values, ordinals, out),
-            (Values::Ranged(_), _) => panic!("{NOT_HERE}"),
+        match &self.values {
+            Values::F32(values) => kernels.distance_gather(metric, query, values, ordinals, out),
+            Values::F16(values) => kernels.distance_gather_f16(metric, query, values, ordinals, out),
+            Values::Ranged(_) => panic!("{NOT_HERE}"),
         }
-        to_distances(metric, out);
     }
 
     /// `out[i]` becomes the distance from `query` to row `start + i`.
@@ -296,11 +293,7 @@ impl KeptVectors {
         match &self.values {
             Values::F32(values) => {
                 let rows = &values[start * self.dim..(start + out.len()) * self.dim];
-                match metric {
-                    Metric::L2 => (kernels().l2_rows)(query, rows, out),
-                    _ => (kernels().dot_rows)(query, rows, out),
-                }
-                to_distances(metric, out);
+                kernels().distance_rows(metric, query, rows, out);
             }
             Values::Ranged(_) => panic!("{NOT_HERE}"),
             Values::F16(_) => {
@@ -455,12 +448,6 @@ fn picked<'a, T: Copy + 'a>(rows: &[(u32, u32)], dim: usize, part: impl Fn(u32) 
         values.extend_from_slice(&part(of)[row as usize * dim..(row as usize + 1) * dim]);
     }
     values
-}
-
-fn to_distances(metric: Metric, out: &mut [f32]) {
-    if metric != Metric::L2 {
-        out.iter_mut().for_each(|value| *value = metric.distance_of_dot(*value));
-    }
 }
 
 #[cfg(test)]

@@ -226,6 +226,10 @@ fn score_loss(params: &IvfPqParams, metric: Metric) -> Result<Option<ScoreAware>
 
 fn loss_of(loss: Loss, metric: Metric) -> Result<Option<ScoreAware>, TrainError> {
     match (loss, metric) {
+        (_, Metric::L1 | Metric::Hamming) => {
+            let expected = "l2, inner_product or cosine: others are for flat indexes".into();
+            Err(TrainError::Parameter { name: "metric", expected, got: metric.to_string() })
+        }
         (Loss::Squared, _) | (Loss::Auto, Metric::L2 | Metric::InnerProduct) => Ok(None),
         (Loss::ScoreAware, Metric::L2) => {
             let expected = "auto or squared for l2".into();

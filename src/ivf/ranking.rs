@@ -40,6 +40,7 @@ impl ListRanking {
                 }
             }
             Metric::InnerProduct => {}
+            Metric::L1 | Metric::Hamming => metric.without_products(),
         }
         Self { metric, ranking: Ranking::of(packed.view(), metric), centre, norms }
     }
@@ -71,6 +72,7 @@ impl ListRanking {
             Metric::L2 => (kernels().l2)(query, centroid),
             Metric::InnerProduct => self.metric.distance_of_dot(-rank),
             Metric::Cosine => self.metric.distance_of_dot(-rank * self.norms[list]),
+            Metric::L1 | Metric::Hamming => self.metric.without_products(),
         }
     }
 }

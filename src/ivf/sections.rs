@@ -33,7 +33,7 @@ use crate::compute::cpu::BLOCK_ROWS;
 use crate::index::KeptVectors;
 use crate::index::SearchIndex;
 use crate::train::{FastRotation, PqShape, ProductQuantizer, Rotation, ScalarQuantizer};
-use crate::vectors::Metric;
+use crate::vectors::{Metric, OfProducts};
 
 const IVF: &str = "ivf";
 const CODES: &str = "codes";
@@ -274,7 +274,7 @@ impl Head {
 }
 
 fn read_head(ivf: &Section) -> Result<Head, TensorError> {
-    let metric = ivf.metadata("metric")?;
+    let OfProducts(metric) = ivf.metadata("metric")?;
     let refine = read_refine(ivf)?;
     let (centroids, shape) = ivf.array_of_rank::<f32>("centroids", 2)?;
     let (nlist, dim) = (shape[0], shape[1]);

@@ -2,6 +2,7 @@
 //! tells about itself ([`Progress`]) and is stopped ([`CancelToken`]).
 
 mod backend;
+mod capacity;
 mod check;
 mod diagnostics;
 mod encryption;
@@ -20,6 +21,7 @@ mod read;
 mod residence;
 mod rows;
 mod run;
+mod sample;
 mod schema;
 mod scratch;
 mod spec;
@@ -27,15 +29,19 @@ mod summary;
 mod truth;
 mod uri;
 mod worth;
+mod workload;
 
 pub(crate) use backend::choose;
 #[cfg(feature = "gpu")]
 pub(crate) use backend::machine;
 pub use backend::{Chosen, automatic, or_cpu};
+pub use capacity::IndexSize;
+pub(crate) use capacity::{Shape, index_size};
 pub use check::SourceFacts;
 pub use diagnostics::{Diagnostic, Diagnostics, Place, Quote, Severity};
 pub use encryption::EncryptionSpec;
 pub use estimate::{Estimate, Load, StageMemory};
+pub(crate) use forecast::Speeds;
 pub use forecast::StageTime;
 pub(crate) use forge::{Rows, Watch, column_files, forge};
 pub use ledger::cpu_time;
@@ -48,6 +54,7 @@ pub use progress::{CancelToken, Cancelled, Event, Level, Progress, Renderer, Sta
 pub use progress::{JsonLines, PlainLines, Silent, Trace, TraceError, Traced};
 pub(crate) use run::on_threads;
 pub use run::{run, run_on};
+pub(crate) use sample::{Sample, SampleSize, sample};
 pub use scratch::{SCRATCH_VARIABLE, ScratchError, default_root};
 pub use spec::{
     Auto, Backend, CodeSpec, FlatSpec, Gate, HnswExpert, HnswSpec, IndexParams, IndexSpec, IvfPqSpec,
@@ -56,3 +63,4 @@ pub use spec::{
 pub use summary::{BuildSummary, BuiltIndex, Outcome, RowCounts, StageCost};
 pub use uri::Uri;
 pub use worth::Worth;
+pub use workload::{MachineSpec, Prices, Workload};

@@ -10,7 +10,9 @@ use toml::de::{DeTable, DeValue};
 use super::diagnostics::{Diagnostic, Diagnostics, SourceText};
 use super::encryption::encryption;
 use super::foreign;
-use super::read::{Entry, Reader, Table, allowed_bytes, first_repeated, found, item_of, printable};
+use super::read::{
+    Entry, Reader, Table, allowed_bytes, first_repeated, found, item_of, list_strings, printable,
+};
 use super::schema;
 use super::spec::{
     Backend, CodeSpec, FlatSpec, Gate, HnswExpert, HnswSpec, IndexParams, IndexSpec, IvfPqSpec, JobSpec,
@@ -19,7 +21,7 @@ use super::spec::{
 use super::uri::{self, Uri};
 use crate::hnsw::Code;
 use crate::ivf::{self, Loss, Rotate, Spilling};
-use crate::source::{FOREIGN_SCHEMES, uri_problem};
+use crate::source::{FOREIGN_SCHEMES, Shard, uri_problem};
 use crate::store::{Encryption, READ_ONLY_SCHEMES, SCHEMES, Secret, StoreOptions};
 use crate::vectors::Metric;
 
@@ -78,17 +80,7 @@ impl JobSpec {
     /// Reads and checks a job file.
     pub fn from_path(path: impl AsRef<Path>) -> Result<Self, SpecError> {
         let path = path.as_ref();
-        let name = || path.display().to_string();
-        let unreadable = |source| SpecError::Read { path: name(), source };
-        let size_bytes = std::fs::metadata(path).map_err(unreadable)?.len();
-        if size_bytes > MAX_JOB_FILE_BYTES {
-            return Err(SpecError::TooLong { path: name(), size_bytes });
-        }
-        let bytes = std::fs::read(path).map_err(unreadable)?;
-        match std::str::from_utf8(&bytes) {
-            Ok(text) => Self::parse(text, path),
-            Err(error) => Err(SpecError::NotText { path: name(), offset: error.valid_up_to() }),
-        }
+        Self::parse(&text_of(path)?, path)
     }
 
     /// Checks a job file's text. `path` is where it stands: for messages, for the job's default name, and its folder
@@ -163,12 +155,34 @@ impl JobSpec {
             flag("scratch", "--scratch", scratch_problem(scratch));
             self.scratch = Some(Uri::new(scratch, Path::new("")));
         }
+        if let Some(shard) = overrides.shard {
+            let suffix = format!("-{}-of-{}", shard.place(), shard.count());
+            let too_long = self.indexes.iter().find(|index| index.name.len() + suffix.len() > MAX_NAME_CHARS);
+            let message =
+                |index: &IndexSpec| format!("makes \"{}{suffix}\"; allowed: {NAME_ALLOWED}", index.name);
+            flag("source.shard", "--shard", too_long.map(message));
+            self.source.shard = Some(shard);
+            self.indexes.iter_mut().for_each(|index| index.name += &suffix);
+        }
         if overrides.no_resume {
             flag("resume", "--no-resume", None);
             self.resume = false;
         }
         if problems.is_empty() { Ok(self) } else { Err(SpecError::Invalid(Diagnostics(problems))) }
     }
+}
+
+/// The text of a file that is none too long.
+pub(super) fn text_of(path: &Path) -> Result<String, SpecError> {
+    let name = || path.display().to_string();
+    let unreadable = |source| SpecError::Read { path: name(), source };
+    let size_bytes = std::fs::metadata(path).map_err(unreadable)?.len();
+    if size_bytes > MAX_JOB_FILE_BYTES {
+        return Err(SpecError::TooLong { path: name(), size_bytes });
+    }
+    let bytes = std::fs::read(path).map_err(unreadable)?;
+    String::from_utf8(bytes)
+        .map_err(|error| SpecError::NotText { path: name(), offset: error.utf8_error().valid_up_to() })
 }
 
 /// Every key that a job file may hold, by table: what documentation must cover.
@@ -243,7 +257,7 @@ fn job(reader: &mut Reader, document: DeTable<'_>, path: &Path) -> Option<JobSpe
 }
 
 /// The file's stem, with characters that a name may not have replaced.
-fn name_of_stem(path: &Path) -> String {
+pub(super) fn name_of_stem(path: &Path) -> String {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let legal = |c: char| if is_name_char(c) { c } else { '-' };
     let name: String = stem.chars().map(legal).take(MAX_NAME_CHARS / 2).collect();
@@ -305,6 +319,8 @@ fn source(reader: &mut Reader, mut table: Table<'_>, folder: &Path) -> Option<So
     }
     let predicate = reader.take(table_ref, "where");
     let predicate = reader.string(predicate, "an SQL predicate, as \"rank < 50000\"");
+    let shard = reader.take(table_ref, "shard");
+    let shard = self::shard(reader, shard);
     let on_bad_row = reader.take(table_ref, "on_bad_row");
     let on_bad_row = match reader.choice(on_bad_row, &["fail", "skip"]) {
         Some("skip") => OnBadRow::Skip,
@@ -313,7 +329,20 @@ fn source(reader: &mut Reader, mut table: Table<'_>, folder: &Path) -> Option<So
     let foreign = foreign::options(reader, table_ref);
     reader.finish(table);
     let attributes = attributes.into_iter().map(|(text, _)| text).collect();
-    Some(SourceSpec { uri, vector: vector?, id, attributes, predicate, on_bad_row, foreign })
+    Some(SourceSpec { uri, vector: vector?, id, attributes, predicate, shard, on_bad_row, foreign })
+}
+
+fn shard(reader: &mut Reader, entry: Option<Entry<'_>>) -> Option<Shard> {
+    let entry = entry?;
+    let shard = match &entry.value {
+        DeValue::String(text) => text.parse().ok(),
+        _ => None,
+    };
+    if shard.is_none() {
+        let message = format!("found {}; allowed: {}", found(&entry.value), Shard::ALLOWED);
+        reader.problem(&entry.path, &entry.span, message);
+    }
+    shard
 }
 
 /// One or more inputs; `others` are schemes beside those of stores.
@@ -503,7 +532,7 @@ pub(super) fn secret(reader: &mut Reader, entry: Option<Entry<'_>>) -> Option<Se
     secret
 }
 
-fn indexes(
+pub(super) fn indexes(
     reader: &mut Reader,
     entry: Option<Entry<'_>>,
     job_name: &str,
@@ -570,8 +599,7 @@ fn index(reader: &mut Reader, path: String, entries: DeTable<'_>, job_name: &str
         _ => &schema::ANY_INDEX,
     });
     let metric = reader.require(table, "metric", METRIC_ALLOWED);
-    let metric = reader.choice(metric, &Metric::ALL.map(Metric::name));
-    let metric = metric.and_then(|name| Metric::ALL.into_iter().find(|metric| metric.name() == name));
+    let metric = self::metric(reader, metric, kind);
     let entry = reader.take(table, "name");
     let is_named = entry.is_some();
     let name = name(reader, entry).map(|(name, _)| name);
@@ -594,6 +622,25 @@ fn index(reader: &mut Reader, path: String, entries: DeTable<'_>, job_name: &str
     let (params, metric) = (params?, metric?);
     let name = if is_named { name? } else { format!("{job_name}-{}", params.kind()) };
     Some(IndexSpec { name, params, metric, partition_by, gate, target })
+}
+
+/// What only compares row by row is for `flat`.
+fn metric(reader: &mut Reader, entry: Option<Entry<'_>>, kind: Option<&str>) -> Option<Metric> {
+    let products = Metric::ALL.map(Metric::name);
+    let exact_only = Metric::EXACT_ONLY.map(Metric::name);
+    let entry = entry?;
+    let written = if let DeValue::String(text) = &entry.value { text.to_string() } else { String::new() };
+    if kind.is_some_and(|kind| kind != "flat") && exact_only.contains(&written.as_str()) {
+        let message = format!("found \"{written}\"; allowed: {}", list_strings(&products));
+        let help = format!("\"{written}\" compares row by row, which is `kind = \"flat\"`");
+        reader.problem(&entry.path, &entry.span, message).help = Some(help);
+        return None;
+    }
+    let allowed: Vec<&'static str> = match kind {
+        Some("flat") => products.into_iter().chain(exact_only).collect(),
+        _ => products.to_vec(),
+    };
+    reader.choice(Some(entry), &allowed)?.parse().ok()
 }
 
 fn gate(reader: &mut Reader, table: &mut Table<'_>) -> Option<Gate> {

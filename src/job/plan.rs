@@ -180,6 +180,7 @@ impl Job<'_> {
 
     fn load(&self, source: &Source) -> Result<Load, Error> {
         let size = source.size();
+        let rows = self.spec.source.shard.map_or(size.rows, |shard| shard.rows_of(size.rows));
         let (queries, held_out) = match &self.spec.queries {
             QueriesSpec::Sample { sample } => (*sample as u64, *sample as u64),
             QueriesSpec::File { uri, vector } => {
@@ -193,7 +194,7 @@ impl Job<'_> {
             }
         };
         Ok(Load {
-            rows: size.rows.saturating_sub(held_out).max(1),
+            rows: rows.saturating_sub(held_out).max(1),
             dim: size.dim as u64,
             queries,
             threads: rayon::current_num_threads() as u64,

@@ -63,6 +63,7 @@ impl Job<'_> {
             attribute_columns: from.attributes.clone(),
             required_columns: self.spec.required_columns(),
             predicate: from.predicate.clone(),
+            shard: from.shard,
             on_bad_row: match from.on_bad_row {
                 OnBadRow::Fail => source::OnBadRow::Fail,
                 OnBadRow::Skip => source::OnBadRow::Skip,
@@ -145,6 +146,7 @@ impl Job<'_> {
             "attributes": from.attributes,
             "required": self.spec.required_columns(),
             "where": from.predicate,
+            "shard": from.shard,
             "on_bad_row": from.on_bad_row,
             "is_normalised": self.spec.metric() == Metric::Cosine,
             "sample": sample,

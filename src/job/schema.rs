@@ -37,6 +37,7 @@ pub(super) static SOURCE: Schema = Schema {
         "id",
         "attributes",
         "where",
+        "shard",
         "on_bad_row",
         "table",
         "query",

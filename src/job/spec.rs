@@ -8,7 +8,7 @@ use super::origin::Origin;
 use super::uri::Uri;
 use crate::hnsw::Code;
 use crate::ivf::{Loss, Rotate, Spilling};
-use crate::source::ForeignOptions;
+use crate::source::{ForeignOptions, Shard};
 use crate::store::StoreOptions;
 use crate::vectors::Metric;
 
@@ -104,6 +104,9 @@ pub struct SourceSpec {
     /// An SQL predicate over columns; rows for which it is not true are left out. Default: all rows are kept.
     #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
     pub predicate: Option<String>,
+    /// Rows of one shard of so many, by a hash of their ids, as `"0/4"`. Default: all rows are kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shard: Option<Shard>,
     /// Default `fail`.
     pub on_bad_row: OnBadRow,
     /// `table`, `query`, `credential` and `embed`: for rows that are not in Parquet.
@@ -361,6 +364,8 @@ pub struct Overrides {
     pub memory_budget: Option<u64>,
     /// Relative to the current folder.
     pub scratch: Option<String>,
+    /// This shard alone; the indexes' names end in `-<i>-of-<n>`.
+    pub shard: Option<Shard>,
     /// Neither use what a killed run has left, nor leave anything.
     pub no_resume: bool,
 }

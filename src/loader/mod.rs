@@ -54,7 +54,7 @@ pub use rows::told as told_columns;
 pub use search::{Prepared, Way};
 pub use segments::Segments;
 pub use shards::{PreparedShards, Shards};
-pub use watch::{Refresh, Refused, Watch, Watched};
+pub use watch::{Consistency, Refresh, Refused, Watch, Watched};
 
 use self::attributes::AttributeColumns;
 use self::filter::{Columns, FilterCache};
@@ -90,6 +90,9 @@ pub enum LoadError {
     Memory { needed: u64, limit: u64, over: u64 },
     #[error("`{uri}` cannot be mapped: only indexes in local files can")]
     NotLocal { uri: String },
+    /// The latest version, where no older one would do.
+    #[error("version {version}, the latest, was not taken, version {current} is still there: {reason}")]
+    Refused { version: u64, current: u64, reason: std::sync::Arc<LoadError> },
     #[error("shards: expected 1 index or more, got none")]
     NoShards,
 }

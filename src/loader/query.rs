@@ -316,7 +316,7 @@ pub(super) fn check(queries: VectorView<'_>, dim: usize, metric: Metric) -> Resu
         let got = squared_norm(values);
         match metric {
             Metric::Cosine if got == 0.0 => return Err(QueryError::Zero { query }),
-            Metric::L2 | Metric::InnerProduct if got > MAX_SQUARED_NORM => {
+            Metric::L2 | Metric::L1 | Metric::InnerProduct if got > MAX_SQUARED_NORM => {
                 return Err(QueryError::Magnitude { query, got });
             }
             _ => {}

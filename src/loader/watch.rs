@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Check, Index, LoadError, OpenOptions, Residence, same};
 use crate::store::{IndexStore, StoreError};
@@ -19,8 +19,22 @@ pub struct Watched {
     options: OpenOptions,
     current: RwLock<Arc<Index>>,
     refused: Mutex<Option<Refused>>,
-    /// Held while a version is opened: one at a time.
-    refreshing: Mutex<()>,
+    /// Held while it is looked for versions and one is opened: one at a time. When the last look
+    /// that succeeded began, if there was one.
+    looked: Mutex<Option<Instant>>,
+}
+
+/// How new the version must be that answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Consistency {
+    /// The version in memory, however old: the store is not asked, and need not be there.
+    #[default]
+    Local,
+    /// One that was the latest so long ago or later: the store is asked where the last look is older.
+    Eventual(Duration),
+    /// The latest when the answer was asked for: whatever had been published by then is seen. Costs a listing of the versions; calls
+    /// that wait for one another share it.
+    Strong,
 }
 
 /// A version that was not taken.
@@ -59,8 +73,10 @@ impl Watched {
     /// # Errors
     /// As [`OpenOptions::open`].
     pub fn open(uri: &str, options: OpenOptions) -> Result<Self, LoadError> {
+        // A version that was named is not known to be the latest.
+        let looked = options.version.is_none().then(Instant::now);
         let current = options.open(uri)?;
-        Ok(Self::new(uri, options.store(uri)?, options, current))
+        Ok(Self::new(uri, options.store(uri)?, options, (current, looked)))
     }
 
     /// As [`open`](Self::open), of an index in a store of the caller's; its files are not mapped.
@@ -68,18 +84,24 @@ impl Watched {
         if matches!(options.residence, Residence::Mapped(_)) {
             return Err(LoadError::NotLocal { uri: store.name().into() });
         }
+        let looked = options.version.is_none().then(Instant::now);
         let current = options.open_artifact(store.artifact(options.version)?)?;
-        Ok(Self::new("", store, options, current))
+        Ok(Self::new("", store, options, (current, looked)))
     }
 
-    fn new(uri: &str, store: IndexStore, options: OpenOptions, current: Index) -> Self {
+    fn new(
+        uri: &str,
+        store: IndexStore,
+        options: OpenOptions,
+        (current, looked): (Index, Option<Instant>),
+    ) -> Self {
         Self {
             uri: uri.into(),
             store,
             options,
             current: RwLock::new(Arc::new(current)),
             refused: Mutex::default(),
-            refreshing: Mutex::default(),
+            looked: Mutex::new(looked),
         }
     }
 
@@ -99,12 +121,62 @@ impl Watched {
     /// # Errors
     /// The versions could not be listed.
     pub fn refresh(&self) -> Result<Refresh, LoadError> {
-        let _one = self.refreshing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        self.look(&mut looked)
+    }
+
+    /// A version as new as `consistency` asks for.
+    ///
+    /// # Errors
+    /// The store did not answer; [`LoadError::Refused`] where the latest version is one that was not taken.
+    pub fn read(&self, consistency: Consistency) -> Result<Arc<Index>, LoadError> {
+        self.read_telling(consistency, &mut |_| ())
+    }
+
+    /// [`read`](Self::read), which tells what a look at the versions led to, where there was one.
+    pub fn read_telling(
+        &self,
+        consistency: Consistency,
+        on_refresh: &mut dyn FnMut(&Refresh),
+    ) -> Result<Arc<Index>, LoadError> {
+        let asked = Instant::now();
+        let since = match consistency {
+            Consistency::Local => return Ok(self.current()),
+            // A time before this machine was started: any look will do.
+            Consistency::Eventual(age) => asked.checked_sub(age),
+            Consistency::Strong => Some(asked),
+        };
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever waited for another's look may have what he asks for.
+        if looked.is_none_or(|looked| since.is_some_and(|since| looked < since)) {
+            on_refresh(&self.look(&mut looked)?);
+        }
+        match self.refused() {
+            Some(Refused { version, reason }) => {
+                Err(LoadError::Refused { version, current: self.current().version(), reason })
+            }
+            None => Ok(self.current()),
+        }
+    }
+
+    fn look(&self, looked: &mut Option<Instant>) -> Result<Refresh, LoadError> {
+        let began = Instant::now();
+        let refresh = self.take_latest()?;
+        *looked = Some(began);
+        Ok(refresh)
+    }
+
+    fn take_latest(&self) -> Result<Refresh, LoadError> {
         let current = self.current();
         let from = current.version();
         let latest = match self.store.latest()? {
             Some(latest) if latest > from => latest,
-            _ => return Ok(Refresh::Unchanged),
+            Some(_) => return Ok(Refresh::Unchanged),
+            // What is in memory was published there.
+            None => {
+                let what = format!("a published version of index `{}`", self.store.name());
+                return Err(StoreError::NotFound { what }.into());
+            }
         };
         if self.refused().is_some_and(|refused| refused.version == latest && !refused.may_pass()) {
             return Ok(Refresh::Unchanged);

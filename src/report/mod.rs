@@ -43,7 +43,7 @@ pub use self::{
     compare::{Bounds, Comparison, compare},
     error::ReportError,
     header::{Failed, Header, Machine, QuerySetFacts, Subject},
-    measurements::{MEASUREMENTS_FILE, Measure, Measurement, Measurements, MeasurementsError},
+    measurements::{Gathered, MEASUREMENTS_FILE, Measure, Measurement, Measurements, MeasurementsError},
     page::{HTML_FILE, MARKDOWN_FILE, html, markdown},
     run::{ReportSpec, below_certificate, measure},
     subject::{Base, GivenTruth, OpenSubject},

@@ -45,6 +45,13 @@ pub enum Fault {
     Full { allowed: usize },
     #[error("no worker was free within {allowed_seconds} s")]
     Waited { allowed_seconds: f64 },
+    // Neither says why: that may tell where the index lies.
+    #[error(
+        "version {version}, the latest, could not be taken, and version {current} is older than was asked for"
+    )]
+    Behind { version: u64, current: u64 },
+    #[error("the index's store did not say which version is the latest")]
+    Unseen,
     #[error("the answer could not be made: this is a fault of the server")]
     Internal,
 }
@@ -82,9 +89,11 @@ impl Fault {
             Fault::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Fault::SlowBody { .. } | Fault::Query(QueryError::TimeOut { .. }) => StatusCode::REQUEST_TIMEOUT,
             Fault::LargeBody { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Fault::Query(QueryError::Damaged(_)) | Fault::Full { .. } | Fault::Waited { .. } => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Fault::Query(QueryError::Damaged(_))
+            | Fault::Full { .. }
+            | Fault::Waited { .. }
+            | Fault::Behind { .. }
+            | Fault::Unseen => StatusCode::SERVICE_UNAVAILABLE,
             Fault::Value { .. } | Fault::Query(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Fault::Greedy { .. } => StatusCode::TOO_MANY_REQUESTS,
             Fault::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -108,6 +117,7 @@ impl Fault {
             Fault::Query(QueryError::Filter(_)) => "filter",
             Fault::Query(_) => "query",
             Fault::Greedy { .. } | Fault::Full { .. } | Fault::Waited { .. } => "busy",
+            Fault::Behind { .. } | Fault::Unseen => "stale",
             Fault::Internal => "internal",
         }
     }

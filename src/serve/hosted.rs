@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::metrics::Metrics;
 use super::points::Points;
 use super::{Event, Events, Fault, ServeError};
-use crate::loader::{Index, LoadError, OpenOptions, Refresh, Watch, Watched};
+use crate::loader::{Consistency, Index, LoadError, OpenOptions, Refresh, Watch, Watched};
 
 /// A name and where its index lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +47,19 @@ impl Hosted {
     /// The version to answer with now.
     pub fn current(&self) -> Arc<Index> {
         self.watched.current()
+    }
+
+    /// A version as new as is asked for.
+    pub fn read(&self, consistency: Consistency, metrics: &Metrics) -> Result<Arc<Index>, Fault> {
+        let read = self.watched.read_telling(consistency, &mut |refresh| match refresh {
+            Refresh::Taken { .. } => metrics.took(&self.name, &self.watched.current()),
+            Refresh::Refused(_) => metrics.refused(&self.name),
+            Refresh::Unchanged => {}
+        });
+        read.map_err(|error| match error {
+            LoadError::Refused { version, current, .. } => Fault::Behind { version, current },
+            _ => Fault::Unseen,
+        })
     }
 
     /// A version that was not taken, and why.

@@ -17,7 +17,7 @@ use super::routes::Call;
 use super::shared::Seen;
 use super::{Fault, Limits, arrow};
 use crate::artifact::Certificate;
-use crate::loader::{Answers, Filter, Index, Match, Query, QueryError, json_value};
+use crate::loader::{Answers, Consistency, Filter, Index, Match, Query, QueryError, json_value};
 use crate::vectors::{Metric, RowId, RowIdKind, VectorView};
 
 /// Ids that a description shows, for whoever has none at hand.
@@ -138,6 +138,14 @@ pub(super) struct SearchRequest {
     /// Leave out so many of the nearest rows.
     #[serde(default)]
     offset: usize,
+    /// How new the version must be that answers: `local`, the default, is the one in memory; `eventual` one that was seen to be the
+    /// latest at most `max_age_ms` ago; `strong` the latest that there is when the request comes.
+    #[serde(default)]
+    consistency: AskedConsistency,
+    /// For `eventual`: how long ago.
+    #[serde(default = "five_seconds")]
+    #[schema(default = 5000)]
+    max_age_ms: u64,
     /// How long the search may take, at most as long as the server allows.
     #[schema(minimum = 1)]
     deadline_ms: Option<u64>,
@@ -145,6 +153,19 @@ pub(super) struct SearchRequest {
 
 fn ten() -> usize {
     10
+}
+
+fn five_seconds() -> u64 {
+    5000
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum AskedConsistency {
+    #[default]
+    Local,
+    Eventual,
+    Strong,
 }
 
 /// Vectors of one dimension, row by row.
@@ -320,7 +341,7 @@ pub(super) fn search(call: &Call) -> Result<Reply, Fault> {
     let shared = &call.shared;
     let hosted = call.hosted()?;
     let request: SearchRequest = call.json()?;
-    let index = hosted.current();
+    let index = hosted.read(request.consistency(), &shared.metrics)?;
     let seen = Seen { name: &hosted.name, index: &index, tenant: call.tenant.as_ref() };
     let vectors = request.vectors(seen, &shared.limits)?;
     let query = request.query(&index, &shared.limits)?;
@@ -345,6 +366,14 @@ pub(super) fn search(call: &Call) -> Result<Reply, Fault> {
 }
 
 impl SearchRequest {
+    fn consistency(&self) -> Consistency {
+        match self.consistency {
+            AskedConsistency::Local => Consistency::Local,
+            AskedConsistency::Eventual => Consistency::Eventual(Duration::from_millis(self.max_age_ms)),
+            AskedConsistency::Strong => Consistency::Strong,
+        }
+    }
+
     fn vectors(&self, seen: Seen<'_>, limits: &Limits) -> Result<Rows, Fault> {
         let index = seen.index;
         if let (Some(tenant), Some(partition)) = (seen.tenant, &self.partition)

@@ -9,7 +9,7 @@
 //! then streamed, projected, in the order of files, row groups and rows, and in bounded memory: per projected
 //! column three windows of 4 MiB, and a handful of batches of 4 MiB.
 //!
-//! A row passes the predicate first (what is filtered out may be as bad as it likes), then its vector is checked,
+//! A row passes predicate and shard first (what is filtered out may be as bad as it likes), then its vector is checked,
 //! then its id; the first row with an id keeps it. Rows that fail end the reading or, if the job says so, are
 //! skipped and stand in a table of rejects.
 
@@ -28,6 +28,7 @@ mod queries;
 mod rejects;
 mod row_ids;
 mod scan;
+mod shard;
 mod size;
 mod summary;
 mod validate;
@@ -65,6 +66,7 @@ pub use foreign::{ALL_COLUMNS, FOREIGN_SCHEMES, ForeignError, ForeignOptions, Wa
 pub use import::{Imported, import};
 pub use queries::{GroundTruth, QuerySpec, read_ground_truth, read_queries};
 pub use rejects::write_rejects;
+pub use shard::{Shard, ShardError};
 pub use size::{IdWidth, SourceSize};
 pub use summary::AttributeSummary;
 pub use validate::BadRow;
@@ -107,6 +109,8 @@ pub struct SourceSpec {
     pub required_columns: Vec<String>,
     /// An SQL expression; rows for which it is not true are filtered out. It may name columns that are not kept.
     pub predicate: Option<String>,
+    /// Only rows of this shard; the others are filtered out.
+    pub shard: Option<Shard>,
     pub on_bad_row: OnBadRow,
     /// Default: what the column's type fixes, or else the commonest length in the first batch.
     pub dim: Option<usize>,
@@ -127,6 +131,7 @@ impl SourceSpec {
             attribute_columns: Vec::new(),
             required_columns: Vec::new(),
             predicate: None,
+            shard: None,
             on_bad_row: OnBadRow::Fail,
             dim: None,
             metric,
@@ -441,14 +446,18 @@ impl Batches {
             Some(predicate) => Some(predicate.evaluate(&self.source.columns.predicate(rows)?)?),
             None => None,
         };
-        let is_filtered_out = |row: usize| of_interest.as_ref().is_some_and(|keep| !keep.value(row));
+        let ids = self.ids(scanned)?;
+        let shard = self.source.spec.shard;
+        let is_filtered_out = |row: usize| {
+            of_interest.as_ref().is_some_and(|keep| !keep.value(row))
+                || shard.is_some_and(|shard| !shard.has(ids.as_ref(), row))
+        };
         if self.dim.is_none() {
             self.dim = commonest_len(&vectors, is_filtered_out);
             if let Some(dim) = self.dim.filter(|&dim| dim > MAX_DIM) {
                 return Err(SourceError::DimensionLimit { dim });
             }
         }
-        let ids = self.ids(scanned)?;
         let required = self.required(rows);
 
         let mut data = Vec::with_capacity(vectors.len() * self.dim.unwrap_or(0));

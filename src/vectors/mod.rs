@@ -9,7 +9,7 @@ mod random;
 mod view;
 
 pub use ids::{RowId, RowIdError, RowIdKind, RowIds};
-pub use metric::Metric;
+pub use metric::{Metric, OfProducts};
 pub use neighbors::{Neighbor, Neighbors, TopK};
 pub use norm::{normalize, squared_norm};
 pub use random::Random;

@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use half::f16;
 
+use super::kernels::differences::{difference, difference_f16};
 use super::kernels::{
     Book, ByteStrip, LeaderRow, LeafRow, Minima, NibbleBook, NibbleScan, Quantized, ScoredRow, SignScan,
     Strip,
@@ -142,6 +143,7 @@ impl Kernels {
         match metric {
             Metric::L2 => (self.l2)(a, b),
             Metric::InnerProduct | Metric::Cosine => metric.distance_of_dot((self.dot)(a, b)),
+            Metric::L1 | Metric::Hamming => difference(metric, a, b),
         }
     }
 
@@ -152,6 +154,10 @@ impl Kernels {
             Metric::InnerProduct | Metric::Cosine => {
                 (self.dot_rows)(query, rows, out);
                 distances_of_dots(metric, out);
+            }
+            Metric::L1 | Metric::Hamming => {
+                let rows = rows.chunks_exact(query.len());
+                out.iter_mut().zip(rows).for_each(|(out, row)| *out = difference(metric, query, row));
             }
         }
     }
@@ -171,6 +177,11 @@ impl Kernels {
                 (self.dot_gather)(query, base, ordinals, out);
                 distances_of_dots(metric, out);
             }
+            Metric::L1 | Metric::Hamming => {
+                let row = |&row: &u32| &base[row as usize * query.len()..][..query.len()];
+                let rows = ordinals.iter().map(row);
+                out.iter_mut().zip(rows).for_each(|(out, row)| *out = difference(metric, query, row));
+            }
         }
     }
 
@@ -188,6 +199,11 @@ impl Kernels {
             Metric::InnerProduct | Metric::Cosine => {
                 (self.dot_gather_f16)(query, base, ordinals, out);
                 distances_of_dots(metric, out);
+            }
+            Metric::L1 | Metric::Hamming => {
+                let row = |&row: &u32| &base[row as usize * query.len()..][..query.len()];
+                let rows = ordinals.iter().map(row);
+                out.iter_mut().zip(rows).for_each(|(out, row)| *out = difference_f16(metric, query, row));
             }
         }
     }

@@ -78,6 +78,7 @@ pub(super) fn score_scale(metric: Metric) -> f32 {
     match metric {
         Metric::L2 => -2.0,
         Metric::InnerProduct | Metric::Cosine => -1.0,
+        Metric::L1 | Metric::Hamming => metric.without_products(),
     }
 }
 

@@ -65,6 +65,7 @@ pub(super) fn top_k(
     let norms = match metric {
         Metric::L2 => norms(kernels, rows),
         Metric::InnerProduct | Metric::Cosine => Cow::Owned(vec![0.0; count]),
+        Metric::L1 | Metric::Hamming => metric.without_products(),
     };
     by_products(&Scan { kernels, queries, rows: rows.host(), norms: &norms, metric }, k)
 }

@@ -125,6 +125,7 @@ fn metric_number(metric: Metric) -> u32 {
         Metric::L2 => 0,
         Metric::InnerProduct => 1,
         Metric::Cosine => 2,
+        Metric::L1 | Metric::Hamming => metric.without_products(),
     }
 }
 

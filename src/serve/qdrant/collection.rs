@@ -36,6 +36,8 @@ pub(super) fn describe(call: &Call) -> Result<Reply, Fault> {
         Metric::Cosine => "Cosine",
         Metric::InnerProduct => "Dot",
         Metric::L2 => "Euclid",
+        // Which of 0 and 1 is the same.
+        Metric::L1 | Metric::Hamming => "Manhattan",
     };
     // Of these only size and distance say something here; clients refuse to read a description without the others.
     let result = json!({

@@ -159,6 +159,7 @@ impl QueryRequest {
             (None, _) => query,
             // Farther than nothing: a distance below zero finds no row.
             (Some(distance), Metric::L2) => query.max_distance(distance * distance.abs()),
+            (Some(distance), Metric::L1 | Metric::Hamming) => query.max_distance(distance),
             (Some(similarity), _) => query.min_similarity(similarity),
         })
     }

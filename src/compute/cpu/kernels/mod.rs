@@ -12,6 +12,7 @@ pub mod beam;
 pub mod bytes;
 pub mod codes;
 pub mod descent;
+pub mod differences;
 pub mod leaders;
 pub mod leaf;
 pub mod leaf_bytes;
