@@ -119,6 +119,7 @@ impl Lengths {
             Metric::L2 => f64::from(distance) - square,
             Metric::InnerProduct => f64::from(distance),
             Metric::Cosine => f64::from(distance) - 1.0,
+            Metric::L1 | Metric::Hamming => metric.without_products(),
         };
         // Each of as many sums and products as there are dimensions is off by half a unit in the last place at most, of the
         // whole: those of the score, of the distance, and of the two lengths.
@@ -202,6 +203,7 @@ impl FlatSearcher {
         let index = self.index.clone();
         if let (Among::All, Some(rows)) = (among, index.vectors.view())
             && queries.rows() >= BY_PRODUCTS
+            && !index.metric.is_exact_only()
             && k > 0
             && !rows.is_empty()
         {

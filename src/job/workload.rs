@@ -123,6 +123,7 @@ impl Workload {
             threads: 0,
             backend: Backend::Auto,
             memory_budget: None,
+            gpu_memory_budget: None,
             scratch: None,
             resume: true,
             source: SourceSpec {
@@ -138,6 +139,7 @@ impl Workload {
             queries: QueriesSpec::Sample { sample: 1 },
             output: OutputSpec { uri: Uri::new("none", Path::new("")) },
             store: StoreOptions::default(),
+            encryption: None,
             indexes: vec![index.clone()],
             origin: self.origin.clone(),
         }

@@ -254,7 +254,7 @@ impl Tuning {
 pub fn tune(spec: &JobSpec, options: &TuneOptions, progress: &Progress) -> Result<Tuning, Error> {
     options.asked.check()?;
     on_threads(spec.threads, || {
-        let compute = job::choose(spec.backend, progress)?;
+        let compute = job::choose(spec.backend, spec.gpu_memory_budget, progress)?;
         let size =
             SampleSize { rows: options.sample_rows.max(FEWEST_ROWS), queries: options.sample_queries.max(1) };
         let sample = job::sample(spec, &*compute, size, progress)?;

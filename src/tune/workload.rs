@@ -188,7 +188,7 @@ impl Calibration {
         (rows, backend): (usize, Backend),
         progress: &Progress,
     ) -> Result<Self, Error> {
-        let compute = job::choose(backend, progress)?;
+        let compute = job::choose(backend, None, progress)?;
         let compute: &dyn Compute = &*compute;
         let stage = progress.stage("measure this machine", Unit::STEPS, None);
         let speeds = Speeds::measure(compute)?;

@@ -96,6 +96,7 @@ impl Ranked<'_> {
             Metric::L2 => norm(query).powi(2),
             Metric::Cosine => 1.0,
             Metric::InnerProduct => 0.0,
+            Metric::L1 | Metric::Hamming => metric.without_products(),
         };
         // A returned distance is rounded to f32.
         let distance = f64::from(last.distance);
