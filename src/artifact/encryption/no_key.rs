@@ -3,13 +3,17 @@
 use super::{Forged, KeyError};
 use crate::artifact::{Digest, FileRef};
 
-/// See the feature `encryption`.
+/// Hidden in what is made of it, so that code elsewhere is not told that it cannot be reached.
 #[derive(Debug)]
-pub enum Key {}
+enum Nothing {}
 
 /// See the feature `encryption`.
 #[derive(Debug)]
-pub enum FileCipher {}
+pub struct Key(Nothing);
+
+/// See the feature `encryption`.
+#[derive(Debug)]
+pub struct FileCipher(Nothing);
 
 impl Key {
     pub fn from_text(_: &str) -> Result<Self, KeyError> {
@@ -21,15 +25,15 @@ impl Key {
     }
 
     pub fn fingerprint(&self) -> &str {
-        match *self {}
+        match self.0 {}
     }
 
     pub fn of_file(&self, _: &Digest, _: &FileRef) -> FileCipher {
-        match *self {}
+        match self.0 {}
     }
 
     pub(in crate::artifact) fn seal_manifest(&self, _: &str, _: &[Digest], _: &[u8]) -> (Digest, String) {
-        match *self {}
+        match self.0 {}
     }
 
     pub(in crate::artifact) fn open_manifest(
@@ -39,16 +43,16 @@ impl Key {
         _: &Digest,
         _: &str,
     ) -> Result<Vec<u8>, Forged> {
-        match *self {}
+        match self.0 {}
     }
 }
 
 impl FileCipher {
     pub fn seal(&self, _: u64, _: &[u8]) -> Vec<u8> {
-        match *self {}
+        match self.0 {}
     }
 
     pub fn open(&self, _: u64, _: Vec<u8>) -> Result<Vec<u8>, Forged> {
-        match *self {}
+        match self.0 {}
     }
 }
