@@ -3,8 +3,10 @@
 //! They are in memory, or in a file that is read by range. Of the latter a search first fetches the rows that it will
 //! compare: what it gets are vectors in memory again, and compared by the same kernels.
 
+use std::io;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use half::f16;
@@ -39,7 +41,7 @@ impl Precision {
 #[derive(Debug, thiserror::Error)]
 pub enum KeepError {
     #[error("a file for the vectors that are kept")]
-    File(#[from] std::io::Error),
+    File(#[from] io::Error),
     #[error("row {row}: {got} does not fit f16, expected values within ±65504; keep vectors as f32 instead")]
     Overflow { row: usize, got: f32 },
 }
@@ -80,10 +82,14 @@ impl KeptVectors {
         }
     }
 
-    /// Keeps `rows` as they are, in the memory that they are in.
+    /// Keeps `rows` as they are, in the memory, or the file, that they are in.
     pub fn whole(rows: VectorBuf) -> Self {
         let dim = rows.dim();
-        Self { values: Values::F32(Array::on_lines(rows.into_vec())), dim }
+        let values = match rows.into_shared() {
+            Ok(shared) => Array::shared(shared),
+            Err(own) => Array::on_lines(own.into_vec()),
+        };
+        Self { values: Values::F32(values), dim }
     }
 
     /// Keeps `rows[order[0]], rows[order[1]], …`.
@@ -135,14 +141,28 @@ impl KeptVectors {
         Self::check(rows, precision)?;
         let (len, dim) = (order.len() * rows.dim(), rows.dim());
         let values = match precision {
-            Precision::F32 => Values::F32(array_in_file(folder, len, |values| {
-                in_parts(rows, order, values, |value| value)
-            })?),
-            Precision::F16 => Values::F16(array_in_file(folder, len, |values| {
-                in_parts(rows, order, values, f16::from_f32)
-            })?),
+            Precision::F32 => {
+                Values::F32(array_in_file::<_, io::Error>(folder, len, |values| {
+                    in_parts(rows, order, values, |value| value);
+                    Ok(())
+                })?)
+            }
+            Precision::F16 => {
+                Values::F16(array_in_file::<_, io::Error>(folder, len, |values| {
+                    in_parts(rows, order, values, f16::from_f32);
+                    Ok(())
+                })?)
+            }
         };
         Ok(Self { values, dim })
+    }
+
+    /// The rows, to be shared, where they are f32 and in memory or a map.
+    pub fn into_rows(self) -> Option<VectorBuf> {
+        match self.values {
+            Values::F32(values) => Some(VectorBuf::shared(Arc::new(values), self.dim)),
+            Values::F16(_) | Values::Ranged(_) => None,
+        }
     }
 
     pub fn precision(&self) -> Precision {
@@ -386,7 +406,7 @@ fn in_parts<T: Send + Sync + bytemuck::Pod>(
     order: &[u32],
     values: &mut [T],
     of: impl Fn(f32) -> T + Sync,
-) -> Result<(), KeepError> {
+) {
     let dim = rows.dim();
     let part_rows = (PART_BYTES / (dim * size_of::<T>())).max(1);
     let mut ordinals = vec![0u32; order.len()];
@@ -410,7 +430,6 @@ fn in_parts<T: Send + Sync + bytemuck::Pod>(
             values[place * dim..(place + 1) * dim].copy_from_slice(row);
         }
     }
-    Ok(())
 }
 
 fn gathered<T: Send + bytemuck::Pod>(

@@ -102,7 +102,7 @@ impl Anvil<'_> {
         let partitions = partitions.as_ref();
         let folder = draft.as_ref().map(|draft| draft.folder().to_path_buf());
         let Raw { sections, order, training, warnings, details } = match &spec.params {
-            IndexParams::Flat(_) => flat(rows.dataset(), spec, partitions)?,
+            IndexParams::Flat(_) => flat(rows.dataset(), spec, partitions, folder.as_deref())?,
             IndexParams::IvfPq(params) => {
                 self.ivf_pq(rows.dataset(), spec, params, folder.as_deref(), &watch)?
             }
@@ -171,8 +171,8 @@ impl Anvil<'_> {
         folder: Option<PathBuf>,
         watch: &Watch<'_>,
     ) -> Result<Raw, Error> {
-        let budget = self.graph_budget(params);
-        let memory = Memory { budget, scratch: folder };
+        let is_mapped = folder.is_some();
+        let memory = Memory { budget: self.graph_budget(params, is_mapped), scratch: folder, is_mapped };
         let params = hnsw_params(params);
         let observer = |state: train::Progress| watch.observe(state);
         let built =
@@ -186,10 +186,10 @@ impl Anvil<'_> {
         })
     }
 
-    /// What the graph's build may take: what it is given, or what the job's budget leaves beside rows and graph.
-    fn graph_budget(&self, params: &HnswSpec) -> Option<u64> {
+    /// What the graph's build may take: what it is given, or what the job's budget leaves.
+    fn graph_budget(&self, params: &HnswSpec, is_mapped: bool) -> Option<u64> {
         let given = params.expert.memory_budget.given().map(|bytes| bytes as u64);
-        given.or_else(|| Some(estimate::graph_budget(params, self.memory_budget?, self.load?)))
+        given.or_else(|| Some(estimate::graph_budget(params, self.memory_budget?, self.load?, is_mapped)))
     }
 }
 
@@ -263,12 +263,22 @@ fn internal(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::Internal(Box::new(error))
 }
 
-fn flat(rows: &Dataset, spec: &IndexSpec, partitions: Option<&RowIds>) -> Result<Raw, Error> {
+fn flat(
+    rows: &Dataset,
+    spec: &IndexSpec,
+    partitions: Option<&RowIds>,
+    folder: Option<&Path>,
+) -> Result<Raw, Error> {
     let order = match partitions {
         Some(keys) => keys.in_order().to_vec(),
         None => (0..rows.rows() as u32).collect(),
     };
-    let vectors = KeptVectors::gather(rows.vectors.view(), &order, Precision::F32).map_err(internal)?;
+    let view = rows.vectors.view();
+    let vectors = match folder {
+        Some(folder) => KeptVectors::gather_in(folder, view, &order, Precision::F32),
+        None => KeptVectors::gather(view, &order, Precision::F32),
+    };
+    let vectors = vectors.map_err(internal)?;
     let index = FlatIndex::over(vectors, spec.metric);
     Ok(Raw {
         sections: index.sections(),

@@ -119,7 +119,7 @@ impl Job<'_> {
         let Sizing { estimate, fetched_bytes, .. } = self.sizing.as_ref()?;
         let place = self.spec.indexes.iter().position(|other| other.name == index.name)?;
         Some(artifact::Planned {
-            peak_memory_bytes: estimate.peak_memory_bytes,
+            peak_memory_bytes: estimate.peak_resident_bytes,
             read_bytes: *fetched_bytes,
             index_bytes: estimate.index_bytes[place],
         })

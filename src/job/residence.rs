@@ -16,6 +16,11 @@ const INTERVAL: Duration = Duration::from_millis(2);
 /// Less than this is not worth the faults that bring it back.
 const LEAST: u64 = 8 << 20;
 
+/// From how much on pages are taken out, of a budget.
+pub(super) fn limit(budget: u64) -> u64 {
+    budget / 8 * 7
+}
+
 /// Looks after a budget until it is dropped.
 pub(super) struct Residence {
     ended: Arc<AtomicBool>,
@@ -29,7 +34,7 @@ impl Residence {
         resident_bytes()?;
         let ended = Arc::new(AtomicBool::new(false));
         let watched = ended.clone();
-        let limit = budget / 8 * 7;
+        let limit = limit(budget);
         let watch = move || {
             // What was resident after the last time, which is not in maps: it is not tried again for nothing.
             let mut rest = 0;
