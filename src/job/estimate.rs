@@ -243,8 +243,8 @@ fn hnsw(
         Memory::Own => {
             // Of rows that are handed over there is no copy.
             let rows = if is_last { 0 } else { load.raw() };
-            // Each section is encoded beside what it is made of.
-            let encoding = load.raw().max(graph);
+            // Each section is encoded beside what it is made of, but for an entry in scratch.
+            let encoding = if spec.resume { 0 } else { load.raw().max(graph) };
             let building = rows + graph + augmented.max(working).max(encoding);
             OfIndex { building, sections, files: load.rows * 64 }
         }

@@ -216,7 +216,7 @@ impl Job<'_> {
             read.held_out = Some(VectorBuf::new(queries, dim));
         }
         drop(file);
-        let mapped = draft.adopt(VECTORS)?;
+        let mapped = draft.adopt(VECTORS, Memory::Mapped)?;
         read.keep_others(&mut draft)?;
         read.rows.vectors = vectors_of(mapped, dim).map_err(Error::Internal)?;
         draft.seal(read.record(&ledger.stages()[mark..]))?;
