@@ -5,6 +5,10 @@ use rayon::prelude::*;
 use crate::compute::{self, Compute};
 use crate::vectors::{Metric, Neighbor, Neighbors, VectorView};
 
+/// Rows that are compared with all queries before the next are looked at. They may be a mapped file that memory has no room for: it is
+/// read once, from the first row to the last, however many queries there are.
+const BLOCK_BYTES: usize = 128 << 20;
+
 /// The `k` nearest of `rows` for each query, ascending by (distance, ordinal), distances rounded from f64.
 ///
 /// A backend finds candidates in f32, some more than `k`, and may take two rows that are almost equally far in
@@ -18,14 +22,36 @@ pub fn ground_truth(
     metric: Metric,
     k: usize,
 ) -> compute::Result<Neighbors> {
+    let block_rows = (BLOCK_BYTES / (4 * rows.dim())).max(1);
+    block_by_block(compute, queries, rows, metric, (k, block_rows))
+}
+
+fn block_by_block(
+    compute: &dyn Compute,
+    queries: VectorView<'_>,
+    rows: VectorView<'_>,
+    metric: Metric,
+    (k, block_rows): (usize, usize),
+) -> compute::Result<Neighbors> {
     assert!(k > 0);
     let mut truth = Neighbors::new(queries.rows(), k);
     if rows.is_empty() || queries.is_empty() {
         return Ok(truth);
     }
     let wanted = (k + k / 10 + 16).min(rows.rows());
-    let uploaded = compute.upload(rows)?;
-    let candidates = compute.top_k(queries, &uploaded, metric, wanted)?;
+    let mut candidates = Neighbors::new(queries.rows(), wanted);
+    for start in (0..rows.rows()).step_by(block_rows) {
+        let block = rows.slice(start, (start + block_rows).min(rows.rows()));
+        let uploaded = compute.upload(block)?;
+        let found = compute.top_k(queries, &uploaded, metric, wanted.min(block.rows()))?;
+        candidates.as_mut_slice().par_chunks_mut(wanted).enumerate().for_each(|(query, nearest)| {
+            let found = found.found(query).iter();
+            let mut merged = nearest.to_vec();
+            merged.extend(found.map(|found| Neighbor::new(start as u32 + found.ordinal, found.distance)));
+            merged.sort_unstable();
+            nearest.copy_from_slice(&merged[..wanted]);
+        });
+    }
     truth.as_mut_slice().par_chunks_mut(k).enumerate().for_each(|(query, nearest)| {
         let exact = |found: &Neighbor| {
             let distance = metric.distance(queries.row(query), rows.row(found.ordinal as usize));
@@ -104,10 +130,15 @@ mod tests {
         let queries = VectorBuf::new((0..80).map(|_| random.normal() as f32).collect(), 4);
         for metric in Metric::ALL {
             for k in [1, 10, 599, 600, 700] {
-                let truth = ground_truth(&Sloppy, queries.view(), rows.view(), metric, k).unwrap();
                 let expected =
                     Reference.top_k(queries.view(), &Rows::on_host(rows.view()), metric, k).unwrap();
+                let truth = ground_truth(&Sloppy, queries.view(), rows.view(), metric, k).unwrap();
                 assert_eq!(truth, expected, "{metric} k = {k}");
+                for block_rows in [7, 300] {
+                    let (queries, rows) = (queries.view(), rows.view());
+                    let truth = block_by_block(&Sloppy, queries, rows, metric, (k, block_rows)).unwrap();
+                    assert_eq!(truth, expected, "{metric} k = {k}, {block_rows} rows at a time");
+                }
             }
         }
     }

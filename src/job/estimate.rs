@@ -169,21 +169,22 @@ pub fn estimate(spec: &JobSpec, load: &Load, memory: Memory) -> Estimate {
 
 fn of_index(spec: &JobSpec, index: &IndexSpec, load: &Load, memory: Memory, is_last: bool) -> OfIndex {
     match &index.params {
-        // Encoded from a copy of the rows; in files, that is put in order part by part.
+        // Encoded from a copy of the rows, or by way of scratch; in files, that is put in order part by part.
         IndexParams::Flat(_) => OfIndex {
             building: match memory {
+                Memory::Own if spec.resume => load.raw(),
                 Memory::Own => 2 * load.raw(),
                 Memory::Mapped => 12 * load.rows + load.raw().min(32 << 20),
             },
             sections: load.raw(),
             files: if memory == Memory::Own { 0 } else { load.raw() },
         },
-        IndexParams::IvfPq(params) => ivf_pq(params, load, memory),
+        IndexParams::IvfPq(params) => ivf_pq(params, load, memory, spec.resume),
         IndexParams::Hnsw(params) => hnsw(spec, params, index.metric, load, memory, is_last),
     }
 }
 
-fn ivf_pq(params: &IvfPqSpec, load: &Load, memory: Memory) -> OfIndex {
+fn ivf_pq(params: &IvfPqSpec, load: &Load, memory: Memory, is_kept: bool) -> OfIndex {
     let (rows, dim) = (load.rows as usize, load.dim as usize);
     let resolved = ivf_params(params, rows, dim);
     let kept = match params.refine {
@@ -214,7 +215,8 @@ fn ivf_pq(params: &IvfPqSpec, load: &Load, memory: Memory) -> OfIndex {
         Memory::Own => OfIndex {
             building: (gathered + training)
                 .max(encoding + kept)
-                .max(8 * load.rows + sections + kept.max(codes)),
+                // Sections are encoded beside what they are made of, but for an entry in scratch.
+                .max(8 * load.rows + sections + if is_kept { 0 } else { kept.max(codes) }),
             sections,
             files: 0,
         },
