@@ -6,23 +6,37 @@ use std::io;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
-use memmap2::{MmapOptions, MmapRaw, UncheckedAdvice};
+use memmap2::{MmapOptions, MmapRaw};
 
 use super::tensor::{Array, Element};
 use crate::vectors::VectorBuf;
 
 /// Maps that [`give_back`] may empty. It never looks at what they hold.
-static MAPS: Mutex<Vec<Weak<MmapRaw>>> = Mutex::new(Vec::new());
+static MAPS: Mutex<Vec<Listed>> = Mutex::new(Vec::new());
 
-fn registered(map: MmapRaw) -> Arc<MmapRaw> {
+struct Listed {
+    map: Weak<MmapRaw>,
+    access: Access,
+}
+
+/// How the values of a map are read and written while they are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Mostly one after the other: a page that has been used is not missed soon.
+    InOrder,
+    /// Anywhere: every page is missed.
+    Anywhere,
+}
+
+fn registered(map: MmapRaw, access: Access) -> Arc<MmapRaw> {
     let map = Arc::new(map);
     let mut maps = MAPS.lock().unwrap_or_else(PoisonError::into_inner);
-    maps.retain(|other| other.strong_count() > 0);
-    maps.push(Arc::downgrade(&map));
+    maps.retain(|other| other.map.strong_count() > 0);
+    maps.push(Listed { map: Arc::downgrade(&map), access });
     map
 }
 
@@ -42,7 +56,8 @@ pub fn map_file(path: &Path) -> io::Result<Bytes> {
     if file.metadata()?.len() == 0 {
         return Ok(Bytes::new());
     }
-    Ok(Bytes::from_owner(Kept(registered(MmapOptions::new().map_raw_read_only(&file)?))))
+    let map = registered(MmapOptions::new().map_raw_read_only(&file)?, Access::InOrder);
+    Ok(Bytes::from_owner(Kept(map)))
 }
 
 /// Values while they are made: in memory, or in a file without a name.
@@ -60,12 +75,20 @@ impl<T: Element> Buffer<T> {
     /// # Errors
     /// What the folder's file system says, a full disk included.
     pub fn zeroed(folder: Option<&Path>, len: usize) -> io::Result<Self> {
+        Self::accessed(Access::InOrder, folder, len)
+    }
+
+    /// As [`zeroed`](Self::zeroed), for values that are accessed in that way.
+    ///
+    /// # Errors
+    /// As `zeroed`.
+    pub fn accessed(access: Access, folder: Option<&Path>, len: usize) -> io::Result<Self> {
         let Some(folder) = folder.filter(|_| len > 0) else {
             return Ok(Self(Place::Memory(bytemuck::zeroed_vec(len))));
         };
         let file = unnamed(folder)?;
         reserve(&file, (len * size_of::<T>()) as u64)?;
-        Ok(Self(Place::File(registered(MmapRaw::map_raw(&file)?), PhantomData)))
+        Ok(Self(Place::File(registered(MmapRaw::map_raw(&file)?, access), PhantomData)))
     }
 
     /// The values, to be shared; those in memory begin on a cache line.
@@ -176,19 +199,43 @@ fn unnamed(folder: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Takes the pages of all maps out of this process's resident memory. They stay in the system's, as long as it has room, and come
-/// back when they are touched.
-pub fn give_back() {
-    let maps: Vec<Arc<MmapRaw>> = {
+/// Parts of a map that is accessed anywhere which are given back one after the other: all of it would be missed at once.
+const PARTS: usize = 8;
+
+/// Takes pages of maps out of this process's resident memory: of those that are accessed in order all, of the others one part after the
+/// other until `is_enough`. They stay in the system's, as long as it has room, and come back when they are touched.
+pub fn give_back(is_enough: &dyn Fn() -> bool) {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let held = |access: Access| -> Vec<Arc<MmapRaw>> {
         let maps = MAPS.lock().unwrap_or_else(PoisonError::into_inner);
-        maps.iter().filter_map(Weak::upgrade).collect()
+        maps.iter()
+            .filter(|listed| listed.access == access)
+            .filter_map(|listed| listed.map.upgrade())
+            .collect()
     };
-    for map in maps {
-        // SAFETY: the map is of a file and shared, so its pages are the file's, written ones too, and are read again where they
-        // are touched; it is not unmapped meanwhile, since it is held here.
-        #[cfg(unix)]
-        let _ = unsafe { map.unchecked_advise(UncheckedAdvice::DontNeed) };
+    held(Access::InOrder).iter().for_each(|map| take_out(map, 0, map.len()));
+    let anywhere = held(Access::Anywhere);
+    for _ in 0..PARTS {
+        if is_enough() {
+            return;
+        }
+        let part = NEXT.fetch_add(1, Ordering::Relaxed) % PARTS;
+        for map in &anywhere {
+            // The system takes whole pages.
+            let step = map.len().div_ceil(PARTS).next_multiple_of(1 << 16);
+            let start = (part * step).min(map.len());
+            take_out(map, start, step.min(map.len() - start));
+        }
     }
+}
+
+fn take_out(map: &MmapRaw, start: usize, len: usize) {
+    // SAFETY: the map is of a file and shared, so its pages are the file's, written ones too, and are read again where they
+    // are touched; it is not unmapped meanwhile, since the caller holds it.
+    #[cfg(unix)]
+    let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, len) };
+    #[cfg(not(unix))]
+    let _ = (map, start, len);
 }
 
 /// Gives back what an allocator keeps of freed memory for later: after a stage whose pieces the next one has no use for. glibc
@@ -218,7 +265,7 @@ mod tests {
         std::fs::write(&path, vec![7; 1 << 20]).unwrap();
         let bytes = map_file(&path).unwrap();
         for _ in 0..3 {
-            give_back();
+            give_back(&|| false);
             assert!(array.iter().copied().eq(0..1 << 20));
             assert!(bytes.iter().all(|&byte| byte == 7));
         }
@@ -227,12 +274,12 @@ mod tests {
     #[test]
     fn pages_are_taken_away_while_they_are_written_and_nothing_is_lost() {
         let folder = tempfile::tempdir().unwrap();
-        let mut values = Buffer::<u32>::zeroed(Some(folder.path()), 1 << 20).unwrap();
+        let mut values = Buffer::<u32>::accessed(Access::Anywhere, Some(folder.path()), 1 << 20).unwrap();
         let is_done = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !is_done.load(Ordering::Relaxed) {
-                    give_back();
+                    give_back(&|| false);
                 }
             });
             for round in 1..=4 {

@@ -21,7 +21,7 @@ use super::partition::{Carving, Source, carve};
 use super::prune::Prune;
 use super::scratch::ScratchFile;
 use crate::artifact::Element;
-use crate::artifact::spill::{Buffer, trim};
+use crate::artifact::spill::{Access, Buffer, trim};
 use crate::compute::cpu::{ByteRows, kernels};
 use crate::compute::{Compute, ComputeError, Rows};
 use crate::train::{Observer, Progress, TrainError, check_magnitude};
@@ -242,9 +242,12 @@ impl Builder<'_> {
     }
 
     fn bytes(&self, rows: VectorView<'_>) -> Result<Option<ByteRows>> {
-        match self.arrays {
+        match &self.arrays {
             None => Ok(ByteRows::encode(rows)),
-            Some(_) => ByteRows::encode_in(rows, |len| self.buffer::<f32>(len)),
+            Some(folder) => {
+                let make = |len| Buffer::<f32>::accessed(Access::Anywhere, Some(folder), len);
+                ByteRows::encode_in(rows, make).map_err(|source| self.spilling(source))
+            }
         }
     }
 

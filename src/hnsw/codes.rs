@@ -388,8 +388,7 @@ mod tests {
                     let codes = encoded(&rows, metric, code);
                     for (estimate, ordinal) in estimates(&codes, &query, &ordinals).into_iter().zip(ordinals)
                     {
-                        let (defined, bound) =
-                            defined(&codes, &query, rows.row(ordinal as usize), ordinal);
+                        let (defined, bound) = defined(&codes, &query, rows.row(ordinal as usize), ordinal);
                         let error = (f64::from(estimate) - defined).abs();
                         let case = format!("{metric} {} {dim}-d at {shift}", code.name());
                         assert!(error <= bound, "{case}: off by {error}, not {bound}");

@@ -106,7 +106,8 @@ impl Links {
     /// by row: in file and cache what is written to is a stretch, where going along the links it would be anywhere.
     pub fn reciprocate(&mut self, at_once_bytes: usize) {
         // What a row has at the start stands before what it is given.
-        let own: Vec<u16> = self.slots.par_chunks_exact(self.degree).map(|slots| filled(slots) as u16).collect();
+        let own: Vec<u16> =
+            self.slots.par_chunks_exact(self.degree).map(|slots| filled(slots) as u16).collect();
         let count: usize = own.par_iter().map(|&own| usize::from(own)).sum();
         let rounds = (count * size_of::<WayBack>()).div_ceil(at_once_bytes.max(1)).max(1);
         let step = self.rows().div_ceil(rounds).max(BUCKET_ROWS).next_multiple_of(BUCKET_ROWS);
@@ -223,7 +224,8 @@ mod tests {
             for row in 0..rows as u32 {
                 for _ in 0..random.below(most + 1) {
                     // Some rows are linked to by very many.
-                    let to = random.below(if random.below(4) == 0 { rows.min(9) } else { rows }) as u32;
+                    let of = if random.below(4) == 0 { rows.min(9) } else { rows };
+                    let to = random.below(of) as u32;
                     if to != row {
                         links.add(row, to);
                     }

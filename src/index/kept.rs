@@ -141,18 +141,14 @@ impl KeptVectors {
         Self::check(rows, precision)?;
         let (len, dim) = (order.len() * rows.dim(), rows.dim());
         let values = match precision {
-            Precision::F32 => {
-                Values::F32(array_in_file::<_, io::Error>(folder, len, |values| {
-                    in_parts(rows, order, values, |value| value);
-                    Ok(())
-                })?)
-            }
-            Precision::F16 => {
-                Values::F16(array_in_file::<_, io::Error>(folder, len, |values| {
-                    in_parts(rows, order, values, f16::from_f32);
-                    Ok(())
-                })?)
-            }
+            Precision::F32 => Values::F32(array_in_file::<_, io::Error>(folder, len, |values| {
+                in_parts(rows, order, values, |value| value);
+                Ok(())
+            })?),
+            Precision::F16 => Values::F16(array_in_file::<_, io::Error>(folder, len, |values| {
+                in_parts(rows, order, values, f16::from_f32);
+                Ok(())
+            })?),
         };
         Ok(Self { values, dim })
     }

@@ -254,7 +254,8 @@ fn hnsw(
             let params = hnsw_params(params);
             // Rows in order, bytes, links, leaves and what was found in them; later the sections, which are counted, and what they are
             // written from.
-            let leaves = load.rows * params.fanout.iter().product::<usize>() as u64 * (4 + 2 * params.leaf_k as u64);
+            let leaves =
+                load.rows * params.fanout.iter().product::<usize>() as u64 * (4 + 2 * params.leaf_k as u64);
             let bytes = load.raw() / 3 + 64 * load.rows;
             let linking = 2 * augmented + load.raw() + graph + bytes + leaves;
             let files = linking.saturating_sub(sections).max(sections + augmented);

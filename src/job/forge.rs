@@ -448,3 +448,43 @@ impl<'a> Watch<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::scratch::Key;
+    use super::*;
+
+    fn section() -> Section {
+        Section::new("links").with("links", &Array::from_vec((0..5000u32).collect()), &[50, 100])
+    }
+
+    #[test]
+    fn sections_are_the_same_bytes_wherever_they_are_encoded() {
+        let root = tempfile::tempdir().unwrap();
+        let key = Key::of("index", &serde_json::json!(1));
+        let draft = |name: &str| Draft::begin(root.path().join(name), "index", key).unwrap();
+        let expected = safetensors::encode(&section());
+        let broken = draft("gone-1");
+        std::fs::remove_dir_all(broken.folder()).unwrap();
+        for (mut encoder, is_kept) in [
+            (Encoder::to_memory(None), Some(false)),
+            (Encoder::to_memory(Some(draft("a-1"))), Some(true)),
+            (Encoder::to_files(draft("b-1")), Some(true)),
+            // What cannot be kept is in memory all the same.
+            (Encoder::to_memory(Some(broken)), None),
+        ] {
+            let (name, bytes) = encoder.encode(section()).unwrap();
+            assert_eq!((name, &bytes), (expected.file_name.clone(), &expected.bytes));
+            match (encoder.finish(), is_kept) {
+                (Ok(draft), Some(is_kept)) => {
+                    assert_eq!(draft.is_some_and(|draft| draft.has("links.safetensors")), is_kept)
+                }
+                (Err(ScratchError::Io { .. }), None) => {}
+                (finished, _) => panic!("{:?}", finished.err()),
+            }
+        }
+        let gone = draft("gone-2");
+        std::fs::remove_dir_all(gone.folder()).unwrap();
+        assert!(Encoder::to_files(gone).encode(section()).is_err(), "memory has no room for it");
+    }
+}

@@ -40,7 +40,7 @@ impl Residence {
             let mut rest = 0;
             while !watched.load(Ordering::Relaxed) {
                 if resident_bytes().is_some_and(|resident| resident > limit.max(rest + LEAST)) {
-                    spill::give_back();
+                    spill::give_back(&|| resident_bytes().is_none_or(|resident| resident + LEAST <= limit));
                     rest = resident_bytes().unwrap_or(0);
                 }
                 std::thread::park_timeout(INTERVAL);
