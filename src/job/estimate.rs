@@ -17,7 +17,7 @@ const AFTER_READING: u64 = 24 << 20;
 /// What each thread has beside: queries, tiles; …
 const PER_THREAD: u64 = 4 << 20;
 /// … and the tables of a batch of queries.
-const SEARCHING: u64 = 12 << 20;
+const SEARCHING: u64 = 6 << 20;
 
 /// What a job is about, as far as its source's metadata tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
