@@ -39,30 +39,44 @@ fn block_by_block(
         return Ok(truth);
     }
     let wanted = (k + k / 10 + 16).min(rows.rows());
-    let mut candidates = Neighbors::new(queries.rows(), wanted);
+    let mut candidates: Vec<Vec<Candidate>> = vec![Vec::new(); queries.rows()];
     for start in (0..rows.rows()).step_by(block_rows) {
         let block = rows.slice(start, (start + block_rows).min(rows.rows()));
         let uploaded = compute.upload(block)?;
         let found = compute.top_k(queries, &uploaded, metric, wanted.min(block.rows()))?;
-        candidates.as_mut_slice().par_chunks_mut(wanted).enumerate().for_each(|(query, nearest)| {
+        candidates.par_iter_mut().enumerate().for_each(|(query, candidates)| {
             let found = found.found(query).iter();
-            let mut merged = nearest.to_vec();
-            merged.extend(found.map(|found| Neighbor::new(start as u32 + found.ordinal, found.distance)));
-            merged.sort_unstable();
-            nearest.copy_from_slice(&merged[..wanted]);
+            candidates.extend(found.map(|found| {
+                let found = Neighbor::new(start as u32 + found.ordinal, found.distance);
+                Candidate { found, exact: None }
+            }));
+            candidates.sort_unstable_by_key(|candidate| candidate.found);
+            candidates.truncate(wanted);
+            // While the block is in memory.
+            for candidate in candidates {
+                let row = || rows.row(candidate.found.ordinal as usize);
+                candidate.exact.get_or_insert_with(|| metric.distance(queries.row(query), row()) as f32);
+            }
         });
     }
-    truth.as_mut_slice().par_chunks_mut(k).enumerate().for_each(|(query, nearest)| {
-        let exact = |found: &Neighbor| {
-            let distance = metric.distance(queries.row(query), rows.row(found.ordinal as usize));
-            Neighbor::new(found.ordinal, distance as f32)
-        };
-        let mut exact: Vec<Neighbor> = candidates.found(query).iter().map(exact).collect();
+    for (query, candidates) in candidates.iter().enumerate() {
+        let exact =
+            |candidate: &Candidate| candidate.exact.map(|d| Neighbor::new(candidate.found.ordinal, d));
+        let mut exact: Vec<Neighbor> = candidates.iter().filter_map(exact).collect();
         exact.sort_unstable();
         exact.truncate(k);
-        nearest[..exact.len()].copy_from_slice(&exact);
-    });
+        truth.row_mut(query)[..exact.len()].copy_from_slice(&exact);
+    }
     Ok(truth)
+}
+
+/// A row that may be among the nearest.
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    /// As the backend has it.
+    found: Neighbor,
+    /// The distance by definition, once it is computed.
+    exact: Option<f32>,
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use super::partition::{Carving, Source, carve};
 use super::prune::Prune;
 use super::scratch::ScratchFile;
 use crate::artifact::Element;
-use crate::artifact::spill::{Access, Buffer, trim};
+use crate::artifact::spill::{self, Access, Buffer, trim};
 use crate::compute::cpu::{ByteRows, kernels};
 use crate::compute::{Compute, ComputeError, Rows};
 use crate::train::{Observer, Progress, TrainError, check_magnitude};
@@ -372,6 +372,8 @@ impl Builder<'_> {
         // In few leaves, a row takes more from each: both ways, as many candidates as there is room for.
         let leaf_k = shape.leaf_k.max(self.params.l_max * total / (2 * cover.slots())).min(64);
         let uploaded = self.compute.upload(rows)?;
+        // From here to the links, rows are asked for one here and one there.
+        let jumping = spill::Jumping::begin();
         let batches = cover.batches();
         for batch in 0..batches {
             self.report(shape.level, "leaves", batch, batches)?;
@@ -395,7 +397,7 @@ impl Builder<'_> {
                 prune_range((rows, bytes.as_ref()), &cover, params, range, links)
             })
             .map_err(|source| self.spilling(source))?;
-        drop((cover, bytes, uploaded));
+        drop((cover, bytes, uploaded, jumping));
         self.report(shape.level, "link", 0, total)?;
         links.reciprocate(self.load(rows).linking_bytes(&plan));
         self.report(shape.level, "link", total, total)?;

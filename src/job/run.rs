@@ -224,6 +224,8 @@ impl<'a> Job<'a> {
             }
         }
         let mark = ledger.stages().len();
+        // Searches read where their queries lead them.
+        let jumping = spill::Jumping::begin();
         let certified = ledger.enter(&format!("certify {}", spec.name), |_| {
             let stage = self.progress.stage(format!("{}: certify", spec.name), Unit::Count("settings"), None);
             let queries = measured.queries.view();
@@ -246,6 +248,7 @@ impl<'a> Job<'a> {
             stage.finish();
             Ok::<_, Error>(certified)
         })?;
+        drop(jumping);
         self.scratch
             .keep(&stage, &key, |_| Ok(json!({ "certified": certified, "stages": ledger.stages()[mark..] })));
         Ok(CertifiedIndex { spec, forged, certified, ledger, key })
