@@ -37,9 +37,6 @@ fn registered(map: MmapRaw, access: Access) -> Arc<MmapRaw> {
     let mut maps = MAPS.lock().unwrap_or_else(PoisonError::into_inner);
     maps.retain(|other| other.map.strong_count() > 0);
     maps.push(Listed { map: Arc::downgrade(&map), access });
-    if access == Access::Anywhere {
-        advise(&map, Access::Anywhere);
-    }
     map
 }
 
@@ -126,11 +123,25 @@ impl<T: Element> Buffer<T> {
         };
         let file = unnamed(folder)?;
         reserve(&file, (len * size_of::<T>()) as u64)?;
-        Ok(Self(Place::File(registered(MmapRaw::map_raw(&file)?, access), PhantomData)))
+        let map = registered(MmapRaw::map_raw(&file)?, access);
+        // There is nothing to read yet, least of all ahead.
+        advise(&map, Access::Anywhere);
+        Ok(Self(Place::File(map, PhantomData)))
+    }
+
+    /// Says that all has been written once, and will be read as it was said to be accessed.
+    pub fn written(&self) {
+        if let Place::File(map, _) = &self.0 {
+            let maps = MAPS.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(listed) = maps.iter().find(|listed| listed.map.as_ptr() == Arc::as_ptr(map)) {
+                advise(map, listed.access);
+            }
+        }
     }
 
     /// The values, to be shared; those in memory begin on a cache line.
     pub fn into_array(self) -> Array<T> {
+        self.written();
         match self.0 {
             Place::Memory(values) => Array::on_lines(values),
             Place::File(map, _) => Array::from_bytes(Bytes::from_owner(Kept(map))),
@@ -141,6 +152,7 @@ impl<T: Element> Buffer<T> {
 impl Buffer<f32> {
     /// The values as rows of so many dimensions, where they are.
     pub fn into_rows(self, dim: usize) -> VectorBuf {
+        self.written();
         match self.0 {
             Place::Memory(values) => VectorBuf::new(values, dim),
             Place::File(..) => VectorBuf::shared(Arc::new(self), dim),
