@@ -398,6 +398,7 @@ impl Builder<'_> {
             })
             .map_err(|source| self.spilling(source))?;
         drop((cover, bytes, uploaded, jumping));
+        links.written();
         self.report(shape.level, "link", 0, total)?;
         links.reciprocate(self.load(rows).linking_bytes(&plan));
         self.report(shape.level, "link", total, total)?;

@@ -24,6 +24,7 @@ impl Links {
     pub fn new(folder: Option<&Path>, rows: usize, degree: usize) -> io::Result<Self> {
         let mut links = Self::unset(folder, rows, degree)?;
         links.slots.par_chunks_mut(1 << 16).for_each(|slots| slots.fill(NONE));
+        links.written();
         Ok(links)
     }
 
@@ -31,6 +32,11 @@ impl Links {
     pub fn unset(folder: Option<&Path>, rows: usize, degree: usize) -> io::Result<Self> {
         assert!(degree > 0);
         Ok(Self { degree, slots: Buffer::zeroed(folder, rows * degree)? })
+    }
+
+    /// Says that every slot has been written.
+    pub fn written(&self) {
+        self.slots.written();
     }
 
     #[cfg(test)]

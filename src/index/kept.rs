@@ -12,7 +12,7 @@ use bytes::Bytes;
 use half::f16;
 use rayon::prelude::*;
 
-use crate::artifact::spill::array_in_file;
+use crate::artifact::spill::Buffer;
 use crate::artifact::{
     Array, Element, FetchError, Fetching, RangedRows, RangedSection, Section, TensorError,
 };
@@ -141,14 +141,16 @@ impl KeptVectors {
         Self::check(rows, precision)?;
         let (len, dim) = (order.len() * rows.dim(), rows.dim());
         let values = match precision {
-            Precision::F32 => Values::F32(array_in_file::<_, io::Error>(folder, len, |values| {
-                in_parts(rows, order, values, |value| value);
-                Ok(())
-            })?),
-            Precision::F16 => Values::F16(array_in_file::<_, io::Error>(folder, len, |values| {
-                in_parts(rows, order, values, f16::from_f32);
-                Ok(())
-            })?),
+            Precision::F32 => {
+                let mut values = Buffer::zeroed(Some(folder), len)?;
+                in_parts(rows, order, &mut values, |value| value);
+                Values::F32(values.into_array())
+            }
+            Precision::F16 => {
+                let mut values = Buffer::zeroed(Some(folder), len)?;
+                in_parts(rows, order, &mut values, f16::from_f32);
+                Values::F16(values.into_array())
+            }
         };
         Ok(Self { values, dim })
     }
@@ -397,10 +399,10 @@ fn joined<T: Element>(pieces: &[Bytes]) -> Array<T> {
 /// What [`KeptVectors::gather_in`] holds of the result in memory, twice while it is put in order.
 const PART_BYTES: usize = 16 << 20;
 
-fn in_parts<T: Send + Sync + bytemuck::Pod>(
+fn in_parts<T: Element>(
     rows: VectorView<'_>,
     order: &[u32],
-    values: &mut [T],
+    values: &mut Buffer<T>,
     of: impl Fn(f32) -> T + Sync,
 ) {
     let dim = rows.dim();
@@ -410,13 +412,15 @@ fn in_parts<T: Send + Sync + bytemuck::Pod>(
     // By place: the ordinal of the row that arrived there.
     let mut arrived = vec![0u32; order.len()];
     let mut next: Vec<usize> = (0..order.len()).step_by(part_rows).collect();
+    let arriving: &mut [T] = values;
     for (&ordinal, row) in ordinals.iter().zip(rows.iter()) {
         let place = &mut next[ordinal as usize / part_rows];
         arrived[*place] = ordinal;
-        let to = &mut values[*place * dim..(*place + 1) * dim];
+        let to = &mut arriving[*place * dim..(*place + 1) * dim];
         to.iter_mut().zip(row).for_each(|(to, &value)| *to = of(value));
         *place += 1;
     }
+    values.written();
     let parts = values.chunks_mut(part_rows * dim).zip(arrived.chunks(part_rows)).enumerate();
     for (part, (values, arrived)) in parts {
         let first = part * part_rows;

@@ -14,6 +14,8 @@ use crate::vectors::Metric;
 const READING: u64 = 40 << 20;
 /// … and what of that an allocator cannot give back, since some of each of its pages is in use.
 const AFTER_READING: u64 = 24 << 20;
+/// Of a file that is written to a store, and then read back.
+const PUBLISHING: u64 = 40 << 20;
 /// What each thread has beside: queries, tiles; …
 const PER_THREAD: u64 = 4 << 20;
 /// … and the tables of a batch of queries.
@@ -149,6 +151,8 @@ pub fn estimate(spec: &JobSpec, load: &Load, memory: Memory) -> Estimate {
         files = files.max(of.files);
     }
     let output: u64 = index_bytes.iter().sum();
+    let publishing = base + done + PUBLISHING.min(output);
+    stages.push(StageMemory { name: "publish".into(), bytes: publishing });
     let kept = raw + load.columns() + output + 4 * load.rows * spec.indexes.len() as u64;
     let peak_memory_bytes = stages.iter().map(|stage| stage.bytes).max().unwrap_or(0);
     let of_maps = spec.memory_budget.filter(|_| spills).map_or(0, residence::limit);

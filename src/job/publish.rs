@@ -10,7 +10,7 @@ use super::spec::IndexSpec;
 use super::summary::{BuildSummary, BuiltIndex, Outcome, RowCounts, StageCost};
 use super::truth::Measured;
 use crate::artifact::neighbors::{self, NEIGHBORS_KEPT};
-use crate::artifact::{self, Digest, queries as kept_queries, safetensors};
+use crate::artifact::{self, Digest, queries as kept_queries, safetensors, spill};
 use crate::error::Error;
 use crate::report::GroundTruth;
 use crate::source;
@@ -50,6 +50,7 @@ impl Job<'_> {
                     let version = own.enter(&format!("publish {}", index.spec.name), |moved| {
                         self.publish_once(index.spec, &index.key, index.forged.files, draft, moved)
                     })?;
+                    spill::trim();
                     let uri = format!("{}/{}", self.spec.output.uri.resolved(), index.spec.name);
                     Outcome::Published { uri, version, size_bytes }
                 }

@@ -249,6 +249,7 @@ impl<'a> Job<'a> {
             Ok::<_, Error>(certified)
         })?;
         drop(jumping);
+        spill::trim();
         self.scratch
             .keep(&stage, &key, |_| Ok(json!({ "certified": certified, "stages": ledger.stages()[mark..] })));
         Ok(CertifiedIndex { spec, forged, certified, ledger, key })
