@@ -9,7 +9,7 @@ use annvil::artifact::{Array, Dtype, Element, Section, Tensor, TensorError};
 use annvil::compute::cpu::Cpu;
 use annvil::compute::reference::Reference;
 use annvil::flat::ground_truth;
-use annvil::hnsw::{BuildError, Built, Code, Hnsw, HnswParams, Memory, build, build_within};
+use annvil::hnsw::{BuildError, Built, Code, GraphRows, Hnsw, HnswParams, Memory, build, build_within};
 use annvil::index::{SearchIndex, SearchParams, Searcher};
 use annvil::train::{TrainError, unobserved};
 use annvil::vectors::{Metric, Neighbor, Random, VectorBuf, VectorView};
@@ -134,41 +134,58 @@ fn a_graph_is_well_formed_and_keeps_its_rows() {
     }
 }
 
-/// The budget is as low as a build of these rows can be given, so that leaves are in a file and ranges are small.
+/// The budget is as low as a build of these rows can be given, so that leaves are in a file and ranges are small; mapped, rows and
+/// links are in files too.
 #[test]
 fn a_budget_changes_no_byte_and_one_too_low_is_an_error_that_says_what_would_do() {
     let folder = tempfile::tempdir().unwrap();
-    for (rows, dim, metric) in
-        [(20_000, 12, Metric::L2), (3_000, 40, Metric::InnerProduct), (1, 3, Metric::L2)]
-    {
+    for (rows, dim, metric) in [
+        (20_000, 12, Metric::L2),
+        (3_000, 40, Metric::InnerProduct),
+        (2_000, 30, Metric::Cosine),
+        (1, 3, Metric::L2),
+    ] {
         let data = clustered(rows, dim, metric, 5);
         let params = params(8, Code::Q4);
-        let within = |budget| {
-            let memory = Memory { budget, scratch: Some(folder.path().to_path_buf()) };
-            build_within(&memory, &Cpu::new(), data.view(), metric, &params, 42, &unobserved)
+        let groups: Vec<u32> = (0..rows as u32).map(|row| row % 7).collect();
+        let within = |budget, is_mapped, is_grouped| {
+            let memory = Memory { budget, scratch: Some(folder.path().to_path_buf()), is_mapped };
+            let rows = match is_grouped {
+                true => GraphRows::grouped(data.clone(), groups.clone()),
+                false => data.view().into(),
+            };
+            build_within(&memory, &Cpu::new(), rows, metric, &params, 42, &unobserved)
         };
-        let error = within(Some(1)).unwrap_err();
-        let BuildError::Budget { expected, got: 1, .. } = error else { panic!("{error}") };
-        assert!(error.to_string().contains(&format!("at least {expected} bytes")));
-        assert!(matches!(within(Some(expected - 1)), Err(BuildError::Budget { .. })));
-        let free = within(None).unwrap();
-        for budget in [expected, 2 * expected] {
-            let kept = within(Some(budget)).unwrap();
-            assert!(kept.index.sections() == free.index.sections() && kept.order == free.order, "{budget}");
+        let free = [false, true].map(|is_grouped| within(None, false, is_grouped).unwrap());
+        for is_mapped in [false, true] {
+            let error = within(Some(1), is_mapped, false).unwrap_err();
+            let BuildError::Budget { expected, got: 1, .. } = error else { panic!("{error}") };
+            assert!(error.to_string().contains(&format!("at least {expected} bytes")));
+            assert!(matches!(within(Some(expected - 1), is_mapped, false), Err(BuildError::Budget { .. })));
+            for (budget, is_grouped) in
+                [(Some(expected), false), (Some(2 * expected), false), (None, false), (Some(expected), true)]
+            {
+                let free = &free[usize::from(is_grouped)];
+                let kept = within(budget, is_mapped, is_grouped).unwrap();
+                let what = format!("{metric}, {budget:?}, mapped: {is_mapped}, grouped: {is_grouped}");
+                assert!(kept.index.sections() == free.index.sections(), "{what}");
+                assert!(kept.order == free.order && kept.stats == free.stats, "{what}");
+            }
         }
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "no file is left");
     }
-    // Where no file can be made, that is said. Nobody asks for one without a budget.
+    // Where no file can be made, that is said. Nobody asks for one without a budget, unless rows are to be in one.
     let data = clustered(20_000, 4, Metric::L2, 5);
     let missing = folder.path().join("missing");
-    let within = |budget| {
-        let memory = Memory { budget, scratch: Some(missing.clone()) };
+    let within = |budget, is_mapped| {
+        let memory = Memory { budget, scratch: Some(missing.clone()), is_mapped };
         build_within(&memory, &Cpu::new(), data.view(), Metric::L2, &params(8, Code::F32), 1, &unobserved)
     };
-    within(None).unwrap();
-    let BuildError::Budget { expected, .. } = within(Some(0)).unwrap_err() else { panic!() };
-    let error = within(Some(expected)).unwrap_err();
-    assert!(matches!(&error, BuildError::Scratch { path, .. } if path.starts_with(&missing)), "{error}");
+    within(None, false).unwrap();
+    let BuildError::Budget { expected, .. } = within(Some(0), false).unwrap_err() else { panic!() };
+    for error in [within(Some(expected), false).unwrap_err(), within(None, true).unwrap_err()] {
+        assert!(matches!(&error, BuildError::Scratch { path, .. } if path.starts_with(&missing)), "{error}");
+    }
 }
 
 #[test]

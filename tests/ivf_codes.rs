@@ -179,6 +179,7 @@ impl Written {
             }
             Metric::InnerProduct => -dot(query, &centroid) + add - factor * dot(query, &u),
             Metric::Cosine => 1.0 - dot(query, &centroid) + add - factor * dot(query, &u),
+            Metric::L1 | Metric::Hamming => unreachable!("not of inverted lists"),
         }
     }
 }

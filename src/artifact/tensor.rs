@@ -8,6 +8,7 @@ use bytemuck::Pod;
 use bytes::Bytes;
 
 use super::pages::Pages;
+use crate::vectors::SharedValues;
 
 #[cfg(target_endian = "big")]
 compile_error!("artifacts are little-endian and are used in place: big-endian targets are not supported");
@@ -80,6 +81,14 @@ impl<T: Pod> AsRef<[u8]> for PodVec<T> {
     }
 }
 
+struct SharedBytes(SharedValues);
+
+impl AsRef<[u8]> for SharedBytes {
+    fn as_ref(&self) -> &[u8] {
+        bytemuck::cast_slice((*self.0).as_ref())
+    }
+}
+
 /// Values from one on.
 struct Tail<T>(Vec<T>, usize);
 
@@ -136,12 +145,25 @@ impl<T: Element> Array<T> {
     }
 }
 
+impl Array<f32> {
+    /// Values that somebody else keeps, where they are.
+    pub fn shared(values: SharedValues) -> Self {
+        Self { bytes: Bytes::from_owner(SharedBytes(values)), element: PhantomData }
+    }
+}
+
 impl<T: Element> Deref for Array<T> {
     type Target = [T];
 
     #[inline]
     fn deref(&self) -> &[T] {
         bytemuck::cast_slice(&self.bytes)
+    }
+}
+
+impl<T: Element> AsRef<[T]> for Array<T> {
+    fn as_ref(&self) -> &[T] {
+        self
     }
 }
 

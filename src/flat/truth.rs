@@ -5,6 +5,10 @@ use rayon::prelude::*;
 use crate::compute::{self, Compute};
 use crate::vectors::{Metric, Neighbor, Neighbors, TopK, VectorView};
 
+/// Rows that are compared with all queries before the next are looked at. They may be a mapped file that memory has no room for: it is
+/// read once, from the first row to the last, however many queries there are.
+const BLOCK_BYTES: usize = 128 << 20;
+
 /// The `k` nearest of `rows` for each query, ascending by (distance, ordinal), distances rounded from f64.
 ///
 /// A backend finds candidates in f32, some more than `k`, and may take two rows that are almost equally far in
@@ -18,6 +22,17 @@ pub fn ground_truth(
     metric: Metric,
     k: usize,
 ) -> compute::Result<Neighbors> {
+    let block_rows = (BLOCK_BYTES / (4 * rows.dim())).max(1);
+    block_by_block(compute, queries, rows, metric, (k, block_rows))
+}
+
+fn block_by_block(
+    compute: &dyn Compute,
+    queries: VectorView<'_>,
+    rows: VectorView<'_>,
+    metric: Metric,
+    (k, block_rows): (usize, usize),
+) -> compute::Result<Neighbors> {
     assert!(k > 0);
     let mut truth = Neighbors::new(queries.rows(), k);
     if rows.is_empty() || queries.is_empty() {
@@ -28,18 +43,34 @@ pub fn ground_truth(
         return Ok(truth);
     }
     let wanted = (k + k / 10 + 16).min(rows.rows());
-    let uploaded = compute.upload(rows)?;
-    let candidates = compute.top_k(queries, &uploaded, metric, wanted)?;
-    truth.as_mut_slice().par_chunks_mut(k).enumerate().for_each(|(query, nearest)| {
-        let exact = |found: &Neighbor| {
-            let distance = metric.distance(queries.row(query), rows.row(found.ordinal as usize));
-            Neighbor::new(found.ordinal, distance as f32)
-        };
-        let mut exact: Vec<Neighbor> = candidates.found(query).iter().map(exact).collect();
+    let mut candidates: Vec<Vec<Candidate>> = vec![Vec::new(); queries.rows()];
+    for start in (0..rows.rows()).step_by(block_rows) {
+        let block = rows.slice(start, (start + block_rows).min(rows.rows()));
+        let uploaded = compute.upload(block)?;
+        let found = compute.top_k(queries, &uploaded, metric, wanted.min(block.rows()))?;
+        candidates.par_iter_mut().enumerate().for_each(|(query, candidates)| {
+            let found = found.found(query).iter();
+            candidates.extend(found.map(|found| {
+                let found = Neighbor::new(start as u32 + found.ordinal, found.distance);
+                Candidate { found, exact: None }
+            }));
+            candidates.sort_unstable_by_key(|candidate| candidate.found);
+            candidates.truncate(wanted);
+            // While the block is in memory.
+            for candidate in candidates {
+                let row = || rows.row(candidate.found.ordinal as usize);
+                candidate.exact.get_or_insert_with(|| metric.distance(queries.row(query), row()) as f32);
+            }
+        });
+    }
+    for (query, candidates) in candidates.iter().enumerate() {
+        let exact =
+            |candidate: &Candidate| candidate.exact.map(|d| Neighbor::new(candidate.found.ordinal, d));
+        let mut exact: Vec<Neighbor> = candidates.iter().filter_map(exact).collect();
         exact.sort_unstable();
         exact.truncate(k);
-        nearest[..exact.len()].copy_from_slice(&exact);
-    });
+        truth.row_mut(query)[..exact.len()].copy_from_slice(&exact);
+    }
     Ok(truth)
 }
 
@@ -54,6 +85,15 @@ fn by_definition(queries: VectorView<'_>, rows: VectorView<'_>, metric: Metric, 
         let found = top.sorted();
         nearest[..found.len()].copy_from_slice(found);
     });
+}
+
+/// A row that may be among the nearest.
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    /// As the backend has it.
+    found: Neighbor,
+    /// The distance by definition, once it is computed.
+    exact: Option<f32>,
 }
 
 #[cfg(test)]
@@ -121,10 +161,15 @@ mod tests {
         let queries = VectorBuf::new((0..80).map(|_| random.normal() as f32).collect(), 4);
         for metric in Metric::ALL {
             for k in [1, 10, 599, 600, 700] {
-                let truth = ground_truth(&Sloppy, queries.view(), rows.view(), metric, k).unwrap();
                 let expected =
                     Reference.top_k(queries.view(), &Rows::on_host(rows.view()), metric, k).unwrap();
+                let truth = ground_truth(&Sloppy, queries.view(), rows.view(), metric, k).unwrap();
                 assert_eq!(truth, expected, "{metric} k = {k}");
+                for block_rows in [7, 300] {
+                    let (queries, rows) = (queries.view(), rows.view());
+                    let truth = block_by_block(&Sloppy, queries, rows, metric, (k, block_rows)).unwrap();
+                    assert_eq!(truth, expected, "{metric} k = {k}, {block_rows} rows at a time");
+                }
             }
         }
     }

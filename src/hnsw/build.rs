@@ -14,13 +14,15 @@ use super::cover::{Cover, CoverBuilder};
 use super::duplicates::Duplicates;
 use super::layers::{Layer, Layers};
 use super::links::Links;
-use super::memory::{Load, Memory, Plan, trim};
-use super::numbering::permute;
+use super::memory::{Load, Memory, Plan};
+use super::numbering::{in_order, permute};
 use super::params::HnswParams;
 use super::partition::{Carving, Source, carve};
 use super::prune::Prune;
 use super::reach::growth;
 use super::scratch::ScratchFile;
+use crate::artifact::Element;
+use crate::artifact::spill::{self, Access, Buffer, trim};
 use crate::compute::cpu::{ByteRows, kernels};
 use crate::compute::{Compute, ComputeError, Rows};
 use crate::train::{Observer, Progress, TrainError, check_magnitude};
@@ -146,13 +148,22 @@ pub fn build_within(
     }
     params.check()?;
     check_magnitude(rows.view())?;
-    let builder = Builder { compute, params, memory, observer };
+    let builder = Builder { compute, params, memory, arrays: memory.arrays(), observer };
     let (mut layers, mut order, mut rows) = match metric {
         Metric::InnerProduct => {
             let dim = rows.dim();
-            let mut augmented = augment(rows);
+            // Mapped, the rows themselves are put in order once more; in memory they must not be there twice.
+            let source = builder.arrays.as_ref().map(|_| rows.clone());
+            let mut augmented = builder.augment(rows)?;
             let (layers, order) = builder.graph(&mut augmented, seed)?;
-            (layers, order, first_dimensions(augmented, dim))
+            let rows = match source {
+                None => first_dimensions(augmented, dim),
+                Some(mut rows) => {
+                    builder.put_in_order(&mut rows, &order)?;
+                    rows
+                }
+            };
+            (layers, order, rows)
         }
         Metric::L1 | Metric::Hamming => return Err(BuildError::Metric { metric }),
         Metric::L2 | Metric::Cosine => {
@@ -165,32 +176,19 @@ pub fn build_within(
         // Within a group rows stay as they are: near ones close together.
         let mut by_group: Vec<u32> = (0..order.len() as u32).collect();
         by_group.sort_by_key(|&place| groups[order[place as usize] as usize]);
-        layers = layers.renumbered(&by_group);
-        permute(&mut rows, &by_group);
+        layers = layers.renumbered(builder.arrays.as_deref(), &by_group).map_err(|e| builder.spilling(e))?;
+        builder.put_in_order(&mut rows, &by_group)?;
         order = by_group.iter().map(|&place| order[place as usize]).collect();
     }
     let stats = layers.stats();
-    let mut index = layers.index(rows, metric, params);
+    let mut index =
+        layers.index(builder.arrays.as_deref(), rows, metric, params).map_err(|e| builder.spilling(e))?;
     index.growth = growth(&index, seed);
     trim();
     Ok(Built { index, order, stats })
 }
 
-/// Maximum inner product as nearest neighbours: with a coordinate √(M² − |x|²) added, all rows have length M and
-/// ‖x − y‖² orders as −⟨x, y⟩ does for a query whose added coordinate is 0 (Bachrach et al., RecSys 2014,
-/// doi:10.1145/2645710.2645741). The graph is built in that space; searching it needs only the inner product.
-fn augment(rows: VectorBuf) -> VectorBuf {
-    let norm = |row: &[f32]| row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
-    let longest = rows.view().iter().map(norm).fold(0.0, f64::max);
-    let mut data = Vec::with_capacity(rows.rows() * (rows.dim() + 1));
-    for row in rows.view().iter() {
-        data.extend_from_slice(row);
-        data.push((longest - norm(row)).max(0.0).sqrt() as f32);
-    }
-    VectorBuf::new(data, rows.dim() + 1)
-}
-
-/// The rows without what [`augment`] added, in the memory that they are in.
+/// The rows without what [`Builder::augment`] added, in the memory that they are in.
 fn first_dimensions(rows: VectorBuf, dim: usize) -> VectorBuf {
     let (count, stride) = (rows.rows(), rows.dim());
     let mut values = rows.into_vec();
@@ -222,10 +220,63 @@ struct Builder<'a> {
     compute: &'a dyn Compute,
     params: &'a HnswParams,
     memory: &'a Memory,
+    /// The folder for arrays; `None` is memory.
+    arrays: Option<PathBuf>,
     observer: Observer<'a>,
 }
 
 impl Builder<'_> {
+    /// Maximum inner product as nearest neighbours: with a coordinate √(M² − |x|²) added, all rows have length M and
+    /// ‖x − y‖² orders as −⟨x, y⟩ does for a query whose added coordinate is 0 (Bachrach et al., RecSys 2014,
+    /// doi:10.1145/2645710.2645741). The graph is built in that space; searching it needs only the inner product.
+    fn augment(&self, rows: VectorBuf) -> Result<VectorBuf> {
+        let norm = |row: &[f32]| row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
+        let longest = rows.view().iter().map(norm).fold(0.0, f64::max);
+        let dim = rows.dim() + 1;
+        let mut data = self.buffer(rows.rows() * dim)?;
+        for (row, augmented) in rows.view().iter().zip(data.chunks_exact_mut(dim)) {
+            let (values, added) = augmented.split_at_mut(dim - 1);
+            values.copy_from_slice(row);
+            added[0] = (longest - norm(row)).max(0.0).sqrt() as f32;
+        }
+        Ok(data.into_rows(dim))
+    }
+
+    fn buffer<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
+        Buffer::zeroed(self.arrays.as_deref(), len).map_err(|source| self.spilling(source))
+    }
+
+    fn bytes(&self, rows: VectorView<'_>) -> Result<Option<ByteRows>> {
+        match &self.arrays {
+            None => Ok(ByteRows::encode(rows)),
+            Some(folder) => {
+                let make = |len| Buffer::<f32>::accessed(Access::Anywhere, Some(folder), len);
+                ByteRows::encode_in(rows, make).map_err(|source| self.spilling(source))
+            }
+        }
+    }
+
+    /// Has place `p` of `rows` hold what was row `order[p]`.
+    fn put_in_order(&self, rows: &mut VectorBuf, order: &[u32]) -> Result<()> {
+        match &self.arrays {
+            None => permute(rows, order),
+            Some(folder) => {
+                *rows = in_order(folder, rows.view(), order).map_err(|source| self.spilling(source))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The rows named.
+    fn gather(&self, rows: VectorView<'_>, ordinals: &[u32]) -> Result<VectorBuf> {
+        let dim = rows.dim();
+        let mut data = self.buffer(ordinals.len() * dim)?;
+        for (values, &row) in data.chunks_exact_mut(dim).zip(ordinals) {
+            values.copy_from_slice(rows.row(row as usize));
+        }
+        Ok(data.into_rows(dim))
+    }
+
     /// All layers, from the base up, over rows in an order in which near ones are close together, which `rows` are put in; and
     /// that order.
     fn graph(&self, rows: &mut VectorBuf, seed: u64) -> Result<(Layers, Vec<u32>)> {
@@ -238,14 +289,14 @@ impl Builder<'_> {
         let base = Shape { level: 0, degree: 2 * m, leaf_k, seed };
         let plan = self.plan(rows.view())?;
         let scratch = self.scratch(plan)?;
-        let bytes = ByteRows::encode(rows.view());
+        let bytes = self.bytes(rows.view())?;
         let builder = CoverBuilder::new(total, &duplicates, scratch.as_ref());
         let distinct = duplicates.distinct(total);
         let (cover, order) = self.cover(rows.view(), bytes.as_ref(), distinct, builder, base)?;
         // From here on a row is called by its place: what is near is near in memory, and links need no translation.
         drop(bytes);
         trim();
-        permute(rows, &order);
+        self.put_in_order(rows, &order)?;
         let duplicates = duplicates.renumbered(&order);
         let mut levels: Vec<u8> = order.iter().map(|&row| levels[row as usize]).collect();
         let mut links = self.near(rows.view(), cover, plan, base)?;
@@ -263,7 +314,7 @@ impl Builder<'_> {
             // A descent keeps one row, so it depends on every link more than a search of the base does: as many
             // candidates as there are links, of rows that are few.
             let shape = Shape { level, degree: m, leaf_k: leaf_k.max(m), seed: seed ^ u64::from(level) };
-            let links = self.upper_links(rows.view().gather(&members).view(), shape)?;
+            let links = self.upper_links(self.gather(rows.view(), &members)?.view(), shape)?;
             let components = Components::new(&links);
             layers.push(Layer { members, links, components });
         }
@@ -278,15 +329,19 @@ impl Builder<'_> {
         let none = Duplicates::default();
         let builder = CoverBuilder::in_place(rows.rows(), &none, scratch.as_ref());
         let all = (0..rows.rows() as u32).collect();
-        let bytes = ByteRows::encode(rows);
+        let bytes = self.bytes(rows)?;
         let (cover, _) = self.cover(rows, bytes.as_ref(), all, builder, shape)?;
         drop(bytes);
         self.near(rows, cover, plan, shape)
     }
 
     fn plan(&self, rows: VectorView<'_>) -> Result<Plan> {
+        Plan::new(self.memory, self.load(rows))
+    }
+
+    fn load(&self, rows: VectorView<'_>) -> Load<'_> {
         let threads = rayon::current_num_threads();
-        Plan::new(self.memory, Load { rows: rows.rows(), dim: rows.dim(), params: self.params, threads })
+        Load { rows: rows.rows(), dim: rows.dim(), params: self.params, threads }
     }
 
     fn scratch(&self, plan: Plan) -> Result<Option<ScratchFile>> {
@@ -317,22 +372,24 @@ impl Builder<'_> {
 
     /// Links between rows that share a leaf, near ones in different directions.
     fn near(&self, rows: VectorView<'_>, mut cover: Cover<'_>, plan: Plan, shape: Shape) -> Result<Links> {
-        let bytes = ByteRows::encode(rows);
-        let bytes = bytes.as_ref();
+        let bytes = self.bytes(rows)?;
         let total = rows.rows();
         // In few leaves, a row takes more from each: both ways, as many candidates as there is room for.
         let leaf_k = shape.leaf_k.max(self.params.l_max * total / (2 * cover.slots())).min(64);
         let uploaded = self.compute.upload(rows)?;
+        // From here to the links, rows are asked for one here and one there.
+        let jumping = spill::Jumping::begin();
         let batches = cover.batches();
         for batch in 0..batches {
             self.report(shape.level, "leaves", batch, batches)?;
             let leaves = cover.leaves(batch).map_err(|source| self.spilling(source))?;
-            let found = self.compute.leaf_candidates(&uploaded, bytes, &leaves, leaf_k)?;
+            let found = self.compute.leaf_candidates(&uploaded, bytes.as_ref(), &leaves, leaf_k)?;
             cover.set_nearest(batch, &leaves, &found).map_err(|source| self.spilling(source))?;
         }
         self.report(shape.level, "leaves", batches, batches)?;
         self.report(shape.level, "prune", 0, total)?;
-        let mut links = Links::new(total, shape.degree);
+        let mut links = Links::unset(self.arrays.as_deref(), total, shape.degree)
+            .map_err(|source| self.spilling(source))?;
         let step = total.div_ceil(plan.ranges);
         let params = self.params;
         links
@@ -342,12 +399,13 @@ impl Builder<'_> {
             .try_for_each(|(range, links)| {
                 let first = range * step;
                 let range = first as u32..(first + links.len() / shape.degree) as u32;
-                prune_range((rows, bytes), &cover, params, range, links)
+                prune_range((rows, bytes.as_ref()), &cover, params, range, links)
             })
             .map_err(|source| self.spilling(source))?;
-        drop(cover);
+        drop((cover, bytes, uploaded, jumping));
+        links.written();
         self.report(shape.level, "link", 0, total)?;
-        links.reciprocate();
+        links.reciprocate(self.load(rows).linking_bytes(&plan));
         self.report(shape.level, "link", total, total)?;
         Ok(links)
     }

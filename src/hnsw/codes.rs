@@ -6,9 +6,13 @@
 //! f · ⟨q, u⟩ an unbiased estimate of ⟨q, r⟩ for a query whose direction has nothing to do with the rounding, and exact
 //! where q points to the row itself (RaBitQ, SIGMOD 2024, arXiv 2405.12497; for several bits arXiv 2409.09913).
 
+use std::io;
+use std::path::Path;
+
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::artifact::spill::Buffer;
 use crate::artifact::{Array, Section, TensorError};
 use crate::compute::cpu::{Kernels, prefetch, row_stride};
 use crate::train::{self, round_direction};
@@ -138,23 +142,29 @@ impl Codes {
     /// Rows encoded at once by one task.
     const BLOCK_ROWS: usize = 1024;
 
-    /// Codes of `rows[order[0]], rows[order[1]], …`; none for [`Code::F32`].
-    pub fn encode(rows: VectorView<'_>, order: &[u32], metric: Metric, code: Code) -> Option<Self> {
+    /// Codes of `rows`, in a file in `folder` where there is one; none for [`Code::F32`].
+    pub fn encode(
+        folder: Option<&Path>,
+        rows: VectorView<'_>,
+        metric: Metric,
+        code: Code,
+    ) -> io::Result<Option<Self>> {
         let dim = rows.dim();
-        let layout = Layout::new(code.bits()?, dim, metric);
+        let Some(bits) = code.bits() else { return Ok(None) };
+        let layout = Layout::new(bits, dim, metric);
         let mean = mean(rows);
-        let mut bytes = vec![0u8; rows.rows() * layout.stride];
+        let mut bytes = Buffer::<u8>::zeroed(folder, rows.rows() * layout.stride)?;
         bytes.par_chunks_mut(layout.stride * Self::BLOCK_ROWS).enumerate().for_each(|(block, bytes)| {
             let (mut residual, mut levels) = (vec![0.0; dim], vec![0.0; dim]);
             for (index, out) in bytes.chunks_exact_mut(layout.stride).enumerate() {
-                let row = rows.row(order[block * Self::BLOCK_ROWS + index] as usize);
+                let row = rows.row(block * Self::BLOCK_ROWS + index);
                 for ((residual, x), c) in residual.iter_mut().zip(row).zip(&mean) {
                     *residual = x - c;
                 }
                 encode_row(layout, metric, &residual, &mut levels, out);
             }
         });
-        Some(Self { code, metric, layout, bytes: Array::on_lines(bytes), mean: mean.into() })
+        Ok(Some(Self { code, metric, layout, bytes: bytes.into_array(), mean: mean.into() }))
     }
 
     pub fn section(&self) -> Section {
@@ -333,6 +343,10 @@ mod tests {
         (0..layout.dim).map(value).collect()
     }
 
+    fn encoded(rows: &VectorBuf, metric: Metric, code: Code) -> Codes {
+        Codes::encode(None, rows.view(), metric, code).unwrap().unwrap()
+    }
+
     /// An estimate is that of the definition but for the rounding of the query to 8 bits, whatever the layout.
     #[test]
     fn estimates_are_those_of_the_decoded_rows() {
@@ -342,14 +356,12 @@ mod tests {
                 let mut value = || shift + scale * random.normal() as f32;
                 let rows = VectorBuf::new((0..200 * dim).map(|_| value()).collect(), dim);
                 let query: Vec<f32> = (0..dim).map(|_| value()).collect();
-                let order: Vec<u32> = (0..200).rev().collect();
                 let ordinals = [0, 7, 199, 7, 31];
                 for (metric, code) in Metric::ALL.into_iter().flat_map(|m| CODED.map(|code| (m, code))) {
-                    let codes = Codes::encode(rows.view(), &order, metric, code).unwrap();
+                    let codes = encoded(&rows, metric, code);
                     for (estimate, ordinal) in estimates(&codes, &query, &ordinals).into_iter().zip(ordinals)
                     {
-                        let (defined, bound) =
-                            defined(&codes, &query, rows.row(199 - ordinal as usize), ordinal);
+                        let (defined, bound) = defined(&codes, &query, rows.row(ordinal as usize), ordinal);
                         let error = (f64::from(estimate) - defined).abs();
                         let case = format!("{metric} {} {dim}-d at {shift}", code.name());
                         assert!(error <= bound, "{case}: off by {error}, not {bound}");
@@ -393,9 +405,8 @@ mod tests {
         let mut random = Random::new(2);
         let dim = 96;
         let rows = VectorBuf::new((0..500 * dim).map(|_| random.normal() as f32).collect(), dim);
-        let order: Vec<u32> = (0..500).collect();
         for code in CODED {
-            let codes = Codes::encode(rows.view(), &order, Metric::L2, code).unwrap();
+            let codes = encoded(&rows, Metric::L2, code);
             for row in [0, 17, 499] {
                 let estimate = estimates(&codes, rows.row(row as usize), &[row])[0];
                 assert!(estimate.abs() < 3.0, "{}: {estimate} of about 192", code.name());
@@ -412,7 +423,7 @@ mod tests {
         let order: Vec<u32> = (0..400).collect();
         for metric in Metric::ALL {
             let error = |code: Code| -> f64 {
-                let codes = Codes::encode(rows.view(), &order, metric, code).unwrap();
+                let codes = encoded(&rows, metric, code);
                 let errors = (0..50).map(|query| {
                     let query = rows.row(query);
                     let estimates = estimates(&codes, query, &order);
@@ -430,7 +441,7 @@ mod tests {
     fn what_a_dimension_never_varies_in_costs_nothing() {
         let rows = VectorBuf::new((0..90).flat_map(|i| [5.0, i as f32]).collect(), 2);
         let order: Vec<u32> = (0..90).collect();
-        let codes = Codes::encode(rows.view(), &order, Metric::L2, Code::Sq8).unwrap();
+        let codes = encoded(&rows, Metric::L2, Code::Sq8);
         let estimates = estimates(&codes, &[5.0, 30.0], &order);
         let nearest = (0..90).min_by(|&a, &b| estimates[a].total_cmp(&estimates[b]));
         assert!(nearest.is_some_and(|row: usize| row.abs_diff(30) <= 1), "{nearest:?}");
@@ -441,7 +452,7 @@ mod tests {
         let rows = VectorBuf::new(vec![2.5; 70 * 5], 5);
         let order: Vec<u32> = (0..70).collect();
         for (metric, code) in Metric::ALL.into_iter().flat_map(|m| CODED.map(|code| (m, code))) {
-            let codes = Codes::encode(rows.view(), &order, metric, code).unwrap();
+            let codes = encoded(&rows, metric, code);
             let estimates = estimates(&codes, &[1.0; 5], &order);
             assert!(estimates.iter().all(|e| e.is_finite() && *e == estimates[0]), "{metric} {code:?}");
         }

@@ -133,7 +133,7 @@ mod tests {
             let rows = 5000;
             let data = VectorBuf::new(vec![1.0; rows], 1);
             let duplicates = Duplicates::of(data.view());
-            let mut links = Links::new(rows, degree);
+            let mut links = Links::new(None, rows, degree).unwrap();
             duplicates.hang(&mut links);
             let mut steps = vec![usize::MAX; rows];
             steps[0] = 0;
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn a_row_with_all_its_links_gives_up_one() {
         let data = VectorBuf::new(vec![1.0, 2.0, 3.0, 1.0], 1);
-        let mut links = Links::new(4, 2);
+        let mut links = Links::new(None, 4, 2).unwrap();
         links.add(0, 1);
         links.add(0, 2);
         Duplicates::of(data.view()).hang(&mut links);

@@ -1,11 +1,13 @@
 //! All layers of a graph together: where each row stands, how one layer helps the other, and what an index is made of.
 
+use std::io;
+use std::path::Path;
+
 use super::codes::Codes;
 use super::components::Components;
 use super::links::{Links, NONE};
 use super::params::HnswParams;
 use super::{BuildStats, Hnsw, connect, upper_offsets};
-use crate::artifact::Array;
 use crate::index::KeptVectors;
 use crate::vectors::{Metric, VectorBuf};
 
@@ -90,7 +92,7 @@ impl Layers {
     }
 
     /// The same graph where what is row `order[p]` here is row `p`; every row stands once in `order`.
-    pub fn renumbered(mut self, order: &[u32]) -> Self {
+    pub fn renumbered(mut self, folder: Option<&Path>, order: &[u32]) -> io::Result<Self> {
         let mut places = vec![0; order.len()];
         (0..).zip(order).for_each(|(place, &row)| places[row as usize] = place);
         self.levels = order.iter().map(|&row| self.levels[row as usize]).collect();
@@ -102,7 +104,7 @@ impl Layers {
             own.sort_unstable();
             let mut place_of = vec![0; own.len()];
             (0..).zip(&own).for_each(|(place, &(_, was))| place_of[was as usize] = place);
-            let mut links = Links::new(own.len(), layer.links.degree());
+            let mut links = Links::new(folder, own.len(), layer.links.degree())?;
             for (place, &(_, was)) in (0..).zip(&own) {
                 let slots = links.slots_mut(place).iter_mut();
                 slots.zip(layer.links.of(was)).for_each(|(slot, to)| *slot = place_of[to as usize]);
@@ -110,7 +112,7 @@ impl Layers {
             layer.members = own.into_iter().map(|(row, _)| row).collect();
             layer.links = links;
         }
-        self
+        Ok(self)
     }
 
     pub fn stats(&self) -> BuildStats {
@@ -123,7 +125,13 @@ impl Layers {
     }
 
     /// The graph over `rows`, whose ordinals are their places.
-    pub fn index(self, rows: VectorBuf, metric: Metric, params: &HnswParams) -> Hnsw {
+    pub fn index(
+        self,
+        folder: Option<&Path>,
+        rows: VectorBuf,
+        metric: Metric,
+        params: &HnswParams,
+    ) -> io::Result<Hnsw> {
         let Self { levels, mut layers, entry_point, .. } = self;
         let upper = layers.split_off(1);
         let base = layers.pop().expect("the base layer").links;
@@ -142,12 +150,11 @@ impl Layers {
         }
         drop(upper);
         let degree = base.degree();
-        let ordinals: Vec<u32> = (0..rows.rows() as u32).collect();
-        Hnsw {
+        Ok(Hnsw {
             metric,
-            codes: Codes::encode(rows.view(), &ordinals, metric, params.code),
+            codes: Codes::encode(folder, rows.view(), metric, params.code)?,
             vectors: KeptVectors::whole(rows),
-            links: Array::on_lines(base.into_slots()),
+            links: base.into_slots(),
             degree,
             upper_offsets: upper_offsets(&levels),
             levels: levels.into(),
@@ -155,6 +162,6 @@ impl Layers {
             m: params.m,
             entry_point,
             growth: None,
-        }
+        })
     }
 }

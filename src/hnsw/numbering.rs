@@ -1,6 +1,20 @@
-//! The order in which an index keeps its rows, given to them in the memory that they lie in.
+//! The order in which an index keeps its rows, given to them in the memory that they lie in; or in a file.
 
-use crate::vectors::VectorBuf;
+use std::io;
+use std::path::Path;
+
+use crate::index::{KeepError, KeptVectors, Precision};
+use crate::vectors::{VectorBuf, VectorView};
+
+/// Rows of which place `p` holds what was row `order[p]`, mapped from a file without a name in `folder`. The rows are read once, from the
+/// first to the last.
+pub(super) fn in_order(folder: &Path, rows: VectorView<'_>, order: &[u32]) -> io::Result<VectorBuf> {
+    match KeptVectors::gather_in(folder, rows, order, Precision::F32) {
+        Ok(kept) => Ok(kept.into_rows().expect("they are f32, and mapped")),
+        Err(KeepError::File(error)) => Err(error),
+        Err(error @ KeepError::Overflow { .. }) => unreachable!("f32 holds any f32: {error}"),
+    }
+}
 
 /// Moves rows so that place `p` holds what was row `order[p]`; every row stands once in `order`. Takes one row's memory and a
 /// bit for each: it goes along the cycles of the permutation.
@@ -47,6 +61,8 @@ mod tests {
                 }
                 let mut data = VectorBuf::new((0..rows * dim).map(|i| i as f32).collect(), dim);
                 let expected = data.view().gather(&order);
+                let folder = tempfile::tempdir().unwrap();
+                assert_eq!(in_order(folder.path(), data.view(), &order).unwrap(), expected);
                 permute(&mut data, &order);
                 assert_eq!(data, expected);
             }

@@ -3,14 +3,16 @@
 //! They are in memory, or in a file that is read by range. Of the latter a search first fetches the rows that it will
 //! compare: what it gets are vectors in memory again, and compared by the same kernels.
 
+use std::io;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use half::f16;
 use rayon::prelude::*;
 
-use crate::artifact::spill::array_in_file;
+use crate::artifact::spill::Buffer;
 use crate::artifact::{
     Array, Element, FetchError, Fetching, RangedRows, RangedSection, Section, TensorError,
 };
@@ -39,7 +41,7 @@ impl Precision {
 #[derive(Debug, thiserror::Error)]
 pub enum KeepError {
     #[error("a file for the vectors that are kept")]
-    File(#[from] std::io::Error),
+    File(#[from] io::Error),
     #[error("row {row}: {got} does not fit f16, expected values within ±65504; keep vectors as f32 instead")]
     Overflow { row: usize, got: f32 },
 }
@@ -80,10 +82,14 @@ impl KeptVectors {
         }
     }
 
-    /// Keeps `rows` as they are, in the memory that they are in.
+    /// Keeps `rows` as they are, in the memory, or the file, that they are in.
     pub fn whole(rows: VectorBuf) -> Self {
         let dim = rows.dim();
-        Self { values: Values::F32(Array::on_lines(rows.into_vec())), dim }
+        let values = match rows.into_shared() {
+            Ok(shared) => Array::shared(shared),
+            Err(own) => Array::on_lines(own.into_vec()),
+        };
+        Self { values: Values::F32(values), dim }
     }
 
     /// Keeps `rows[order[0]], rows[order[1]], …`.
@@ -135,14 +141,26 @@ impl KeptVectors {
         Self::check(rows, precision)?;
         let (len, dim) = (order.len() * rows.dim(), rows.dim());
         let values = match precision {
-            Precision::F32 => Values::F32(array_in_file(folder, len, |values| {
-                in_parts(rows, order, values, |value| value)
-            })?),
-            Precision::F16 => Values::F16(array_in_file(folder, len, |values| {
-                in_parts(rows, order, values, f16::from_f32)
-            })?),
+            Precision::F32 => {
+                let mut values = Buffer::zeroed(Some(folder), len)?;
+                in_parts(rows, order, &mut values, |value| value);
+                Values::F32(values.into_array())
+            }
+            Precision::F16 => {
+                let mut values = Buffer::zeroed(Some(folder), len)?;
+                in_parts(rows, order, &mut values, f16::from_f32);
+                Values::F16(values.into_array())
+            }
         };
         Ok(Self { values, dim })
+    }
+
+    /// The rows, to be shared, where they are f32 and in memory or a map.
+    pub fn into_rows(self) -> Option<VectorBuf> {
+        match self.values {
+            Values::F32(values) => Some(VectorBuf::shared(Arc::new(values), self.dim)),
+            Values::F16(_) | Values::Ranged(_) => None,
+        }
     }
 
     pub fn precision(&self) -> Precision {
@@ -392,12 +410,12 @@ fn joined<T: Element>(pieces: &[Bytes]) -> Array<T> {
 /// What [`KeptVectors::gather_in`] holds of the result in memory, twice while it is put in order.
 const PART_BYTES: usize = 16 << 20;
 
-fn in_parts<T: Send + Sync + bytemuck::Pod>(
+fn in_parts<T: Element>(
     rows: VectorView<'_>,
     order: &[u32],
-    values: &mut [T],
+    values: &mut Buffer<T>,
     of: impl Fn(f32) -> T + Sync,
-) -> Result<(), KeepError> {
+) {
     let dim = rows.dim();
     let part_rows = (PART_BYTES / (dim * size_of::<T>())).max(1);
     let mut ordinals = vec![0u32; order.len()];
@@ -405,13 +423,15 @@ fn in_parts<T: Send + Sync + bytemuck::Pod>(
     // By place: the ordinal of the row that arrived there.
     let mut arrived = vec![0u32; order.len()];
     let mut next: Vec<usize> = (0..order.len()).step_by(part_rows).collect();
+    let arriving: &mut [T] = values;
     for (&ordinal, row) in ordinals.iter().zip(rows.iter()) {
         let place = &mut next[ordinal as usize / part_rows];
         arrived[*place] = ordinal;
-        let to = &mut values[*place * dim..(*place + 1) * dim];
+        let to = &mut arriving[*place * dim..(*place + 1) * dim];
         to.iter_mut().zip(row).for_each(|(to, &value)| *to = of(value));
         *place += 1;
     }
+    values.written();
     let parts = values.chunks_mut(part_rows * dim).zip(arrived.chunks(part_rows)).enumerate();
     for (part, (values, arrived)) in parts {
         let first = part * part_rows;
@@ -421,7 +441,6 @@ fn in_parts<T: Send + Sync + bytemuck::Pod>(
             values[place * dim..(place + 1) * dim].copy_from_slice(row);
         }
     }
-    Ok(())
 }
 
 fn gathered<T: Send + bytemuck::Pod>(

@@ -2,6 +2,7 @@
 //! `annvil plan` shows it, a budget is judged by it, and the manifest has it beside what was measured.
 
 use super::forge::{hnsw_params, ivf_params};
+use super::residence;
 use super::scratch::Memory;
 use super::spec::{HnswSpec, IndexParams, IndexSpec, IvfPqSpec, JobSpec, Refine};
 use crate::hnsw::{self, Code};
@@ -14,10 +15,12 @@ use crate::vectors::Metric;
 const READING: u64 = 40 << 20;
 /// … and what of that an allocator cannot give back, since some of each of its pages is in use.
 const AFTER_READING: u64 = 24 << 20;
+/// Of a file that is written to a store, and then read back.
+const PUBLISHING: u64 = 40 << 20;
 /// What each thread has beside: queries, tiles; …
 const PER_THREAD: u64 = 4 << 20;
 /// … and the tables of a batch of queries.
-const SEARCHING: u64 = 12 << 20;
+const SEARCHING: u64 = 6 << 20;
 
 /// What a job is about, as far as its source's metadata tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -47,8 +50,10 @@ pub struct StageMemory {
 pub struct Estimate {
     /// Whether rows, and what is kept of them, lie in files of the scratch folder and are mapped.
     pub spills: bool,
-    /// The most that any stage takes.
+    /// The most that any stage takes of memory of its own.
     pub peak_memory_bytes: u64,
+    /// The most that is resident: of maps as much as the budget has room for, see `residence.rs`.
+    pub peak_resident_bytes: u64,
     /// The most that scratch takes at once.
     pub scratch_bytes: u64,
     /// What is published.
@@ -129,7 +134,8 @@ pub fn estimate(spec: &JobSpec, load: &Load, memory: Memory) -> Estimate {
             bytes: base + held + done + load.columns() + of.building.max(columns),
         });
         let is_given = is_last && !spills && matches!(index.params, IndexParams::Hnsw(_));
-        let searched = if spills { 0 } else { of.sections };
+        // Of a map the order, its inverse, and where a row's upper links are.
+        let searched = if spills { 12 * load.rows } else { of.sections };
         stages.push(StageMemory {
             name: format!("certify {}", index.name),
             bytes: base
@@ -146,10 +152,15 @@ pub fn estimate(spec: &JobSpec, load: &Load, memory: Memory) -> Estimate {
         files = files.max(of.files);
     }
     let output: u64 = index_bytes.iter().sum();
+    let publishing = base + done + PUBLISHING.min(output);
+    stages.push(StageMemory { name: "publish".into(), bytes: publishing });
     let kept = raw + load.columns() + output + 4 * load.rows * spec.indexes.len() as u64;
+    let peak_memory_bytes = stages.iter().map(|stage| stage.bytes).max().unwrap_or(0);
+    let of_maps = spec.memory_budget.filter(|_| spills).map_or(0, residence::limit);
     Estimate {
         spills,
-        peak_memory_bytes: stages.iter().map(|stage| stage.bytes).max().unwrap_or(0),
+        peak_memory_bytes,
+        peak_resident_bytes: peak_memory_bytes.max(of_maps),
         scratch_bytes: match (spills, spec.resume) {
             (true, _) => kept + files,
             (false, true) => kept,
@@ -163,18 +174,22 @@ pub fn estimate(spec: &JobSpec, load: &Load, memory: Memory) -> Estimate {
 
 fn of_index(spec: &JobSpec, index: &IndexSpec, load: &Load, memory: Memory, is_last: bool) -> OfIndex {
     match &index.params {
-        // Encoded from a copy of the rows.
+        // Encoded from a copy of the rows, or by way of scratch; in files, that is put in order part by part.
         IndexParams::Flat(_) => OfIndex {
-            building: load.raw() * if memory == Memory::Own { 2 } else { 1 },
+            building: match memory {
+                Memory::Own if spec.resume => load.raw(),
+                Memory::Own => 2 * load.raw(),
+                Memory::Mapped => 12 * load.rows + load.raw().min(32 << 20),
+            },
             sections: load.raw(),
-            files: 0,
+            files: if memory == Memory::Own { 0 } else { load.raw() },
         },
-        IndexParams::IvfPq(params) => ivf_pq(params, index.metric, load, memory),
+        IndexParams::IvfPq(params) => ivf_pq(params, index.metric, load, memory, spec.resume),
         IndexParams::Hnsw(params) => hnsw(spec, params, index.metric, load, memory, is_last),
     }
 }
 
-fn ivf_pq(params: &IvfPqSpec, metric: Metric, load: &Load, memory: Memory) -> OfIndex {
+fn ivf_pq(params: &IvfPqSpec, metric: Metric, load: &Load, memory: Memory, is_kept: bool) -> OfIndex {
     let (rows, dim) = (load.rows as usize, load.dim as usize);
     let resolved = ivf_params(params, rows, dim);
     let kept = match params.refine {
@@ -216,7 +231,8 @@ fn ivf_pq(params: &IvfPqSpec, metric: Metric, load: &Load, memory: Memory) -> Of
         Memory::Own => OfIndex {
             building: (gathered + training)
                 .max(encoding + kept)
-                .max(8 * load.rows + sections + kept.max(codes)),
+                // Sections are encoded beside what they are made of, but for an entry in scratch.
+                .max(8 * load.rows + sections + if is_kept { 0 } else { kept.max(codes) }),
             sections,
             files: 0,
         },
@@ -238,23 +254,42 @@ fn hnsw(
     is_last: bool,
 ) -> OfIndex {
     let graph = graph_bytes(params, load.rows, load.dim);
-    // Of rows that are handed over there is no copy.
-    let rows = if is_last && memory == Memory::Own { 0 } else { load.raw() };
     let augmented = if metric == Metric::InnerProduct { load.raw() + 4 * load.rows } else { 0 };
-    let working = graph_working(spec, params, load);
-    // Each section is encoded beside what it is made of, or streamed.
-    let encoding = match memory {
-        Memory::Own => load.raw().max(graph),
-        Memory::Mapped => 0,
-    };
+    let working = graph_working(spec, params, load, memory);
     let sections = load.raw() + graph;
-    OfIndex { building: rows + graph + augmented.max(working).max(encoding), sections, files: load.rows * 64 }
+    match memory {
+        Memory::Own => {
+            // Of rows that are handed over there is no copy.
+            let rows = if is_last { 0 } else { load.raw() };
+            // Each section is encoded beside what it is made of, but for an entry in scratch.
+            let encoding = if spec.resume { 0 } else { load.raw().max(graph) };
+            let building = rows + graph + augmented.max(working).max(encoding);
+            OfIndex { building, sections, files: load.rows * 64 }
+        }
+        Memory::Mapped => {
+            let params = hnsw_params(params);
+            // Rows in order, bytes, links, leaves and what was found in them; later the sections, which are counted, and what they are
+            // written from.
+            let leaves =
+                load.rows * params.fanout.iter().product::<usize>() as u64 * (4 + 2 * params.leaf_k as u64);
+            let bytes = load.raw() / 3 + 64 * load.rows;
+            let linking = 2 * augmented + load.raw() + graph + bytes + leaves;
+            let files = linking.saturating_sub(sections).max(sections + augmented);
+            OfIndex { building: 4 * load.rows + working, sections, files }
+        }
+    }
 }
 
-/// What a job's budget leaves a graph's build, beside its rows and the graph.
-pub(super) fn graph_budget(params: &HnswSpec, budget: u64, load: &Load) -> u64 {
-    let beside = load.base() + load.after_reading() + load.columns() + load.raw();
-    budget.saturating_sub(beside + graph_bytes(params, load.rows, load.dim)).max(1 << 20)
+/// What a job's budget leaves a graph's build: in memory beside its rows and the graph; in files, of what may be resident, so that
+/// what is read at random need not be read from them twice.
+pub(super) fn graph_budget(params: &HnswSpec, budget: u64, load: &Load, is_mapped: bool) -> u64 {
+    let beside = load.base() + load.after_reading() + load.columns();
+    let left = if is_mapped {
+        residence::limit(budget).saturating_sub(beside + 8 * load.rows)
+    } else {
+        budget.saturating_sub(beside + load.raw() + graph_bytes(params, load.rows, load.dim))
+    };
+    left.max(1 << 20)
 }
 
 /// Links and codes.
@@ -274,12 +309,13 @@ fn graph_bytes(params: &HnswSpec, rows: u64, dim: u64) -> u64 {
 }
 
 /// At most; with a budget that is too small, the least.
-fn graph_working(spec: &JobSpec, params: &HnswSpec, load: &Load) -> u64 {
+fn graph_working(spec: &JobSpec, params: &HnswSpec, load: &Load, memory: Memory) -> u64 {
     let given = params.expert.memory_budget.given().map(|bytes| bytes as u64);
     let (rows, dim) = (load.rows as usize, load.dim as usize);
-    let left = |budget| graph_budget(params, budget, load);
+    let is_mapped = memory == Memory::Mapped;
+    let left = |budget| graph_budget(params, budget, load, is_mapped);
     let budget = given.or_else(|| spec.memory_budget.map(left));
-    let memory = hnsw::Memory { budget, scratch: None };
+    let memory = hnsw::Memory { budget, scratch: None, is_mapped };
     match hnsw::working_bytes(&memory, rows, dim, &hnsw_params(params), load.threads as usize) {
         Ok(bytes) => bytes,
         Err(hnsw::BuildError::Budget { expected, .. }) => expected,

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::estimate::{self, Load};
 use super::progress::{self, Progress, Unit};
-use super::scratch::{Draft, ScratchError, Taken};
+use super::scratch::{self, Draft, ScratchError, Taken};
 use super::spec::{Auto, CodeSpec, HnswSpec, IndexParams, IndexSpec, IvfPqSpec, Refine};
 use crate::artifact::columns::{self, ATTRIBUTES_FILE, IDS_FILE};
 use crate::artifact::partitions::{self, Partitions};
@@ -88,21 +88,20 @@ pub(super) struct Anvil<'a> {
 }
 
 impl Anvil<'_> {
-    /// Builds, encodes, decodes and assembles. What is certified later is what is published, bytes and all. With a `draft`, sections and
-    /// what they are made of go to files in it, and are mapped.
+    /// Builds, encodes, decodes and assembles. What is certified later is what is published, bytes and all.
     pub(super) fn forge(
         &self,
         mut rows: Rows<'_>,
         spec: &IndexSpec,
-        mut draft: Option<&mut Draft>,
+        encoder: &mut Encoder,
     ) -> Result<Forged, Error> {
         let watch = Watch::new(self.progress, &spec.name);
         let partitions =
             spec.partition_by.as_deref().map(|column| partition_keys(rows.dataset(), column)).transpose()?;
         let partitions = partitions.as_ref();
-        let folder = draft.as_ref().map(|draft| draft.folder().to_path_buf());
+        let folder = encoder.folder();
         let Raw { sections, order, training, warnings, details } = match &spec.params {
-            IndexParams::Flat(_) => flat(rows.dataset(), spec, partitions)?,
+            IndexParams::Flat(_) => flat(rows.dataset(), spec, partitions, folder.as_deref())?,
             IndexParams::IvfPq(params) => {
                 self.ivf_pq(rows.dataset(), spec, params, folder.as_deref(), &watch)?
             }
@@ -114,17 +113,11 @@ impl Anvil<'_> {
         watch.finish();
         let mut files = Vec::with_capacity(sections.len() + 2);
         let mut decoded = Vec::with_capacity(sections.len());
-        // Each section's own tensors are dropped once they are encoded, and the index uses the encoded ones in place: one copy
-        // of the index in memory, not two.
+        // Each section's own tensors are dropped once they are encoded, and the index uses the encoded ones in place.
         for section in sections {
-            let (file_name, bytes) = match &mut draft {
-                Some(draft) => streamed(&section, draft)?,
-                None => {
-                    let encoded = safetensors::encode(&section);
-                    (encoded.file_name, encoded.bytes)
-                }
-            };
-            decoded.push(safetensors::decode(&section.name, bytes.clone()).map_err(internal)?);
+            let name = section.name.clone();
+            let (file_name, bytes) = encoder.encode(section)?;
+            decoded.push(safetensors::decode(&name, bytes.clone()).map_err(internal)?);
             files.push((file_name, bytes));
         }
         let index = loader::assemble(spec.params.kind(), &decoded).map_err(internal)?;
@@ -171,8 +164,8 @@ impl Anvil<'_> {
         folder: Option<PathBuf>,
         watch: &Watch<'_>,
     ) -> Result<Raw, Error> {
-        let budget = self.graph_budget(params);
-        let memory = Memory { budget, scratch: folder };
+        let is_mapped = folder.is_some();
+        let memory = Memory { budget: self.graph_budget(params, is_mapped), scratch: folder, is_mapped };
         let params = hnsw_params(params);
         let observer = |state: train::Progress| watch.observe(state);
         let built =
@@ -186,10 +179,10 @@ impl Anvil<'_> {
         })
     }
 
-    /// What the graph's build may take: what it is given, or what the job's budget leaves beside rows and graph.
-    fn graph_budget(&self, params: &HnswSpec) -> Option<u64> {
+    /// What the graph's build may take: what it is given, or what the job's budget leaves.
+    fn graph_budget(&self, params: &HnswSpec, is_mapped: bool) -> Option<u64> {
         let given = params.expert.memory_budget.given().map(|bytes| bytes as u64);
-        given.or_else(|| Some(estimate::graph_budget(params, self.memory_budget?, self.load?)))
+        given.or_else(|| Some(estimate::graph_budget(params, self.memory_budget?, self.load?, is_mapped)))
     }
 }
 
@@ -201,17 +194,67 @@ pub(crate) fn forge(
     seed: u64,
     progress: &Progress,
 ) -> Result<Forged, Error> {
-    Anvil { compute, seed, memory_budget: None, progress, load: None }.forge(rows, spec, None)
+    let anvil = Anvil { compute, seed, memory_budget: None, progress, load: None };
+    anvil.forge(rows, spec, &mut Encoder::to_memory(None))
 }
 
-/// A section in a file of the draft, with no copy of it in memory.
-fn streamed(section: &Section, draft: &mut Draft) -> Result<(String, Bytes), Error> {
-    let name = safetensors::section_file_name(&section.name);
-    let (path, mut file) = draft.create(&name)?;
-    let written = safetensors::write(section, &mut file).and_then(|()| file.flush());
-    written.map_err(|source| ScratchError::Io { path, source })?;
-    let bytes = draft.adopt(&name)?;
-    Ok((name, bytes))
+/// Encodes sections: where there is a draft in a file of it. From there they come back to memory when what they are made of is gone, so
+/// that each is there once; or they stay there, mapped, as what they are made of does.
+pub(super) struct Encoder {
+    /// `None`: beside what they are made of, in memory.
+    draft: Option<Draft>,
+    memory: scratch::Memory,
+    /// Why there is no draft any more.
+    failure: Option<ScratchError>,
+}
+
+impl Encoder {
+    /// That stays in memory if the draft's disk fails.
+    pub fn to_memory(draft: Option<Draft>) -> Self {
+        Self { draft, memory: scratch::Memory::Own, failure: None }
+    }
+
+    pub fn to_files(draft: Draft) -> Self {
+        Self { draft: Some(draft), memory: scratch::Memory::Mapped, failure: None }
+    }
+
+    /// The draft with all sections, or why there is none, if there was one.
+    pub fn finish(self) -> Result<Option<Draft>, ScratchError> {
+        self.failure.map_or(Ok(self.draft), Err)
+    }
+
+    /// For arrays that memory has no room for.
+    fn folder(&self) -> Option<PathBuf> {
+        let draft = self.draft.as_ref().filter(|_| self.memory == scratch::Memory::Mapped);
+        draft.map(|draft| draft.folder().to_path_buf())
+    }
+
+    fn encode(&mut self, section: Section) -> Result<(String, Bytes), ScratchError> {
+        let name = safetensors::section_file_name(&section.name);
+        if let Some(mut draft) = self.draft.take() {
+            match (write_section(&section, &name, &draft), self.memory) {
+                (Ok(()), memory) => {
+                    drop(section);
+                    let bytes = draft.adopt(&name, memory)?;
+                    self.draft = Some(draft);
+                    return Ok((name, bytes));
+                }
+                (Err(error), scratch::Memory::Mapped) => return Err(error),
+                (Err(error), scratch::Memory::Own) => self.failure = Some(error),
+            }
+        }
+        let encoded = safetensors::encode(&section);
+        Ok((encoded.file_name, encoded.bytes))
+    }
+}
+
+fn write_section(section: &Section, name: &str, draft: &Draft) -> Result<(), ScratchError> {
+    let (path, mut file) = draft.create(name)?;
+    let written = safetensors::write(section, &mut file).and_then(|()| {
+        file.flush()?;
+        file.get_ref().sync_data()
+    });
+    written.map_err(|source| ScratchError::Io { path, source })
 }
 
 const ORDER: &str = "order.u32";
@@ -263,12 +306,22 @@ fn internal(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::Internal(Box::new(error))
 }
 
-fn flat(rows: &Dataset, spec: &IndexSpec, partitions: Option<&RowIds>) -> Result<Raw, Error> {
+fn flat(
+    rows: &Dataset,
+    spec: &IndexSpec,
+    partitions: Option<&RowIds>,
+    folder: Option<&Path>,
+) -> Result<Raw, Error> {
     let order = match partitions {
         Some(keys) => keys.in_order().to_vec(),
         None => (0..rows.rows() as u32).collect(),
     };
-    let vectors = KeptVectors::gather(rows.vectors.view(), &order, Precision::F32).map_err(internal)?;
+    let view = rows.vectors.view();
+    let vectors = match folder {
+        Some(folder) => KeptVectors::gather_in(folder, view, &order, Precision::F32),
+        None => KeptVectors::gather(view, &order, Precision::F32),
+    };
+    let vectors = vectors.map_err(internal)?;
     let index = FlatIndex::over(vectors, spec.metric);
     Ok(Raw {
         sections: index.sections(),
@@ -408,5 +461,45 @@ impl<'a> Watch<'a> {
         if let Some(current) = self.current.into_inner().unwrap_or_else(PoisonError::into_inner) {
             current.stage.finish();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scratch::Key;
+    use super::*;
+
+    fn section() -> Section {
+        Section::new("links").with("links", &Array::from_vec((0..5000u32).collect()), &[50, 100])
+    }
+
+    #[test]
+    fn sections_are_the_same_bytes_wherever_they_are_encoded() {
+        let root = tempfile::tempdir().unwrap();
+        let key = Key::of("index", &serde_json::json!(1));
+        let draft = |name: &str| Draft::begin(root.path().join(name), "index", key).unwrap();
+        let expected = safetensors::encode(&section());
+        let broken = draft("gone-1");
+        std::fs::remove_dir_all(broken.folder()).unwrap();
+        for (mut encoder, is_kept) in [
+            (Encoder::to_memory(None), Some(false)),
+            (Encoder::to_memory(Some(draft("a-1"))), Some(true)),
+            (Encoder::to_files(draft("b-1")), Some(true)),
+            // What cannot be kept is in memory all the same.
+            (Encoder::to_memory(Some(broken)), None),
+        ] {
+            let (name, bytes) = encoder.encode(section()).unwrap();
+            assert_eq!((name, &bytes), (expected.file_name.clone(), &expected.bytes));
+            match (encoder.finish(), is_kept) {
+                (Ok(draft), Some(is_kept)) => {
+                    assert_eq!(draft.is_some_and(|draft| draft.has("links.safetensors")), is_kept)
+                }
+                (Err(ScratchError::Io { .. }), None) => {}
+                (finished, _) => panic!("{:?}", finished.err()),
+            }
+        }
+        let gone = draft("gone-2");
+        std::fs::remove_dir_all(gone.folder()).unwrap();
+        assert!(Encoder::to_files(gone).encode(section()).is_err(), "memory has no room for it");
     }
 }

@@ -10,7 +10,7 @@ use super::quantity;
 use super::residence;
 use super::run::{Job, on_threads};
 use super::scratch::{self, Memory, Scratch};
-use super::spec::{IndexParams, JobSpec, QueriesSpec};
+use super::spec::{JobSpec, QueriesSpec};
 use crate::error::Error;
 use crate::source::Source;
 use crate::store::runtime;
@@ -22,11 +22,10 @@ const PROCESS_BYTES: u64 = 36 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     #[error(
-        "memory_budget = \"{}\" is less than this job takes: `{stage}` needs {} with all rows in scratch; a budget of {} would fit{}",
-        quantity::bytes(*budget), quantity::bytes(*needed), with_room(*least),
-        if *is_resident { ", or an `ivf_pq`, whose vectors need not be in memory" } else { "" }
+        "memory_budget = \"{}\" is less than this job takes: `{stage}` needs {} with all rows in scratch; a budget of {} would fit",
+        quantity::bytes(*budget), quantity::bytes(*needed), with_room(*least)
     )]
-    Memory { budget: u64, stage: String, needed: u64, least: u64, is_resident: bool },
+    Memory { budget: u64, stage: String, needed: u64, least: u64 },
     #[error(
         "scratch {folder} has {} free, this job needs {}: name another disk's folder as `scratch`{}",
         quantity::bytes(*free), quantity::bytes(*needed),
@@ -110,9 +109,6 @@ pub(super) fn size(spec: &JobSpec, load: Load, fetched_bytes: u64) -> Result<Siz
     // A graph's build is counted with the least that it can be given.
     Err(PlanError::Memory {
         budget,
-        is_resident: spec.indexes.iter().any(|index| {
-            !matches!(index.params, IndexParams::IvfPq(_)) && worst.name == format!("build {}", index.name)
-        }),
         stage: worst.name.clone(),
         needed: worst.bytes,
         least: in_files.peak_memory_bytes.min(in_memory.peak_memory_bytes),

@@ -10,7 +10,7 @@ use super::spec::IndexSpec;
 use super::summary::{BuildSummary, BuiltIndex, Outcome, RowCounts, StageCost};
 use super::truth::Measured;
 use crate::artifact::neighbors::{self, NEIGHBORS_KEPT};
-use crate::artifact::{self, Digest, queries as kept_queries, safetensors};
+use crate::artifact::{self, Digest, queries as kept_queries, safetensors, spill};
 use crate::error::Error;
 use crate::report::GroundTruth;
 use crate::source;
@@ -50,6 +50,7 @@ impl Job<'_> {
                     let version = own.enter(&format!("publish {}", index.spec.name), |moved| {
                         self.publish_once(index.spec, &index.key, index.forged.files, draft, moved)
                     })?;
+                    spill::trim();
                     let uri = format!("{}/{}", self.spec.output.uri.resolved(), index.spec.name);
                     Outcome::Published { uri, version, size_bytes }
                 }
@@ -119,7 +120,7 @@ impl Job<'_> {
         let Sizing { estimate, fetched_bytes, .. } = self.sizing.as_ref()?;
         let place = self.spec.indexes.iter().position(|other| other.name == index.name)?;
         Some(artifact::Planned {
-            peak_memory_bytes: estimate.peak_memory_bytes,
+            peak_memory_bytes: estimate.peak_resident_bytes,
             read_bytes: *fetched_bytes,
             index_bytes: estimate.index_bytes[place],
         })

@@ -1,5 +1,5 @@
 //! Keeps what this process has resident within a budget, as far as maps of files are concerned: their pages are taken out when it
-//! comes near. What it has in memory of its own is the stages' matter, see `estimate.rs`. Pages that the system still has come back
+//! comes near, and what an allocator keeps of freed memory. What else it has of its own is the stages' matter, see `estimate.rs`. Pages that the system still has come back
 //! within milliseconds: some tens of MiB more than the budget may be resident for a moment, of which none is needed: where a limit
 //! is enforced (a cgroup's), the system takes them itself.
 
@@ -16,6 +16,11 @@ const INTERVAL: Duration = Duration::from_millis(2);
 /// Less than this is not worth the faults that bring it back.
 const LEAST: u64 = 8 << 20;
 
+/// From how much on pages are taken out, of a budget.
+pub(super) fn limit(budget: u64) -> u64 {
+    budget / 8 * 7
+}
+
 /// Looks after a budget until it is dropped.
 pub(super) struct Residence {
     ended: Arc<AtomicBool>,
@@ -29,13 +34,16 @@ impl Residence {
         resident_bytes()?;
         let ended = Arc::new(AtomicBool::new(false));
         let watched = ended.clone();
-        let limit = budget / 8 * 7;
+        let limit = limit(budget);
         let watch = move || {
-            // What was resident after the last time, which is not in maps: it is not tried again for nothing.
+            // What was resident after the last time, which is neither in maps nor free: it is not tried again for nothing.
             let mut rest = 0;
             while !watched.load(Ordering::Relaxed) {
                 if resident_bytes().is_some_and(|resident| resident > limit.max(rest + LEAST)) {
-                    spill::give_back();
+                    spill::give_back(&|| resident_bytes().is_none_or(|resident| resident + LEAST <= limit));
+                    if resident_bytes().is_some_and(|resident| resident > limit) {
+                        spill::trim();
+                    }
                     rest = resident_bytes().unwrap_or(0);
                 }
                 std::thread::park_timeout(INTERVAL);

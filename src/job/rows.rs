@@ -218,7 +218,7 @@ impl Job<'_> {
             read.held_out = Some(VectorBuf::new(queries, dim));
         }
         drop(file);
-        let mapped = draft.adopt(VECTORS)?;
+        let mapped = draft.adopt(VECTORS, Memory::Mapped)?;
         read.keep_others(&mut draft)?;
         read.rows.vectors = vectors_of(mapped, dim).map_err(Error::Internal)?;
         draft.seal(read.record(&ledger.stages()[mark..]))?;
@@ -322,16 +322,10 @@ impl Read {
 
 /// Vectors that stay in an entry's bytes.
 pub(super) fn vectors_of(bytes: Bytes, dim: usize) -> Result<VectorBuf, Cause> {
-    struct Values(artifact::Array<f32>);
-    impl AsRef<[f32]> for Values {
-        fn as_ref(&self) -> &[f32] {
-            &self.0
-        }
-    }
     if dim == 0 || !bytes.len().is_multiple_of(4 * dim) {
         return Err(format!("{} bytes are no rows of {dim} f32", bytes.len()).into());
     }
-    Ok(VectorBuf::shared(Arc::new(Values(artifact::Array::from_bytes(bytes))), dim))
+    Ok(VectorBuf::shared(Arc::new(artifact::Array::<f32>::from_bytes(bytes)), dim))
 }
 
 /// Takes the chosen rows out of a file of rows and closes the gaps: one pass, in pieces.

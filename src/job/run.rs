@@ -14,7 +14,7 @@ use std::ops::ControlFlow;
 use serde_json::json;
 
 use super::backend;
-use super::forge::{self, Anvil, Forged};
+use super::forge::{self, Anvil, Encoder, Forged};
 use super::ledger::Ledger;
 use super::plan::Sizing;
 use super::progress::{Progress, Unit};
@@ -189,10 +189,10 @@ impl<'a> Job<'a> {
                 Err(why) => self.scratch.refuse(&stage, &key, &why),
             }
         }
-        // Sections that memory has no room for are written to the entry at once.
-        let mut draft = match self.memory {
-            Memory::Own => None,
-            Memory::Mapped => Some(self.scratch.draft_of_need(&stage, &key)?),
+        // Sections are written to the entry at once.
+        let mut encoder = match self.memory {
+            Memory::Own => Encoder::to_memory(self.scratch.draft_if_kept(&stage, &key)),
+            Memory::Mapped => Encoder::to_files(self.scratch.draft_of_need(&stage, &key)?),
         };
         let stage_name = format!("build {}", index.name);
         let forged = ledger.enter_on(self.compute, self.progress, &stage_name, || {
@@ -202,18 +202,20 @@ impl<'a> Job<'a> {
             let load = self.sizing.as_ref().map(|sizing| &sizing.load);
             let (seed, memory_budget) = (self.spec.seed, self.spec.memory_budget);
             let anvil = Anvil { compute: self.compute, seed, memory_budget, progress: self.progress, load };
-            anvil.forge(rows, index, draft.as_mut())
+            anvil.forge(rows, index, &mut encoder)
         })?;
         for warning in &forged.warnings {
             self.progress.warn(format!("{}: {warning}", index.name));
         }
         spill::trim();
-        match draft {
-            Some(mut draft) => {
-                let meta = forged.keep(&mut draft, ledger.stages())?;
-                draft.seal(meta)?;
-            }
-            None => self.scratch.keep(&stage, &key, |draft| forged.keep(draft, ledger.stages())),
+        let kept = encoder.finish().and_then(|draft| {
+            let Some(mut draft) = draft else { return Ok(()) };
+            let meta = forged.keep(&mut draft, ledger.stages())?;
+            draft.seal(meta)
+        });
+        match (kept, self.memory) {
+            (Err(error), Memory::Own) => self.scratch.not_kept(&stage, &error),
+            (kept, _) => kept?,
         }
         Ok(ForgedIndex { forged, ledger, key })
     }
@@ -240,6 +242,8 @@ impl<'a> Job<'a> {
             }
         }
         let mark = ledger.stages().len();
+        // Searches read where their queries lead them.
+        let jumping = spill::Jumping::begin();
         let certified = ledger.enter(&format!("certify {}", spec.name), |_| {
             let stage = self.progress.stage(format!("{}: certify", spec.name), Unit::Count("settings"), None);
             let queries = measured.queries.view();
@@ -262,6 +266,8 @@ impl<'a> Job<'a> {
             stage.finish();
             Ok::<_, Error>(certified)
         })?;
+        drop(jumping);
+        spill::trim();
         self.scratch
             .keep(&stage, &key, |_| Ok(json!({ "certified": certified, "stages": ledger.stages()[mark..] })));
         Ok(CertifiedIndex { spec, forged, certified, ledger, key })

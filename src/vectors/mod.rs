@@ -13,4 +13,4 @@ pub use metric::{Metric, OfProducts};
 pub use neighbors::{Neighbor, Neighbors, TopK};
 pub use norm::{normalize, squared_norm};
 pub use random::Random;
-pub use view::{VectorBuf, VectorView};
+pub use view::{SharedValues, VectorBuf, VectorView};

@@ -164,6 +164,17 @@ impl VectorBuf {
         self.data.own().extend_from_slice(row);
     }
 
+    /// The values of shared rows, where they are; of other rows these rows.
+    ///
+    /// # Errors
+    /// The rows themselves, where they are nobody else's.
+    pub fn into_shared(self) -> Result<SharedValues, Self> {
+        match self.data {
+            Data::Shared(values) => Ok(values),
+            data => Err(Self { data, ..self }),
+        }
+    }
+
     /// The values; of shared ones a copy.
     pub fn into_vec(mut self) -> Vec<f32> {
         std::mem::take(self.data.own())
@@ -184,7 +195,10 @@ mod tests {
         written.row_mut(0)[0] = 9.0;
         written.push(&[5.0, 6.0]);
         assert!(!written.is_shared());
+        assert_eq!(written.clone().into_shared().err(), Some(written.clone()));
         assert_eq!(written.into_vec(), [9.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        let back = shared.clone().into_shared().unwrap();
+        assert_eq!((*back).as_ref().as_ptr(), values.as_ptr());
         assert_eq!(shared.into_vec(), *values);
     }
 }

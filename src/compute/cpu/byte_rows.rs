@@ -4,22 +4,39 @@
 //! an integer: exact, the same on every instruction set, and four dimensions to an instruction's f32. What is lost is
 //! told by [`ByteRows::resolution`]: nearer rows are for the vectors themselves to compare.
 
+use std::sync::Arc;
+
 use rayon::prelude::*;
 
 use super::panels::Aligned;
 use super::{Kernels, kernels, prefetch, row_stride};
 use crate::compute::DeviceCopy;
-use crate::vectors::VectorView;
+use crate::vectors::{SharedValues, VectorView};
 
 /// See [`ByteRows::encode`].
 pub struct ByteRows {
-    data: Aligned,
+    data: Data,
     rows: usize,
     dim: usize,
     /// Four bytes each, of one row.
     units: usize,
     #[cfg_attr(not(feature = "gpu"), expect(dead_code, reason = "no device, no copies"))]
     pub(in crate::compute) copy: DeviceCopy,
+}
+
+enum Data {
+    Own(Aligned),
+    /// Where [`ByteRows::encode_in`] was told to put them.
+    Elsewhere(SharedValues),
+}
+
+impl Data {
+    fn as_slice(&self) -> &[f32] {
+        match self {
+            Data::Own(values) => values.as_slice(),
+            Data::Elsewhere(values) => (**values).as_ref(),
+        }
+    }
 }
 
 /// Bytes of the integer behind a row's dimensions.
@@ -34,10 +51,41 @@ impl ByteRows {
 
     /// Bytes b = 128 + (x − middle) / step, rounded. `None` where there are none to be had: too many dimensions.
     pub fn encode(rows: VectorView<'_>) -> Option<Self> {
-        let dim = rows.dim();
-        if rows.is_empty() || dim > Self::MAX_DIM {
-            return None;
+        let len = Self::size_bytes(rows.rows(), rows.dim()) / 4;
+        let mut data = Aligned::default();
+        (len > 0).then(|| {
+            Self::fill(rows, data.resized(len));
+            Self::over(Data::Own(data), rows)
+        })
+    }
+
+    /// [`encode`](Self::encode) into memory of the caller's, which `make` is asked for so many values of.
+    ///
+    /// # Errors
+    /// Those of `make`.
+    pub fn encode_in<S, E>(
+        rows: VectorView<'_>,
+        make: impl FnOnce(usize) -> Result<S, E>,
+    ) -> Result<Option<Self>, E>
+    where
+        S: AsMut<[f32]> + AsRef<[f32]> + Send + Sync + 'static,
+    {
+        let len = Self::size_bytes(rows.rows(), rows.dim()) / 4;
+        if len == 0 {
+            return Ok(None);
         }
+        let mut data = make(len)?;
+        Self::fill(rows, data.as_mut());
+        Ok(Some(Self::over(Data::Elsewhere(Arc::new(data)), rows)))
+    }
+
+    fn over(data: Data, rows: VectorView<'_>) -> Self {
+        let units = row_stride(rows.dim() + NORM) / 4;
+        Self { data, rows: rows.rows(), dim: rows.dim(), units, copy: DeviceCopy::default() }
+    }
+
+    fn fill(rows: VectorView<'_>, data: &mut [f32]) {
+        let dim = rows.dim();
         let (least, greatest) = ranges(rows);
         let middle: Vec<f32> =
             least.iter().zip(&greatest).map(|(low, high)| low / 2.0 + high / 2.0).collect();
@@ -45,8 +93,7 @@ impl ByteRows {
             least.iter().zip(&greatest).fold(0f32, |widest, (low, high)| widest.max(high / 2.0 - low / 2.0));
         let per_step = if widest > 0.0 { (127.0 / widest).min(f32::MAX) } else { 0.0 };
         let stride = row_stride(dim + NORM);
-        let mut data = Aligned::default();
-        let bytes: &mut [u8] = bytemuck::cast_slice_mut(data.resized(rows.rows() * stride / 4));
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(data);
         bytes.par_chunks_mut(stride * BLOCK_ROWS).zip(rows.as_slice().par_chunks(dim * BLOCK_ROWS)).for_each(
             |(bytes, rows)| {
                 for (bytes, row) in bytes.chunks_exact_mut(stride).zip(rows.chunks_exact(dim)) {
@@ -62,7 +109,6 @@ impl ByteRows {
                 }
             },
         );
-        Some(Self { data, rows: rows.rows(), dim, units: stride / 4, copy: DeviceCopy::default() })
     }
 
     /// Bytes of memory that so many rows of `dim` dimensions take.
@@ -107,14 +153,6 @@ impl ByteRows {
     fn bytes(&self) -> &[u8] {
         bytemuck::cast_slice(self.as_floats())
     }
-
-    fn row(&self, ordinal: u32) -> &[u8] {
-        &self.bytes()[ordinal as usize * self.units * 4..][..self.units * 4]
-    }
-
-    fn norm(&self, ordinal: u32) -> i32 {
-        self.as_units()[(ordinal as usize + 1) * self.units - 1]
-    }
 }
 
 /// The least and greatest value of each dimension.
@@ -139,7 +177,10 @@ fn ranges(rows: VectorView<'_>) -> (Vec<f32>, Vec<f32>) {
 
 /// One row, prepared for distances to others.
 pub struct ByteQuery<'a> {
-    rows: &'a ByteRows,
+    dim: usize,
+    stride: usize,
+    /// Of all rows.
+    bytes: &'a [u8],
     kernels: &'static Kernels,
     values: Vec<i8>,
     products: Vec<i32>,
@@ -147,24 +188,35 @@ pub struct ByteQuery<'a> {
 
 impl<'a> ByteQuery<'a> {
     pub fn new(rows: &'a ByteRows) -> Self {
-        Self { rows, kernels: kernels(), values: vec![0; rows.units * 4], products: Vec::new() }
+        let stride = rows.units * 4;
+        let (values, products) = (vec![0; stride], Vec::new());
+        Self { dim: rows.dim, stride, bytes: rows.bytes(), kernels: kernels(), values, products }
+    }
+
+    fn row(&self, ordinal: u32) -> &'a [u8] {
+        &self.bytes[ordinal as usize * self.stride..][..self.stride]
+    }
+
+    fn norm(&self, ordinal: u32) -> i32 {
+        let (_, own) = self.row(ordinal).split_last_chunk().expect("a row ends with its norm");
+        i32::from_ne_bytes(*own)
     }
 
     /// `out[i]`, the squared distance of `row` and `others[i]` in steps.
     pub fn distances(&mut self, row: u32, others: &[u32], out: &mut [f32]) {
-        let Self { rows, kernels, values, products } = self;
         let mut sum = 0;
-        for (value, &byte) in values[..rows.dim].iter_mut().zip(rows.row(row)) {
+        let own = self.row(row);
+        for (value, &byte) in self.values[..self.dim].iter_mut().zip(own) {
             *value = (byte ^ 128) as i8;
             sum += i32::from(*value);
         }
         // |v − w|² = |v|² + |w|² − 2 Σ v (b − 128), where b is w's byte.
-        let own = rows.norm(row).wrapping_add(sum << 8);
-        products.resize(others.len(), 0);
-        others.iter().for_each(|&other| prefetch(rows.row(other)));
-        (kernels.packed_gather)(values, rows.bytes(), values.len(), others, products);
-        for ((out, &product), &other) in out.iter_mut().zip(&*products).zip(others) {
-            *out = own.wrapping_add(rows.norm(other)).wrapping_sub(product.wrapping_mul(2)) as f32;
+        let own = self.norm(row).wrapping_add(sum << 8);
+        self.products.resize(others.len(), 0);
+        others.iter().for_each(|&other| prefetch(self.row(other)));
+        (self.kernels.packed_gather)(&self.values, self.bytes, self.stride, others, &mut self.products);
+        for ((out, &product), &other) in out.iter_mut().zip(&self.products).zip(others) {
+            *out = own.wrapping_add(self.norm(other)).wrapping_sub(product.wrapping_mul(2)) as f32;
         }
     }
 }
@@ -209,7 +261,7 @@ mod tests {
             let widest = (0..dim).map(|d| (greatest[d] - least[d]) / 2.0).fold(0.0, f32::max);
             for (row, values) in rows.view().iter().enumerate() {
                 for (d, &value) in values.iter().enumerate() {
-                    let steps = f32::from(bytes.row(row as u32)[d]) - 128.0;
+                    let steps = f32::from(ByteQuery::new(&bytes).row(row as u32)[d]) - 128.0;
                     let decoded = (least[d] + greatest[d]) / 2.0 + steps * widest / 127.0;
                     let off = (decoded - value).abs() / (widest / 127.0);
                     assert!(off <= 0.52, "{dim}-d: {value} became {decoded}, {off} steps away");

@@ -26,6 +26,15 @@ pub(in crate::job) enum Memory {
     Mapped,
 }
 
+impl Memory {
+    fn read(self, path: &Path) -> io::Result<Bytes> {
+        match self {
+            Memory::Own => Ok(Array::on_lines(fs::read(path)?).bytes().clone()),
+            Memory::Mapped => map_file(path),
+        }
+    }
+}
+
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Contents {
     stage: String,
@@ -88,12 +97,12 @@ impl Draft {
         Ok((path.clone(), BufWriter::with_capacity(1 << 20, file.map_err(ScratchError::of(&path))?)))
     }
 
-    /// Flushes and hashes the file called `name`; its bytes, mapped.
-    pub fn adopt(&mut self, name: &str) -> Result<Bytes> {
+    /// Flushes and hashes the file called `name`; its bytes, where `memory` says.
+    pub fn adopt(&mut self, name: &str, memory: Memory) -> Result<Bytes> {
         let path = self.partial.join(name);
         let adopt = || {
             File::open(&path)?.sync_data()?;
-            map_file(&path)
+            memory.read(&path)
         };
         let bytes = adopt().map_err(ScratchError::of(&path))?;
         let size_bytes = bytes.len() as u64;
@@ -177,10 +186,7 @@ impl Taken {
             if length != size_bytes {
                 return Err(Damage::content(&name, format!("{size_bytes} bytes"), format!("{length} bytes")));
             }
-            let bytes = match memory {
-                Memory::Own => Array::on_lines(fs::read(&path).map_err(io)?).bytes().clone(),
-                Memory::Mapped => map_file(&path).map_err(io)?,
-            };
+            let bytes = memory.read(&path).map_err(io)?;
             let got = Digest::of(&bytes);
             if got != blake3 {
                 return Err(Damage::content(&name, format!("blake3 {blake3}"), got));
@@ -241,7 +247,7 @@ mod tests {
         let (_, mut file) = draft.create("b").unwrap();
         file.write_all(&[7; 5000]).unwrap();
         file.into_inner().unwrap();
-        assert_eq!(draft.adopt("b").unwrap(), vec![7; 5000]);
+        assert_eq!(draft.adopt("b", Memory::Mapped).unwrap(), vec![7; 5000]);
         assert!(!target.exists(), "it appears when it is whole");
         draft.seal(json!({ "rows": 3 })).unwrap();
         target

@@ -147,8 +147,22 @@ impl Scratch {
         let _ = fs::remove_dir_all(place.entry(stage, key));
     }
 
+    /// Begins an entry for what is kept where it can be; that it cannot is a warning, as for [`Scratch::keep`].
+    pub fn draft_if_kept(&self, stage: &str, key: &Key) -> Option<Draft> {
+        self.draft(stage, key).unwrap_or_else(|error| {
+            self.not_kept(stage, &error);
+            None
+        })
+    }
+
+    /// Says that what a stage made is not there for a later run.
+    pub fn not_kept(&self, stage: &str, error: &ScratchError) {
+        let why = std::error::Error::source(error).map_or(String::new(), |source| format!(": {source}"));
+        self.progress.warn(format!("{stage}: not kept for a later run: {error}{why}"));
+    }
+
     /// Begins an entry; `None` where nothing is kept.
-    pub fn draft(&self, stage: &str, key: &Key) -> Result<Option<Draft>> {
+    fn draft(&self, stage: &str, key: &Key) -> Result<Option<Draft>> {
         match &self.place {
             Some(place) if place.keeps => {
                 place.remove_others(stage, key);
@@ -173,8 +187,7 @@ impl Scratch {
             draft.seal(meta)
         });
         if let Err(error) = kept {
-            let why = std::error::Error::source(&error).map_or(String::new(), |source| format!(": {source}"));
-            self.progress.warn(format!("{stage}: not kept for a later run: {error}{why}"));
+            self.not_kept(stage, &error);
         }
     }
 
