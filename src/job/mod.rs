@@ -28,8 +28,8 @@ mod spec;
 mod summary;
 mod truth;
 mod uri;
-mod worth;
 mod workload;
+mod worth;
 
 pub(crate) use backend::choose;
 #[cfg(feature = "gpu")]
@@ -62,5 +62,5 @@ pub use spec::{
 };
 pub use summary::{BuildSummary, BuiltIndex, Outcome, RowCounts, StageCost};
 pub use uri::Uri;
-pub use worth::Worth;
 pub use workload::{MachineSpec, Prices, Workload};
+pub use worth::Worth;
