@@ -28,6 +28,14 @@ pub const LINES: &[Line] = &[
     line("hnsw-int8", "int8", "kind = \"hnsw\"\nm = 48\nef_construction = 500\ncode = \"sq8\""),
     line("hnsw-4bit", "4 bit", "kind = \"hnsw\"\nm = 48\nef_construction = 500\ncode = \"q4\""),
     line("hnsw-1bit", "1 bit", "kind = \"hnsw\"\nm = 48\nef_construction = 500\ncode = \"q1\""),
+    line("ivf-flat-f32", "f32", "kind = \"ivf_pq\"\nnlist = {nlist}\ncode = \"flat\"\nrefine = \"f32\""),
+    line("ivf-flat-f16", "f16", "kind = \"ivf_pq\"\nnlist = {nlist}\ncode = \"flat\"\nrefine = \"f16\""),
+    line("ivf-sq8", "int8", "kind = \"ivf_pq\"\nnlist = {nlist}\ncode = \"sq8\"\nrefine = \"none\""),
+    line(
+        "ivf-1bit",
+        "1 bit, ranked by f16",
+        "kind = \"ivf_pq\"\nnlist = {nlist}\ncode = \"rabitq\"\nrabitq_bits = 1\nrefine = \"f16\"",
+    ),
     line("ivf-pq-f32", "4 bit, ranked by f32", "kind = \"ivf_pq\"\nnlist = {nlist}\nrefine = \"f32\""),
     line("ivf-pq-f16", "4 bit, ranked by f16", "kind = \"ivf_pq\"\nnlist = {nlist}\nrefine = \"f16\""),
     line(

@@ -58,6 +58,10 @@ pub(super) const FAMILIES: &[Family] = &[
             "pq_m = \"{dim/2}\"\npq_bits = 8\nrefine = \"none\"",
             "pq_m = \"{dim/4}\"\npq_bits = 8\nrefine = \"none\"",
             "pq_m = \"{dim/4}\"\npq_bits = 8\nrefine = \"none\"\nrotation = \"opq\"",
+            "code = \"rabitq\"\nrabitq_bits = 1",
+            "code = \"rabitq\"\nrabitq_bits = 4\nrefine = \"none\"",
+            "code = \"sq8\"\nrefine = \"none\"",
+            "code = \"flat\"",
         ],
     },
 ];
