@@ -146,10 +146,35 @@ pub struct FlatSearcher {
     /// One per query of a group, for `k` rows each.
     tops: Vec<TopK>,
     k: usize,
+    batch: Batch,
     /// Where the vectors lie elsewhere.
     fetching: Fetching,
     /// That nobody has asked for so far.
     failure: Option<FetchError>,
+}
+
+/// What queries that are compared by products are worked on in, from one batch to the next.
+#[derive(Default)]
+struct Batch {
+    scan: Option<ProductScan<'static>>,
+    /// One per query, for `kept` rows each.
+    candidates: Vec<TopK>,
+    kept: usize,
+    nearest: Vec<Neighbor>,
+}
+
+impl Batch {
+    fn load(&mut self, queries: VectorView<'_>, metric: Metric, kept: usize) {
+        if self.kept != kept {
+            self.candidates.clear();
+            self.kept = kept;
+        }
+        self.candidates.iter_mut().for_each(TopK::clear);
+        while self.candidates.len() < queries.rows() {
+            self.candidates.push(TopK::new(kept));
+        }
+        self.scan.get_or_insert_with(ProductScan::empty).load(queries, metric);
+    }
 }
 
 impl FlatSearcher {
@@ -160,6 +185,7 @@ impl FlatSearcher {
             distances: vec![0.0; BLOCK_ROWS],
             tops: Vec::new(),
             k: 0,
+            batch: Batch::default(),
             fetching: Fetching::default(),
             failure: None,
         }
@@ -247,10 +273,13 @@ impl FlatSearcher {
         let index = self.index.clone();
         let lengths = index.lengths(rows);
         let kept = (k + (k / 8).max(SPARE)).min(rows.rows());
-        let mut candidates: Vec<TopK> = queries.iter().map(|_| TopK::new(kept)).collect();
-        ProductScan::of(queries, index.metric).rows(rows, &lengths.offsets, 0..rows.rows(), &mut candidates);
-        let mut nearest: Vec<Neighbor> = Vec::with_capacity(kept);
-        for (number, (query, candidates)) in queries.iter().zip(&mut candidates).enumerate() {
+        let mut batch = std::mem::take(&mut self.batch);
+        batch.load(queries, index.metric, kept);
+        let Batch { scan, candidates, nearest, .. } = &mut batch;
+        let candidates = &mut candidates[..queries.rows()];
+        let scan = scan.as_mut().expect("the queries were loaded");
+        scan.rows(rows, &lengths.offsets, 0..rows.rows(), candidates);
+        for (number, (query, candidates)) in queries.iter().zip(candidates).enumerate() {
             let scored = candidates.sorted();
             self.ordinals.clear();
             self.ordinals.extend(scored.iter().map(|candidate| candidate.ordinal));
@@ -275,6 +304,7 @@ impl FlatSearcher {
                 found(number, self.tops[0].sorted());
             }
         }
+        self.batch = batch;
     }
 
     /// Fills `tops[i]` for each query.

@@ -144,6 +144,9 @@ impl<'a> Job<'a> {
         }
         let budget = self.spec.memory_budget.filter(|_| estimate.spills);
         self.sizing = Some(sizing);
+        if budget.is_some() {
+            spill::keep_no_large_blocks();
+        }
         Ok(budget.and_then(Residence::keep))
     }
 

@@ -29,6 +29,7 @@ impl Aligned {
 }
 
 /// Rows packed for [`Kernels::product`], with what turns their products into scores.
+#[derive(Default)]
 pub(super) struct Panels {
     data: Aligned,
     dim: usize,
@@ -37,23 +38,34 @@ pub(super) struct Panels {
     /// Per column: what is added to `scale · product`; ∞ where there is no row.
     pub offsets: Vec<f32>,
     pub scale: f32,
+    /// The rows' numbers, as packing asks for them.
+    ordinals: Vec<u32>,
 }
 
 impl Panels {
     /// Panels whose scores order these rows for a given other vector: |row|² − 2·product for L2, −product else.
     pub fn pack(kernels: &Kernels, rows: VectorView<'_>, metric: Metric) -> Self {
+        let mut panels = Self::default();
+        panels.repack(kernels, rows, metric);
+        panels
+    }
+
+    /// As [`pack`](Self::pack), in the memory of what was packed before.
+    pub fn repack(&mut self, kernels: &Kernels, rows: VectorView<'_>, metric: Metric) {
         let (dim, width) = (rows.dim(), kernels.panel);
         let columns = rows.rows().next_multiple_of(width);
-        let mut data = Aligned::default();
-        let panels = data.resized(columns * dim);
-        let ordinals: Vec<u32> = (0..rows.rows() as u32).collect();
-        (kernels.pack)(rows.as_slice(), dim, &ordinals, panels);
-        let mut offsets = vec![0.0; columns];
+        (self.dim, self.columns, self.rows_per_panel) = (dim, columns, width);
+        self.scale = score_scale(metric);
+        self.ordinals.clear();
+        self.ordinals.extend(0..rows.rows() as u32);
+        let panels = self.data.resized(columns * dim);
+        (kernels.pack)(rows.as_slice(), dim, &self.ordinals, panels);
+        self.offsets.clear();
+        self.offsets.resize(columns, 0.0);
         if metric == Metric::L2 {
-            (kernels.panel_norms)(panels, dim, &mut offsets);
+            (kernels.panel_norms)(panels, dim, &mut self.offsets);
         }
-        offsets[rows.rows()..].fill(f32::INFINITY);
-        Self { data, dim, columns, rows_per_panel: width, offsets, scale: score_scale(metric) }
+        self.offsets[rows.rows()..].fill(f32::INFINITY);
     }
 
     /// Rows, padded to whole panels.

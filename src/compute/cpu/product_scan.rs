@@ -25,17 +25,29 @@ impl ProductScan<'static> {
         block(kernels(), dim)
     }
 
-    pub fn of(queries: VectorView<'_>, metric: Metric) -> Self {
-        Self::with_kernels(kernels(), queries, metric)
+    /// Of no queries yet.
+    pub fn empty() -> Self {
+        Self::over(kernels())
     }
 }
 
 impl<'a> ProductScan<'a> {
+    fn over(kernels: &'a Kernels) -> Self {
+        Self { kernels, panels: Panels::default(), bounds: Vec::new(), products: Aligned::default() }
+    }
+
     pub(super) fn with_kernels(kernels: &'a Kernels, queries: VectorView<'_>, metric: Metric) -> Self {
-        let panels = Panels::pack(kernels, queries, metric);
-        let mut bounds = vec![f32::NEG_INFINITY; panels.columns()];
-        bounds[..queries.rows()].fill(f32::INFINITY);
-        Self { kernels, panels, bounds, products: Aligned::default() }
+        let mut scan = Self::over(kernels);
+        scan.load(queries, metric);
+        scan
+    }
+
+    /// Takes other queries, in the memory of those before.
+    pub fn load(&mut self, queries: VectorView<'_>, metric: Metric) {
+        self.panels.repack(self.kernels, queries, metric);
+        self.bounds.clear();
+        self.bounds.resize(queries.rows(), f32::INFINITY);
+        self.bounds.resize(self.panels.columns(), f32::NEG_INFINITY);
     }
 
     /// Nothing at or beyond a score is collected for this query.
