@@ -52,7 +52,8 @@ pub struct Estimate {
     pub spills: bool,
     /// The most that any stage takes of memory of its own.
     pub peak_memory_bytes: u64,
-    /// The most that is resident: of maps as much as the budget has room for, see `residence.rs`.
+    /// The most that is resident before the job publishes, which is when a manifest tells its peak: of maps as much as the budget has
+    /// room for, see `residence.rs`.
     pub peak_resident_bytes: u64,
     /// The most that scratch takes at once.
     pub scratch_bytes: u64,
@@ -153,14 +154,15 @@ pub fn estimate(spec: &JobSpec, load: &Load, memory: Memory) -> Estimate {
     }
     let output: u64 = index_bytes.iter().sum();
     let publishing = base + done + PUBLISHING.min(output);
+    let before_publishing = stages.iter().map(|stage| stage.bytes).max().unwrap_or(0);
     stages.push(StageMemory { name: "publish".into(), bytes: publishing });
     let kept = raw + load.columns() + output + 4 * load.rows * spec.indexes.len() as u64;
-    let peak_memory_bytes = stages.iter().map(|stage| stage.bytes).max().unwrap_or(0);
+    let peak_memory_bytes = before_publishing.max(publishing);
     let of_maps = spec.memory_budget.filter(|_| spills).map_or(0, residence::limit);
     Estimate {
         spills,
         peak_memory_bytes,
-        peak_resident_bytes: peak_memory_bytes.max(of_maps),
+        peak_resident_bytes: before_publishing.max(of_maps),
         scratch_bytes: match (spills, spec.resume) {
             (true, _) => kept + files,
             (false, true) => kept,
