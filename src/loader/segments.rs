@@ -276,7 +276,7 @@ pub(super) enum Exact {
 impl Exact {
     pub fn searcher(self) -> ExactSearcher {
         match self {
-            Exact::One(index) => ExactSearcher::One(FlatSearcher::new(index)),
+            Exact::One(index) => ExactSearcher::One(Box::new(FlatSearcher::new(index))),
             Exact::Several(segments) => {
                 let exact = segments.parts.iter().flat_map(|part| part.exact.clone());
                 ExactSearcher::Several(ExactSegments {
@@ -291,7 +291,7 @@ impl Exact {
 }
 
 pub(super) enum ExactSearcher {
-    One(FlatSearcher),
+    One(Box<FlatSearcher>),
     Several(ExactSegments),
 }
 
