@@ -4,17 +4,17 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
 use clap::Args;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::interrupt::cancel_on_ctrl_c;
+use super::overrides::{ComputeArgs, ResultArgs};
 use super::table::{Align, Table, cell};
 use super::{answer, curve};
 use crate::artifact::{Gate, KernelCost};
 use crate::error::Error;
-use crate::job::quantity::{bytes, count, duration, parse_bytes};
+use crate::job::quantity::{bytes, count, duration};
 use crate::job::{
-    self, Backend, Bars, BuildSummary, BuiltIndex, CancelToken, JobSpec, JsonLines, Outcome, Overrides,
-    PlainLines, Progress, Renderer, RowCounts, Silent, StageCost, Trace, Traced,
+    self, Bars, BuildSummary, BuiltIndex, CancelToken, JobSpec, JsonLines, Outcome, Overrides, PlainLines,
+    Progress, Renderer, RowCounts, Silent, StageCost, Trace, Traced,
 };
 use crate::source::Shard;
 
@@ -35,26 +35,10 @@ pub struct BuildArgs {
     /// The job file (TOML; every key is explained in pipelines/README.md)
     #[arg(value_name = "JOB")]
     job: PathBuf,
-    /// Where to compute, instead of the job's `backend`
-    #[arg(
-        long,
-        value_name = "WHERE",
-        value_parser = PossibleValuesParser::new(Backend::NAMES)
-            .map(|name| Backend::from_name(&name).expect("one of the names")),
-    )]
-    backend: Option<Backend>,
-    /// CPU threads, instead of the job's `threads`; 0 is all cores. The result does not depend on it
-    #[arg(long, value_name = "N")]
-    threads: Option<u64>,
-    /// Seed of every random choice, instead of the job's `seed`
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
-    /// Folder (from here) or URI to publish in, instead of the job's `output.uri`
-    #[arg(long, value_name = "URI")]
-    output: Option<String>,
-    /// What the whole job may take, as 2GiB, instead of the job's `memory_budget`
-    #[arg(long, value_name = "SIZE", value_parser = byte_size)]
-    memory_budget: Option<u64>,
+    #[command(flatten)]
+    compute: ComputeArgs,
+    #[command(flatten)]
+    result: ResultArgs,
     /// Folder for what a killed run is gone on with, instead of the job's `scratch`
     #[arg(long, value_name = "DIR")]
     scratch: Option<String>,
@@ -73,11 +57,6 @@ pub struct BuildArgs {
     /// Print one JSON event per line, the result as the last
     #[arg(long)]
     json: bool,
-}
-
-/// As the job file writes it.
-pub(super) fn byte_size(text: &str) -> Result<u64, String> {
-    parse_bytes(text).ok_or_else(|| "expected a size, as 2GiB, 512MiB or a number of bytes".into())
 }
 
 /// An index did not reach its gate.
@@ -108,14 +87,12 @@ pub(super) fn run(args: &BuildArgs, out: &mut dyn Write) -> Result<(), Error> {
 impl BuildArgs {
     fn job(&self) -> Result<JobSpec, Error> {
         let overrides = Overrides {
-            backend: self.backend,
-            threads: self.threads,
-            seed: self.seed,
-            output: self.output.clone(),
-            memory_budget: self.memory_budget,
+            seed: self.result.seed,
+            output: self.result.output.clone(),
             scratch: self.scratch.clone(),
             shard: self.shard,
             no_resume: self.no_resume,
+            ..self.compute.overrides()
         };
         Ok(JobSpec::from_path(&self.job)?.override_with(&overrides)?)
     }
@@ -281,6 +258,7 @@ fn milliseconds(wall_ms: f64) -> String {
 mod tests {
     use super::*;
     use crate::artifact::Certificate;
+    use crate::job::Backend;
     use crate::vectors::Metric;
     use std::collections::BTreeMap;
 

@@ -4,10 +4,10 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::build::{progress, render_stages};
 use super::interrupt::cancel_on_ctrl_c;
+use super::overrides::backend;
 use super::table::cell;
 use super::{answer, curve};
 use crate::change::{CERTIFY_QUERIES, ChangeOptions, ChangeSummary, Changed, PublishedChange};
@@ -24,13 +24,7 @@ pub struct ChangeArgs {
     #[arg(long, value_name = "JOB")]
     job: Option<PathBuf>,
     /// Where to compute
-    #[arg(
-        long,
-        value_name = "WHERE",
-        default_value = "auto",
-        value_parser = PossibleValuesParser::new(Backend::NAMES)
-            .map(|name| Backend::from_name(&name).expect("one of the names")),
-    )]
+    #[arg(long, value_name = "WHERE", default_value = "auto", value_parser = backend())]
     backend: Backend,
     /// CPU threads; 0 is all cores
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=1024))]

@@ -24,6 +24,7 @@ mod interrupt;
 mod key;
 mod list;
 mod measure;
+mod overrides;
 mod plan;
 mod query_file;
 #[cfg(feature = "polars")]

@@ -5,15 +5,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::build::byte_size;
 use super::interrupt::cancel_on_ctrl_c;
+use super::overrides::ComputeArgs;
 use super::table::{Align, Table};
 use super::{answer, json_line};
 use crate::error::Error;
 use crate::job::quantity::{bytes, count, duration};
-use crate::job::{self, Backend, JobSpec, Overrides, Plan, Prices, Progress, Silent, Workload};
+use crate::job::{self, JobSpec, Overrides, Plan, Prices, Progress, Silent, Workload};
 use crate::tune::Prediction;
 use crate::tune::workload::{
     CALIBRATION_ROWS, Capacity, CapacityOptions, Case, CasePlan, capacity, thread_qps,
@@ -47,23 +46,11 @@ pub struct PlanArgs {
     /// Generated rows that a workload's searches are measured on; 0 measures nothing, and leaves out what would follow from it
     #[arg(long, value_name = "N", default_value_t = CALIBRATION_ROWS, conflicts_with = "job")]
     calibration_rows: usize,
-    /// What the whole job may take, as 2GiB, instead of the job's `memory_budget`
-    #[arg(long, value_name = "SIZE", value_parser = byte_size)]
-    memory_budget: Option<u64>,
-    /// Where to compute, instead of the job's `backend`
-    #[arg(
-        long,
-        value_name = "WHERE",
-        value_parser = PossibleValuesParser::new(Backend::NAMES)
-            .map(|name| Backend::from_name(&name).expect("one of the names")),
-    )]
-    backend: Option<Backend>,
+    #[command(flatten)]
+    compute: ComputeArgs,
     /// Scratch folder, instead of the job's `scratch`
     #[arg(long, value_name = "DIR")]
     scratch: Option<String>,
-    /// CPU threads, instead of the job's `threads`; 0 is all cores
-    #[arg(long, value_name = "N")]
-    threads: Option<u64>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -76,13 +63,7 @@ pub(super) fn run(args: &PlanArgs, out: &mut dyn Write) -> Result<(), Error> {
         (Some(workload), _) => return plan_workload(args, workload, out),
         (None, job) => job.as_ref().expect("clap asks for one of both"),
     };
-    let overrides = Overrides {
-        backend: args.backend,
-        threads: args.threads,
-        memory_budget: args.memory_budget,
-        scratch: args.scratch.clone(),
-        ..Overrides::default()
-    };
+    let overrides = Overrides { scratch: args.scratch.clone(), ..args.compute.overrides() };
     let spec = JobSpec::from_path(job)?.override_with(&overrides)?;
     let progress = Progress::new(Silent { warn: true }, job::CancelToken::new());
     let plan = job::plan(&spec, &progress)?;
@@ -133,8 +114,8 @@ fn plan_workload(args: &PlanArgs, workload: &Path, out: &mut dyn Write) -> Resul
     let prices = args.prices.as_ref().map(Prices::from_path).transpose()?;
     let options = CapacityOptions {
         calibration_rows: args.calibration_rows,
-        backend: args.backend.unwrap_or_default(),
-        threads: args.threads.unwrap_or(0) as usize,
+        backend: args.compute.backend.unwrap_or_default(),
+        threads: args.compute.threads.unwrap_or(0) as usize,
     };
     let cancel = job::CancelToken::new();
     cancel_on_ctrl_c(cancel.clone())?;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::build::byte_size;
+use super::overrides::byte_size;
 use super::table::cell;
 use crate::artifact::FetchStats;
 use crate::error::Error;

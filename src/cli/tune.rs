@@ -10,12 +10,13 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::answer;
-use super::build::{byte_size, judge, progress, render as render_build};
+use super::build::{judge, progress, render as render_build};
 use super::interrupt::cancel_on_ctrl_c;
+use super::overrides::{ComputeArgs, ResultArgs};
 use super::table::{Align, Table};
 use crate::error::Error;
 use crate::job::quantity::{bytes, count};
-use crate::job::{Backend, CancelToken, JobSpec, Overrides, Progress};
+use crate::job::{CancelToken, JobSpec, Overrides, Progress};
 use crate::tune::{
     self, Asked, Built, Miss, Prefer, SAMPLE_QUERIES, SAMPLE_ROWS, TuneOptions, Tuning, build, tune,
 };
@@ -78,26 +79,10 @@ pub struct TuneArgs {
     /// Choose, and build nothing
     #[arg(long)]
     dry_run: bool,
-    /// Where to compute, instead of the job's `backend`
-    #[arg(
-        long,
-        value_name = "WHERE",
-        value_parser = PossibleValuesParser::new(Backend::NAMES)
-            .map(|name| Backend::from_name(&name).expect("one of the names")),
-    )]
-    backend: Option<Backend>,
-    /// CPU threads, instead of the job's `threads`; 0 is all cores
-    #[arg(long, value_name = "N")]
-    threads: Option<u64>,
-    /// Seed of samples and build, instead of the job's `seed`
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
-    /// Folder (from here) or URI to publish in, instead of the job's `output.uri`
-    #[arg(long, value_name = "URI")]
-    output: Option<String>,
-    /// What the build may take, as 2GiB, instead of the job's `memory_budget`
-    #[arg(long, value_name = "SIZE", value_parser = byte_size)]
-    memory_budget: Option<u64>,
+    #[command(flatten)]
+    compute: ComputeArgs,
+    #[command(flatten)]
+    result: ResultArgs,
     /// Print warnings and errors only
     #[arg(long, short, conflicts_with = "json")]
     quiet: bool,
@@ -132,12 +117,9 @@ pub(super) fn run(args: &TuneArgs, out: &mut dyn Write) -> Result<(), Error> {
 impl TuneArgs {
     fn job(&self) -> Result<JobSpec, Error> {
         let overrides = Overrides {
-            backend: self.backend,
-            threads: self.threads,
-            seed: self.seed,
-            output: self.output.clone(),
-            memory_budget: self.memory_budget,
-            ..Overrides::default()
+            seed: self.result.seed,
+            output: self.result.output.clone(),
+            ..self.compute.overrides()
         };
         Ok(JobSpec::from_path(&self.job)?.override_with(&overrides)?)
     }
