@@ -615,6 +615,40 @@ fn impossible_parameters_are_named_errors() {
 }
 
 /// Rows as long as f32 allows: an estimate may be off or endless, a search must not be lost.
+/// Whole numbers, which f32 tells apart there as well as here.
+#[test]
+fn rows_far_from_the_origin_are_listed_and_found_as_near_it() {
+    let (dim, k, shift) = (25, 10, 200_000.0);
+    let mut near = clustered(3000, dim, Metric::L2, 3);
+    let greatest = near.view().as_slice().iter().fold(0.0f32, |greatest, x| greatest.max(x.abs()));
+    near.as_mut_slice().iter_mut().for_each(|x| *x = (*x * 100.0 / greatest).round());
+    let mut far = near.clone();
+    far.as_mut_slice().iter_mut().for_each(|x| *x += shift);
+    let truth = ground_truth(&Cpu::new(), near.view(), near.view().slice(0, 200), Metric::L2, k).unwrap();
+    for spill in [Spilling::None, Spilling::Soar] {
+        for code in [Code::Pq, Code::Sq8, Code::Rabitq { bits: 4 }] {
+            let params = IvfPqParams { spill, ..spilling(40, (code, 8), Refine::F32) };
+            let measured = [&near, &far].map(|rows| {
+                let Built { index, order, .. } = built(rows.view(), Metric::L2, &params);
+                let like = build_like(&Cpu::new(), rows.view(), &index, Loss::Squared, &unobserved).unwrap();
+                let hits = (0..200).map(|query| {
+                    let mut found = search(&index, rows.row(query), k, 4);
+                    let true_rows = truth.found(query);
+                    found.retain(|found| {
+                        true_rows.iter().any(|true_row| true_row.ordinal == order[found.ordinal as usize])
+                    });
+                    found.len()
+                });
+                let recall = hits.sum::<usize>() as f64 / (200 * k) as f64;
+                (like.inertia, recall)
+            });
+            let [(near_inertia, near_recall), (far_inertia, far_recall)] = measured;
+            assert!(far_inertia < 1.02 * near_inertia, "{params:?}: {far_inertia} near {near_inertia}");
+            assert!(far_recall > near_recall - 0.02, "{params:?}: {far_recall} near {near_recall}");
+        }
+    }
+}
+
 #[test]
 fn rows_at_the_end_of_what_f32_holds_are_searched() {
     let mut rows = normal(200, 8, 1);
@@ -757,6 +791,10 @@ fn broken_second_lists_are_refused() {
     refused(
         &with_tensor::<u32>(&good, "spill_rows", &[300], |r| r[7] = 300),
         "expected rows below 300, got 300",
+    );
+    refused(
+        &with_tensor::<u32>(&good, "spill_rows", &[300], |r| r[7] = r[8]),
+        "each of 300 rows once, got 299",
     );
     refused(&with_tensor::<u32>(&good, "spill_rows", &[299], |r| r.truncate(299)), "expected shape [300]");
     refused(&with_tensor::<f32>(&good, "spill_terms", &[300], |t| t[9] = f32::NAN), "got NaN at 9");

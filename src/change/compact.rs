@@ -116,6 +116,11 @@ fn fold(work: &Workplace<'_>, base: &Base, retrain: bool) -> Result<NewSegment, 
             Err(FoldError::Merge(MergeError::Empty)) => {
                 return Err(ChangeError::NothingLeft { index: base.name().into() }.into());
             }
+            Err(FoldError::Merge(MergeError::Rows { rows, most })) => {
+                let index = base.name().into();
+                let (rows, limit) = (rows as u64, most as u64);
+                return Err(ChangeError::TooManyRows { index, rows, limit }.into());
+            }
             Err(FoldError::Other(error)) => return Err(error),
             Ok(new) => return Ok(new),
         }

@@ -6,10 +6,12 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
+use super::assignment::{Assigner, far_mean, taken_from};
 use super::coder::{Coder, Workbench};
 use super::codes::{Blocks, Codes};
-use super::params::{Code, IvfPqParams, Loss, Spilling};
+use super::params::{Code, IvfPqParams, Loss, Spilling, check_spilled_rows};
 use super::quantizer::Quantizer;
+use super::ranking::subtract;
 use super::spill::{Spill, second_lists};
 use super::{IvfPq, Parts};
 use crate::artifact::Array;
@@ -18,7 +20,7 @@ use crate::compute::{Compute, ComputeError};
 use crate::index::{KeepError, KeptVectors};
 use crate::train::{
     self, Kmeans, KmeansParams, Observer, PqTraining, ProductQuantizer, Progress, ScoreAware, TrainError,
-    Warning, check_magnitude, checked_labels,
+    Warning, check_magnitude,
 };
 use crate::vectors::{Metric, Random, VectorBuf, VectorView};
 
@@ -85,7 +87,7 @@ pub fn build(
 
 /// [`build`] of rows that memory has no room for, nor for what is kept of them: with a folder, both that and the sample that
 /// centroids are trained on go to files in it. What is left in memory is the sample in bytes, and of each row its list, its place and
-/// twice its code. The index is the same.
+/// twice its code; of rows in second lists, the same once more. The index is the same.
 ///
 /// # Errors
 /// As [`build`], and what the folder's file system says.
@@ -108,22 +110,17 @@ pub fn build_spilling(
     if let Some(precision) = params.refine.precision() {
         KeptVectors::check(rows, precision)?;
     }
+    let bench = Workbench { compute, observer };
     let mut kmeans_params = KmeansParams::new(params.nlist, Random::of(seed, 1).next_u64());
     kmeans_params.iterations = params.kmeans_iterations;
-    let kmeans = match folder.zip(train::sample(rows.rows(), &kmeans_params)) {
-        Some((folder, chosen)) => {
-            let sample = gathered_in(folder, rows, &chosen)?;
-            let sample = VectorView::new(&sample, rows.dim());
-            train::train(compute, sample, &kmeans_params, observer)?
-        }
-        None => train::train(compute, rows, &kmeans_params, observer)?,
-    };
+    let kmeans = train_lists(bench, folder, rows, &kmeans_params)?;
     let centroids = kmeans.centroids.view();
+    let assigner = Assigner::new(compute, centroids);
     let pq_seed = Random::of(seed, 2).next_u64();
     let (coder, pq_training) =
-        Coder::train(Workbench { compute, observer }, rows, centroids, (params, metric, loss), pq_seed)?;
+        Coder::train(bench, rows, (&assigner, centroids), (params, metric, loss), pq_seed)?;
     let spills = params.spill == Spilling::Soar;
-    let encoded = encode(Workbench { compute, observer }, rows, centroids, &coder, spills)?;
+    let encoded = encode(bench, rows, &assigner, &coder, spills)?;
     let lists = Lists::of(&encoded.labels, params.nlist);
     let kept = match params.refine.precision() {
         Some(precision) => Some(match folder {
@@ -166,6 +163,9 @@ pub fn build_like(
     if rows.is_empty() || rows.rows() >= u32::MAX as usize {
         return Err(BuildError::Rows { rows: rows.rows() });
     }
+    if like.spill.is_some() {
+        check_spilled_rows(rows.rows())?;
+    }
     check_magnitude(rows)?;
     let precision = like.kept().map(KeptVectors::precision);
     if let Some(precision) = precision {
@@ -180,7 +180,8 @@ pub fn build_like(
         loss: loss_of(loss, like.metric)?,
     };
     let bench = Workbench { compute, observer };
-    let encoded = encode(bench, rows, like.centroids(), &coder, like.spill.is_some())?;
+    let assigner = Assigner::new(compute, like.centroids());
+    let encoded = encode(bench, rows, &assigner, &coder, like.spill.is_some())?;
     let lists = Lists::of(&encoded.labels, like.nlist());
     let kept = match precision {
         Some(precision) => Some(KeptVectors::gather(rows, &lists.order, precision)?),
@@ -203,12 +204,48 @@ pub struct Like {
     pub inertia: f64,
 }
 
-/// The rows named, in a file.
-fn gathered_in(folder: &Path, rows: VectorView<'_>, chosen: &[u32]) -> Result<Array<f32>, BuildError> {
+/// Centroids of the rows, trained on a sample in a file of `folder`, where there is one.
+fn train_lists(
+    bench: Workbench<'_>,
+    folder: Option<&Path>,
+    rows: VectorView<'_>,
+    params: &KmeansParams,
+) -> Result<Kmeans, BuildError> {
+    let Workbench { compute, observer } = bench;
+    let mean = far_mean(rows);
+    let mut kmeans = match (folder.zip(train::sample(rows.rows(), params)), &mean) {
+        (Some((folder, chosen)), mean) => {
+            let sample = gathered_in(folder, rows, &chosen, mean.as_deref())?;
+            train::train(compute, VectorView::new(&sample, rows.dim()), params, observer)?
+        }
+        (None, None) => train::train(compute, rows, params, observer)?,
+        (None, Some(mean)) => {
+            let sample = train::sample(rows.rows(), params).map(|chosen| rows.gather(&chosen));
+            let sample = taken_from(sample.as_ref().map_or(rows, VectorBuf::view), mean);
+            train::train(compute, sample.view(), params, observer)?
+        }
+    };
+    if let Some(mean) = mean {
+        let centroids = kmeans.centroids.as_mut_slice().chunks_exact_mut(mean.len());
+        centroids.flatten().zip(mean.iter().cycle()).for_each(|(value, mean)| *value += mean);
+    }
+    Ok(kmeans)
+}
+
+/// The rows named, in a file, less their mean if it is given.
+fn gathered_in(
+    folder: &Path,
+    rows: VectorView<'_>,
+    chosen: &[u32],
+    mean: Option<&[f32]>,
+) -> Result<Array<f32>, BuildError> {
     let dim = rows.dim();
     array_in_file(folder, chosen.len() * dim, |values| {
         for (values, &row) in values.chunks_exact_mut(dim).zip(chosen) {
             values.copy_from_slice(rows.row(row as usize));
+            if let Some(mean) = mean {
+                subtract(values, mean);
+            }
         }
         Ok(())
     })
@@ -249,7 +286,6 @@ struct Encoded {
     inertia: f64,
 }
 
-#[derive(Default)]
 struct Second {
     labels: Vec<u32>,
     codes: Vec<u8>,
@@ -259,27 +295,36 @@ struct Second {
 fn encode(
     bench: Workbench<'_>,
     rows: VectorView<'_>,
-    centroids: VectorView<'_>,
+    assigner: &Assigner<'_>,
     coder: &Coder,
     spills: bool,
 ) -> Result<Encoded, BuildError> {
     let Workbench { compute, observer } = bench;
+    let row_bytes = coder.quantizer.row_bytes(coder.metric);
+    let uploaded_centroids = if spills { Some(compute.upload(assigner.centroids())?) } else { None };
     let mut encoded = Encoded {
         labels: Vec::with_capacity(rows.rows()),
-        codes: Vec::with_capacity(rows.rows() * coder.quantizer.row_bytes(coder.metric)),
-        second: spills.then(Second::default),
+        codes: Vec::with_capacity(rows.rows() * row_bytes),
+        second: spills.then(|| Second {
+            labels: Vec::with_capacity(rows.rows()),
+            codes: Vec::with_capacity(rows.rows() * row_bytes),
+        }),
         inertia: 0.0,
     };
     for start in (0..rows.rows()).step_by(BLOCK_ROWS) {
         let end = (start + BLOCK_ROWS).min(rows.rows());
         let block = rows.slice(start, end);
         let uploaded = compute.upload(block)?;
-        let nearest = compute.assign(&uploaded, centroids, Metric::L2)?;
-        let labels = checked_labels(&nearest, centroids.rows())?;
-        encoded.inertia += nearest.iter().map(|nearest| f64::from(nearest.distance)).sum::<f64>();
+        let centred = assigner.centred(block);
+        let (labels, inertia) = match &centred {
+            Some(centred) => assigner.assign(&compute.upload(centred.view())?)?,
+            None => assigner.assign(&uploaded)?,
+        };
+        encoded.inertia += inertia;
         encoded.codes.extend(coder.encode(compute, block, &uploaded, &labels)?);
-        if let Some(second) = &mut encoded.second {
-            let labels = second_lists(compute, block, centroids, &labels)?;
+        if let Some((second, centroids)) = encoded.second.as_mut().zip(uploaded_centroids.as_ref()) {
+            let seen = centred.as_ref().map_or(block, VectorBuf::view);
+            let labels = second_lists(compute, seen, centroids, &labels)?;
             second.codes.extend(coder.encode(compute, block, &uploaded, &labels)?);
             second.labels.extend(labels);
         }

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::assignment::Assigner;
 use super::build::BuildError;
 use super::params::{Code, IvfPqParams, Rotate};
 use super::quantizer::{Quantizer, Turn};
@@ -9,15 +10,12 @@ use super::rabitq::{Rabitq, Room};
 use crate::compute::{Compute, ResidualOf, Rows};
 use crate::train::{
     self, FastRotation, Observer, PqParams, PqTraining, ProductQuantizer, ScalarQuantizer, ScoreAware,
-    ScoredRows, TrainError, checked_labels,
+    ScoredRows, TrainError,
 };
 use crate::vectors::{Metric, Random, VectorBuf, VectorView};
 
 /// Steps of the rotation's training.
 const ROTATIONS: usize = 8;
-
-/// Rows, per entry of a codebook, that its entries are moved to score-aware ones by.
-const SCORED_ROWS_PER_ENTRY: usize = 1024;
 
 pub(super) struct Coder {
     pub turn: Option<Turn>,
@@ -41,7 +39,7 @@ impl Coder {
     pub fn train(
         bench: Workbench<'_>,
         rows: VectorView<'_>,
-        centroids: VectorView<'_>,
+        (lists, centroids): (&Assigner<'_>, VectorView<'_>),
         (params, metric, loss): (&IvfPqParams, Metric, Option<ScoreAware>),
         seed: u64,
     ) -> Result<(Self, PqTraining), BuildError> {
@@ -57,7 +55,7 @@ impl Coder {
             Code::Pq => {
                 let pq = PqParams::new(seed);
                 let count = pq.sample_rows(&params.shape(dim)?);
-                let sample = Sample::draw(bench.compute, rows, centroids, count, seed)?;
+                let sample = Sample::draw(bench.compute, rows, lists, count, seed)?;
                 let (rotation, quantizer, training) = sample.codebooks(bench, centroids, params, &pq)?;
                 let mut coder = with(rotation, Quantizer::Flat);
                 coder.quantizer = Quantizer::Product(coder.scored(bench, quantizer, &sample)?);
@@ -69,7 +67,7 @@ impl Coder {
             }
             Code::Sq8 => {
                 let count = ScalarQuantizer::SAMPLE_ROWS;
-                let sample = Sample::draw(bench.compute, rows, centroids, count, seed)?;
+                let sample = Sample::draw(bench.compute, rows, lists, count, seed)?;
                 (None, Quantizer::Scalar(ScalarQuantizer::train(sample.residuals(centroids).view())))
             }
             Code::Flat => (None, Quantizer::Flat),
@@ -86,10 +84,8 @@ impl Coder {
         sample: &Sample,
     ) -> Result<ProductQuantizer, TrainError> {
         let Some(loss) = &self.loss else { return Ok(quantizer) };
-        let count = (SCORED_ROWS_PER_ENTRY * quantizer.shape().ksub()).min(sample.rows.rows());
-        let rows = self.turned(sample.rows.view().slice(0, count));
-        let labels = &sample.labels[..count];
-        let residual_of = Some(ResidualOf { centroids: self.centroids.view(), labels });
+        let rows = self.turned(sample.rows.view());
+        let residual_of = Some(ResidualOf { centroids: self.centroids.view(), labels: &sample.labels });
         let scored = ScoredRows { rows: rows.view(), residual_of };
         Ok(quantizer.refine_score_aware(bench.compute, scored, loss, bench.observer)?.0)
     }
@@ -172,15 +168,18 @@ impl Sample {
     fn draw(
         compute: &dyn Compute,
         rows: VectorView<'_>,
-        centroids: VectorView<'_>,
+        lists: &Assigner<'_>,
         count: usize,
         seed: u64,
     ) -> Result<Self, TrainError> {
         // Apart from the draw that the quantizer would make of more rows.
         let chosen = Random::of(seed, u64::MAX).sample(rows.rows(), count.min(rows.rows()));
         let rows = rows.gather(&chosen);
-        let nearest = compute.assign(&compute.upload(rows.view())?, centroids, Metric::L2)?;
-        Ok(Self { labels: checked_labels(&nearest, centroids.rows())?, rows })
+        let centred = lists.centred(rows.view());
+        let uploaded = compute.upload(centred.as_ref().unwrap_or(&rows).view())?;
+        let (labels, _) = lists.assign(&uploaded)?;
+        drop(uploaded);
+        Ok(Self { rows, labels })
     }
 
     fn residuals(&self, centroids: VectorView<'_>) -> VectorBuf {

@@ -14,7 +14,7 @@ pub(super) enum Codes {
         /// `rows × code_size`.
         bytes: Array<u8>,
         /// Of product quantizers, for L2: per row |r̂|² + 2⟨c, r̂⟩ with c its centroid and r̂ its decoded residual
-        /// (`scan` says why).
+        /// (`scan/product.rs` says why).
         terms: Option<Array<f32>>,
     },
     Blocks(Blocks),

@@ -3,6 +3,7 @@
 
 use super::IvfPq;
 use super::build::Lists;
+use super::params::MAX_SPILLED;
 use super::spill::Spill;
 use crate::index::{KeptVectors, RowMask, SearchIndex};
 
@@ -14,16 +15,18 @@ pub enum MergeError {
     Kept { first: usize, other: usize },
     #[error("no row is left")]
     Empty,
+    #[error("expected {most} rows at most, got {rows}")]
+    Rows { rows: usize, most: usize },
 }
 
 /// One index over the rows of `parts` that are there (all, where a mask is `None`), and of each of its ordinals the number
 /// of its part and its ordinal there.
 ///
 /// # Errors
-/// Parts that were not trained alike; no rows.
+/// Parts that were not trained alike; no rows, or more than can be numbered.
 ///
 /// # Panics
-/// If there is no part, or they have more rows than can be numbered.
+/// If there is no part.
 pub fn merge(parts: &[(&IvfPq, Option<&RowMask>)]) -> Result<(IvfPq, Vec<(u32, u32)>), MergeError> {
     let (first, _) = parts[0];
     for (other, (part, _)) in parts.iter().enumerate().skip(1) {
@@ -47,7 +50,10 @@ pub fn merge(parts: &[(&IvfPq, Option<&RowMask>)]) -> Result<(IvfPq, Vec<(u32, u
     if rows.is_empty() {
         return Err(MergeError::Empty);
     }
-    assert!(rows.len() < u32::MAX as usize, "{} rows", rows.len());
+    let most = if first.spill.is_some() { MAX_SPILLED } else { u32::MAX as usize - 1 };
+    if rows.len() > most {
+        return Err(MergeError::Rows { rows: rows.len(), most });
+    }
 
     let code_size = first.code_bytes();
     let mut codes = vec![0u8; rows.len() * code_size];
@@ -71,9 +77,11 @@ pub fn merge(parts: &[(&IvfPq, Option<&RowMask>)]) -> Result<(IvfPq, Vec<(u32, u
 /// What second lists hold of `rows`, which say of each ordinal the number of its part and its ordinal there.
 fn merge_spills(parts: &[(&IvfPq, Option<&RowMask>)], rows: &[(u32, u32)]) -> Spill {
     let first = parts[0].0;
-    let mut ordinals: Vec<Vec<Option<u32>>> = parts.iter().map(|(part, _)| vec![None; part.rows()]).collect();
+    /// Of a row that is no longer there.
+    const GONE: u32 = u32::MAX;
+    let mut ordinals: Vec<Vec<u32>> = parts.iter().map(|(part, _)| vec![GONE; part.rows()]).collect();
     for (ordinal, &(part, row)) in (0u32..).zip(rows) {
-        ordinals[part as usize][row as usize] = Some(ordinal);
+        ordinals[part as usize][row as usize] = ordinal;
     }
     let (mut spilled, mut codes, mut offsets) = (Vec::with_capacity(rows.len()), Vec::new(), vec![0u64]);
     let mut code = vec![0u8; first.code_bytes()];
@@ -82,7 +90,8 @@ fn merge_spills(parts: &[(&IvfPq, Option<&RowMask>)], rows: &[(u32, u32)]) -> Sp
             let Some(spill) = &part.spill else { continue };
             let (of_list, own) = spill.of_list(list, code.len());
             for (place, &row) in own.iter().enumerate() {
-                if let Some(ordinal) = ordinals[row as usize] {
+                let ordinal = ordinals[row as usize];
+                if ordinal != GONE {
                     spill.codes.copy_code(of_list, place, &mut code);
                     codes.extend_from_slice(&code);
                     spilled.push(ordinal);

@@ -14,6 +14,7 @@
 //! Knows nothing of files: `sections.rs` turns an index into named tensors and back. Refuses parameters that its
 //! rows cannot fill, and sections whose invariants do not hold.
 
+mod assignment;
 mod build;
 mod coder;
 mod codes;

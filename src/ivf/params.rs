@@ -206,8 +206,8 @@ impl IvfPqParams {
             if self.nlist < 2 {
                 return refused("none with one list", self.spill.name().into());
             }
-            if let Some(rows) = rows.filter(|&rows| rows > MAX_SPILLED) {
-                return refused("none with so many rows", format!("soar for {rows} rows"));
+            if let Some(rows) = rows {
+                check_spilled_rows(rows)?;
             }
         }
         Ok(())
@@ -232,6 +232,15 @@ impl IvfPqParams {
 
 /// Rows in two lists each are numbered by u32 twice.
 pub(super) const MAX_SPILLED: usize = u32::MAX as usize / 2;
+
+/// That so many rows may lie in second lists, too.
+pub(super) fn check_spilled_rows(rows: usize) -> Result<(), TrainError> {
+    if rows > MAX_SPILLED {
+        let expected = "none with so many rows".into();
+        return Err(TrainError::Parameter { name: "spill", expected, got: format!("soar for {rows} rows") });
+    }
+    Ok(())
+}
 
 /// 4-bit codes are summed in 16 bits: with more tables than this an entry would be left fewer than 16 steps.
 pub(super) const MAX_NIBBLES: usize = 4096;

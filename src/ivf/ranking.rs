@@ -26,7 +26,7 @@ impl ListRanking {
         let (mut centre, mut norms) = (Vec::new(), Vec::new());
         match metric {
             Metric::L2 => {
-                centre = mean(centroids);
+                centre = centroids.mean();
                 packed
                     .as_mut_slice()
                     .chunks_exact_mut(centroids.dim())
@@ -66,7 +66,7 @@ impl ListRanking {
         self.ranking.scores(VectorView::new(scratch, queries.dim()), ranks);
     }
 
-    /// The part of an estimate that the rows of a list share (`scan.rs`).
+    /// The part of an estimate that the rows of a list share (`scan/product.rs`).
     pub fn shared(&self, query: &[f32], centroid: &[f32], list: usize, rank: f32) -> f32 {
         match self.metric {
             Metric::L2 => (kernels().l2)(query, centroid),
@@ -113,14 +113,6 @@ fn within(ranks: &[f32], list_offsets: &[u64], bound: f32, keys: &mut Vec<u64>) 
             keys.push(Neighbor::new(list as u32, rank).key());
         }
     }
-}
-
-fn mean(rows: VectorView<'_>) -> Vec<f32> {
-    let mut sums = vec![0.0f64; rows.dim()];
-    for row in rows.iter() {
-        sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum += f64::from(value));
-    }
-    sums.into_iter().map(|sum| (sum / rows.rows() as f64) as f32).collect()
 }
 
 fn norm(row: &[f32]) -> f32 {

@@ -11,7 +11,7 @@ use super::ranking::select;
 use super::scan::{EntryMask, Probe, Scan, prefetch_list};
 use crate::artifact::{FetchError, FetchStats, Fetching, Section};
 use crate::compute::cpu::kernels;
-use crate::index::{Allowed, KeptVectors, RowMask, SearchIndex, SearchParams, Searcher};
+use crate::index::{Allowed, BATCH, KeptVectors, RowMask, SearchIndex, SearchParams, Searcher};
 use crate::vectors::{Metric, Neighbor, TopK, VectorView};
 
 /// Candidates that are ranked again for each row to return, where the caller does not say, and at least
@@ -25,10 +25,6 @@ const REFINE_FLOOR: usize = 100;
 /// of 2,320 lists, 13,900 codes, 100 candidates give recall@10 .950, and 150 .961 at seven eighths of the speed; at 256
 /// lists 300 give .990. On minilm100k (48 bytes) 100 give .954 at 128 of 1,265 lists, 200 .989 at 384.
 const SCANNED_PER_REFINED: usize = 128;
-
-/// Queries that are searched together: their tables and candidates (3 KiB each for codes of 25 bytes) stay in the
-/// second-level cache beside the list that is read.
-const BATCH: usize = 128;
 
 /// A batch of fewer shares too few lists for it to pay.
 const SHARING: usize = 16;
@@ -667,7 +663,8 @@ fn probed(index: &IvfPq, ranks: &[f32], nprobe: usize, k: usize, lists: &mut Vec
 }
 
 /// Fills `lists` with the keys of the first lists that hold allowed rows, as many as it takes to see `k` of them and as many
-/// as `nprobe` probes need. Returns how many codes they hold, allowed or not.
+/// as `nprobe` probes need. Returns how many codes they hold, allowed or not. Lists that hold allowed rows as their second alone are
+/// left out: which these are, a lazy index does not know before it has fetched them, and it answers as others do.
 fn reached(
     index: &IvfPq,
     ranks: &[f32],

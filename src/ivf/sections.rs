@@ -30,8 +30,7 @@ use super::spill::{RangedSpill, Spill};
 use super::{IvfPq, Parts};
 use crate::artifact::{Array, RangedSection, Section, TensorError};
 use crate::compute::cpu::BLOCK_ROWS;
-use crate::index::KeptVectors;
-use crate::index::SearchIndex;
+use crate::index::{KeptVectors, RowMask, SearchIndex};
 use crate::train::{FastRotation, PqShape, ProductQuantizer, Rotation, ScalarQuantizer};
 use crate::vectors::{Metric, OfProducts};
 
@@ -178,7 +177,8 @@ impl IvfPq {
     }
 
     /// As [`from_sections`](Self::from_sections), with codes and vectors left in their files: `ivf` is the section that
-    /// every search needs, the others are read list by list and row by row. What is read is checked as it comes.
+    /// every search needs, the others are read list by list and row by row. That rows lie within bounds is checked as they come; that numbers
+    /// are finite is not, beyond their checksum: a row of which one is not is never found.
     ///
     /// # Errors
     /// As `from_sections`, but for what codes and vectors consist of.
@@ -326,7 +326,7 @@ fn has_terms(quantizer: &Quantizer, metric: Metric) -> bool {
     matches!(quantizer, Quantizer::Product(_)) && metric == Metric::L2
 }
 
-/// Second lists are there if and only if both the key and the tensor say so; of each row there is one entry at most.
+/// Second lists are there if and only if both the key and the tensor say so; there are as many entries as rows.
 fn read_spill_offsets(ivf: &Section, nlist: usize, rows: usize) -> Result<Option<Array<u64>>, TensorError> {
     let has_tensor = ivf.tensors.iter().any(|(name, _)| name == SPILL_OFFSETS);
     if !has_tensor && !ivf.metadata.contains_key(SPILL) {
@@ -348,6 +348,13 @@ fn read_spill_offsets(ivf: &Section, nlist: usize, rows: usize) -> Result<Option
 fn read_spill(head: &Head, section: &Section, offsets: &Array<u64>) -> Result<Spill, TensorError> {
     let rows = section.array::<u32>(SPILL_ROWS, &[entries(offsets)])?;
     check_spilled(rows.iter(), head.rows)?;
+    let different = RowMask::from_ordinals(head.rows, rows.iter().copied()).count();
+    if different != rows.len() {
+        return Err(content(
+            SPILL_ROWS,
+            format!("expected each of {} rows once, got {different}", rows.len()),
+        ));
+    }
     let codes = read_codes(head, section, offsets, SPILLED)?;
     Ok(Spill { offsets: offsets.clone(), rows, codes, ranged: None })
 }

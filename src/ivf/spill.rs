@@ -16,7 +16,7 @@ use super::build::BuildError;
 use super::codes::{Codes, ListCodes};
 use super::fetched::RangedCodes;
 use crate::artifact::{Array, RangedRows};
-use crate::compute::Compute;
+use crate::compute::{Compute, Rows};
 use crate::train::checked_labels;
 use crate::vectors::{Metric, Neighbor, VectorView};
 
@@ -60,15 +60,16 @@ impl Spill {
     }
 }
 
-/// The second list of each row, whose first are `labels`. There are two lists at least.
+/// The second list of each row, whose first are `labels`. There are two lists at least; `uploaded` are their centroids.
 pub(super) fn second_lists(
     compute: &dyn Compute,
     rows: VectorView<'_>,
-    centroids: VectorView<'_>,
+    uploaded: &Rows<'_>,
     labels: &[u32],
 ) -> Result<Vec<u32>, BuildError> {
+    let centroids = uploaded.host();
     let near = NEAR.min(centroids.rows());
-    let nearest = compute.top_k(rows, &compute.upload(centroids)?, Metric::L2, near)?;
+    let nearest = compute.top_k(rows, uploaded, Metric::L2, near)?;
     let second: Vec<Neighbor> = (0..rows.rows())
         .into_par_iter()
         .with_min_len(256)

@@ -22,14 +22,8 @@ use super::query::{self, Query, QueryError, Threshold};
 use super::segments::{Exact, ExactSearcher};
 use super::{Index, SearchOptions, attributes};
 use crate::artifact::{FetchError, FetchStats};
-use crate::index::{Allowed, RowMask, SearchParams, Searcher};
+use crate::index::{Allowed, BATCH, RowMask, SearchParams, Searcher, queries_per_task};
 use crate::vectors::{Metric, Neighbor, RowId, VectorView, normalize};
-
-/// Queries searched by one task.
-const QUERIES_PER_TASK: usize = 16;
-
-/// The same of a lazy index: what a task needs is fetched at once, and waiting costs more than searching.
-const FETCHING_PER_TASK: usize = 128;
 
 /// Up to this many more rows are asked for to leave the excluded ones out afterwards; for more, a mask is made.
 const MAX_EXTRA: usize = 64;
@@ -230,7 +224,10 @@ impl<'a> Prepared<'a> {
 
     /// On this thread, or on all of its pool.
     fn tasks(&self, queries: VectorView<'_>, matches: &mut [Match], counts: &mut [u32], clock: &Clock) {
-        let per_task = if self.index.lazy.is_some() { FETCHING_PER_TASK } else { QUERIES_PER_TASK };
+        // What a task needs of a lazy index is fetched at once, and waiting costs more than searching.
+        let lazy = self.index.lazy.is_some();
+        let per_task =
+            if lazy { BATCH } else { queries_per_task(queries.rows(), rayon::current_num_threads()) };
         if queries.rows() <= per_task {
             return self.task(queries, matches, counts, clock);
         }

@@ -8,7 +8,7 @@ use super::latency::{percentiles, single_queries, warm_up};
 use super::recall::summarize;
 use super::truth::GroundTruth;
 use crate::artifact::{Certificate, CertificatePoint, Gate, Latency, Recall};
-use crate::index::{SearchIndex, SearchParams};
+use crate::index::{SearchIndex, SearchParams, queries_per_task};
 use crate::vectors::{Metric, VectorView};
 
 /// Queries that latency is measured with, one at a time on one thread: p99 then stands on ten of them.
@@ -23,9 +23,6 @@ const LEAST_GAIN: f64 = 5e-4;
 
 /// Queries that recall at other `k` than the target's is measured with, at most: each costs a search of its own.
 const OTHER_K_QUERIES: usize = 1000;
-
-/// Queries searched by one task.
-const QUERIES_PER_TASK: usize = 64;
 
 /// What to measure and what it must reach.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -234,13 +231,14 @@ impl<R: ExactRows> Sweep<'_, R> {
         let QuerySet { queries, truth, rows, order } = self.set;
         let queries = queries.slice(0, count);
         let metric = self.index.metric();
-        let tasks = queries.rows().div_ceil(QUERIES_PER_TASK);
+        let per_task = queries_per_task(queries.rows(), rayon::current_num_threads());
+        let tasks = queries.rows().div_ceil(per_task);
         // Per query, a recall for each k.
         let recalls: Vec<Vec<f64>> = (0..tasks)
             .into_par_iter()
             .map(|task| {
-                let start = task * QUERIES_PER_TASK;
-                let end = (start + QUERIES_PER_TASK).min(queries.rows());
+                let start = task * per_task;
+                let end = (start + per_task).min(queries.rows());
                 let mut recalls = Vec::with_capacity((end - start) * ks.len());
                 let mut searcher = self.index.clone().searcher();
                 searcher.search_batch(queries.slice(start, end), params, &mut |index, found| {

@@ -10,11 +10,8 @@ use super::latency::warm_up;
 use super::measurements::{Gathered, Measure, Measurement};
 use super::subject::OpenSubject;
 use super::truth::GroundTruth;
-use crate::index::SearchParams;
+use crate::index::{SearchParams, queries_per_task};
 use crate::vectors::VectorView;
-
-/// Queries searched by one task.
-const QUERIES_PER_TASK: usize = 64;
 
 /// Queries that recall at `k` above the main one is measured with: each costs a search of its own. As certificates do.
 const LARGER_K_QUERIES: usize = 1000;
@@ -128,11 +125,12 @@ fn answers(
     ks: &[usize],
 ) -> Vec<Answer> {
     let metric = subject.index.metric();
-    let tasks: Vec<Vec<Answer>> = (0..queries.rows().div_ceil(QUERIES_PER_TASK))
+    let per_task = queries_per_task(queries.rows(), rayon::current_num_threads());
+    let tasks: Vec<Vec<Answer>> = (0..queries.rows().div_ceil(per_task))
         .into_par_iter()
         .map(|task| {
-            let start = task * QUERIES_PER_TASK;
-            let end = (start + QUERIES_PER_TASK).min(queries.rows());
+            let start = task * per_task;
+            let end = (start + per_task).min(queries.rows());
             let mut answers = Vec::with_capacity(end - start);
             let mut searcher = subject.index.searcher();
             searcher.search_batch(queries.slice(start, end), params, &mut |index, found| {
@@ -297,12 +295,13 @@ pub fn time_rounds(
 }
 
 fn search_on_all_threads(subject: &OpenSubject, queries: VectorView<'_>, params: &SearchParams) {
-    let tasks = queries.rows().div_ceil(QUERIES_PER_TASK);
+    let per_task = queries_per_task(queries.rows(), rayon::current_num_threads());
+    let tasks = queries.rows().div_ceil(per_task);
     (0..tasks).into_par_iter().for_each_init(
         || subject.index.searcher(),
         |searcher, task| {
-            let start = task * QUERIES_PER_TASK;
-            let end = (start + QUERIES_PER_TASK).min(queries.rows());
+            let start = task * per_task;
+            let end = (start + per_task).min(queries.rows());
             searcher.search_batch(queries.slice(start, end), params, &mut |_, _| {});
         },
     );

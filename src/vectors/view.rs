@@ -43,6 +43,19 @@ impl<'a> VectorView<'a> {
         self.data.chunks_exact(self.dim)
     }
 
+    /// The mean of the rows, summed in f64 in their order.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn mean(&self) -> Vec<f32> {
+        assert!(!self.is_empty(), "a mean of no rows");
+        let mut sums = vec![0.0f64; self.dim];
+        for row in self.iter() {
+            sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum += f64::from(value));
+        }
+        sums.iter().map(|sum| (sum / self.rows() as f64) as f32).collect()
+    }
+
     /// A copy of the rows named by `ordinals`, in that order.
     pub fn gather(&self, ordinals: &[u32]) -> VectorBuf {
         let mut data = Vec::with_capacity(ordinals.len() * self.dim);

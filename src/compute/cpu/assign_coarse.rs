@@ -65,11 +65,7 @@ impl QuadPanels {
     pub fn pack(kernels: &Kernels, centroids: VectorView<'_>) -> Self {
         let (dim, width) = (centroids.dim(), kernels.panel);
         let quads = dim.div_ceil(4);
-        let mut sums = vec![0.0f64; dim];
-        for centroid in centroids.iter() {
-            sums.iter_mut().zip(centroid).for_each(|(sum, &value)| *sum += f64::from(value));
-        }
-        let centre: Vec<f32> = sums.iter().map(|sum| (sum / centroids.rows() as f64) as f32).collect();
+        let centre = centroids.mean();
         let greatest = centroids
             .iter()
             .flat_map(|centroid| centroid.iter().zip(&centre))
