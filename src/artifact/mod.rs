@@ -33,6 +33,7 @@ pub use manifest::{
 pub use names::{
     MAX_NAME_BYTES, NameError, check_file_name, check_index_name, version_file_name, version_of_file_name,
 };
+pub use pages::read_file;
 pub use ranges::{FetchError, FetchStats, Fetching, RangedRows, RangedSection, Ranges};
 pub use safetensors::{SectionBytes, SectionError, SectionHead};
 pub use sealed::{

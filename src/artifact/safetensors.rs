@@ -19,7 +19,8 @@ use bytes::Bytes;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::tensor::{Array, Dtype, Element, Section, Tensor, TensorError, parse_metadata};
+use super::pages::Pages;
+use super::tensor::{Dtype, Element, Section, Tensor, TensorError, parse_metadata};
 
 /// Each tensor starts at a multiple of this, counted from the start of the file.
 pub const TENSOR_ALIGNMENT: u64 = 64;
@@ -95,13 +96,12 @@ struct Header {
 /// If two tensors share a name, or a tensor or a metadata key has one that is reserved for the container.
 pub fn encode(section: &Section) -> SectionBytes {
     let header = header_of(section);
-    let data: usize =
-        section.tensors.iter().map(|(_, tensor)| tensor.bytes.len() + TENSOR_ALIGNMENT as usize).sum();
-    let mut file = Vec::with_capacity(8 + header.len() + data);
-    write_after(&header, section, &mut file).expect("memory takes what is written");
+    let tensors = section.tensors.iter().map(|(_, tensor)| tensor.bytes.len());
+    let data = tensors.fold(0, |end: usize, bytes| end.next_multiple_of(TENSOR_ALIGNMENT as usize) + bytes);
     // On a cache line, so that an index can be assembled from these bytes without copying them.
-    let bytes = Array::on_lines(file).bytes().clone();
-    SectionBytes { file_name: section_file_name(&section.name), bytes }
+    let file = Pages::filled(8 + header.len() + data, |mut file| write_after(&header, section, &mut file));
+    let file = file.expect("memory takes what is written");
+    SectionBytes { file_name: section_file_name(&section.name), bytes: Bytes::from_owner(file) }
 }
 
 /// Writes what [`encode`] returns, with no copy of it in memory.

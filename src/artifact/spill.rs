@@ -139,11 +139,11 @@ impl<T: Element> Buffer<T> {
         }
     }
 
-    /// The values, to be shared; those in memory begin on a cache line.
+    /// The values, to be shared.
     pub fn into_array(self) -> Array<T> {
         self.written();
         match self.0 {
-            Place::Memory(values) => Array::on_lines(values),
+            Place::Memory(values) => Array::from_vec(values),
             Place::File(map, _) => Array::from_bytes(Bytes::from_owner(Kept(map))),
         }
     }

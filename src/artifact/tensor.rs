@@ -89,31 +89,9 @@ impl AsRef<[u8]> for SharedBytes {
     }
 }
 
-/// Values from one on.
-struct Tail<T>(Vec<T>, usize);
-
-impl<T: Pod> AsRef<[u8]> for Tail<T> {
-    fn as_ref(&self) -> &[u8] {
-        bytemuck::cast_slice(&self.0[self.1..])
-    }
-}
-
 impl<T: Element> Array<T> {
     pub fn from_vec(values: Vec<T>) -> Self {
         Self { bytes: Bytes::from_owner(PodVec(values)), element: PhantomData }
-    }
-
-    /// As [`Array::aligned_to_lines`], within the memory that the values are in: for arrays that are too large to be there
-    /// twice.
-    pub fn on_lines(mut values: Vec<T>) -> Self {
-        let len = values.len();
-        values.reserve_exact(Pages::LINE / size_of::<T>());
-        let start = values.as_ptr().align_offset(Pages::LINE);
-        // An allocator aligns for the type at least, and lines are whole numbers of them.
-        values.resize(len + start, T::zeroed());
-        values.copy_within(..len, start);
-        Pages::make_huge(bytemuck::cast_slice_mut(&mut values));
-        Self { bytes: Bytes::from_owner(Tail(values, start)), element: PhantomData }
     }
 
     /// Uses `bytes` in place where they are aligned for `T`, else copies them once.

@@ -87,7 +87,7 @@ impl KeptVectors {
         let dim = rows.dim();
         let values = match rows.into_shared() {
             Ok(shared) => Array::shared(shared),
-            Err(own) => Array::on_lines(own.into_vec()),
+            Err(own) => Array::from_vec(own.into_vec()),
         };
         Self { values: Values::F32(values), dim }
     }
@@ -96,8 +96,8 @@ impl KeptVectors {
     pub fn gather(rows: VectorView<'_>, order: &[u32], precision: Precision) -> Result<Self, KeepError> {
         Self::check(rows, precision)?;
         let values = match precision {
-            Precision::F32 => Values::F32(Array::on_lines(gathered(rows, order, |value| value))),
-            Precision::F16 => Values::F16(Array::on_lines(gathered(rows, order, f16::from_f32))),
+            Precision::F32 => Values::F32(Array::from_vec(gathered(rows, order, |value| value))),
+            Precision::F16 => Values::F16(Array::from_vec(gathered(rows, order, f16::from_f32))),
         };
         Ok(Self { values, dim: rows.dim() })
     }
@@ -123,8 +123,8 @@ impl KeptVectors {
             Values::Ranged(_) => panic!("{NOT_HERE}"),
         };
         let values = match precision {
-            Precision::F32 => Values::F32(Array::on_lines(picked(rows, dim, f32s))),
-            Precision::F16 => Values::F16(Array::on_lines(picked(rows, dim, f16s))),
+            Precision::F32 => Values::F32(Array::from_vec(picked(rows, dim, f32s))),
+            Precision::F16 => Values::F16(Array::from_vec(picked(rows, dim, f16s))),
         };
         Self { values, dim }
     }

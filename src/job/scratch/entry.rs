@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::key::Key;
 use super::{Result, ScratchError};
 use crate::artifact::spill::map_file;
-use crate::artifact::{Array, Digest, FileRef};
+use crate::artifact::{Digest, FileRef, read_file};
 
 const ENTRY: &str = "entry.json";
 const HEX_DIGITS: usize = 64;
@@ -29,7 +29,7 @@ pub(in crate::job) enum Memory {
 impl Memory {
     fn read(self, path: &Path) -> io::Result<Bytes> {
         match self {
-            Memory::Own => Ok(Array::on_lines(fs::read(path)?).bytes().clone()),
+            Memory::Own => read_file(path),
             Memory::Mapped => map_file(path),
         }
     }
