@@ -276,7 +276,7 @@ impl SearchArgs {
             query = query.partition(partition.as_str());
         }
         query = match (&self.condition, &self.id_prefix) {
-            (Some(condition), Some(prefix)) => query.filter(condition.and(prefix)?),
+            (Some(condition), Some(prefix)) => query.filter(condition.and(prefix)),
             (Some(filter), None) | (None, Some(filter)) => query.filter(filter.clone()),
             (None, None) => query,
         };
