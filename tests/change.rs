@@ -6,7 +6,7 @@ mod rows;
 mod workshop;
 
 use std::collections::BTreeMap;
-use std::sync::Barrier;
+use std::sync::{Arc, Barrier};
 
 use annvil::Error;
 use annvil::change::{
@@ -14,7 +14,7 @@ use annvil::change::{
     compact, compare, delete, sync,
 };
 use annvil::job::Progress;
-use annvil::loader::{Filter, Index};
+use annvil::loader::{Filter, Index, Shards};
 use annvil::store::IndexStore;
 use annvil::vectors::{Metric, Random, RowId, VectorBuf};
 use proptest::prelude::*;
@@ -294,7 +294,14 @@ fn segments_that_versions_share_stay_until_no_version_names_them() {
         annvil::store::GcPolicy { keep: 1, older_than: std::time::Duration::ZERO, dry_run: false };
     let report = store.collect_garbage(&everything).unwrap();
     assert_eq!((report.removed_versions, report.removed_segments.len()), (vec![1, 2], 0));
-    expect_rows(&Index::open(&index).unwrap(), &model, queries.view(), "collected");
+    let open = Arc::new(Index::open(&index).unwrap());
+    expect_rows(&open, &model, queries.view(), "collected");
+    let shards = Shards::new(vec![open.clone(), open]).unwrap();
+    assert_eq!(
+        (shards.live_rows(), shards.rows()),
+        (2 * 167, 2 * 170),
+        "the three deleted have their places"
+    );
 
     let copy = workshop.uri("copy/words");
     store.copy_to(&IndexStore::open(&copy).unwrap(), None, &mut |_| ()).unwrap();

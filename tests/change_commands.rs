@@ -76,6 +76,9 @@ fn rows_come_and_go_by_command_and_the_source_is_the_judge() {
     );
     exits(0, &["delete", &index, "--where", "n = 50", "--quiet"]);
     model.retain(|id, (_, n)| ![3, 4].contains(id) && *n != 50);
+    let like = annvil(&["search", &index, "--like", "50", "--column", "n"]);
+    assert!(text(&like.stderr).contains("no row has `50` in column `n`"), "{}", text(&like.stderr));
+    assert_eq!(like.status.code(), Some(2));
     std::fs::write(&list, "3\nthree\n").unwrap();
     let wrong = annvil(&["delete", &index, "--ids", list.to_str().unwrap()]);
     assert_eq!(wrong.status.code(), Some(2));

@@ -5,6 +5,7 @@ mod published;
 mod rows;
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
 use annvil::artifact::columns::{self, ATTRIBUTES_FILE, IDS_FILE};
@@ -524,7 +525,7 @@ fn ids_are_found_by_prefix_and_like_any_column() {
     assert_eq!(of(Filter::id_prefix("it's").unwrap()), [0; 0]);
     assert_eq!(passing(index(), "row_id IN ('row 5', 'row 3', 'row x')"), [3, 5]);
     let even_years = Filter::parse("year = 2020 OR year = 2022").unwrap();
-    let both = of(Filter::id_prefix("row 1").unwrap().and(&even_years).unwrap());
+    let both = of(Filter::id_prefix("row 1").unwrap().and(&even_years));
     let years = of(even_years);
     assert!(!both.is_empty() && both.len() < years.len() && both.iter().all(|row| years.contains(row)));
 
@@ -543,6 +544,27 @@ fn ids_are_found_by_prefix_and_like_any_column() {
         ),
         [0, 1]
     );
+}
+
+#[test]
+fn filters_that_are_combined_stay_what_each_is() {
+    let filter = |text: &str| Filter::parse(text).unwrap();
+    let rows = |filter: &Filter| index().mask(filter).unwrap().iter().collect::<BTreeSet<u32>>();
+    for (one, other) in [
+        ("year = 2020 --", "lang = 'en'\nOR lang = 'de'"),
+        ("year = 2020 OR year = 2021", "lang = 'en' OR lang = 'de'"),
+    ] {
+        let (one, other) = (filter(one), filter(other));
+        let expected = &rows(&one) & &rows(&other);
+        assert!(!expected.is_empty(), "{one:?} and {other:?}");
+        assert_eq!(rows(&one.and(&other)), expected, "{one:?} and {other:?}");
+    }
+    // Each is within the limits of one text.
+    let long = |year: u32| filter(&vec![format!("year = {year}"); 600].join(" OR "));
+    assert_eq!(rows(&long(2020).and(&filter("TRUE")).and(&long(2020))), rows(&filter("year = 2020")));
+    assert_eq!(rows(&long(2020).and(&long(2021))), BTreeSet::new());
+    let many = (0..500).fold(filter("year = 2020"), |all, _| all.and(&filter("TRUE")));
+    assert_eq!(rows(&many), rows(&filter("year = 2020")));
 }
 
 #[test]

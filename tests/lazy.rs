@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 
 use annvil::artifact::columns::{self, ATTRIBUTES_FILE};
 use annvil::error::Error;
+use annvil::index::SearchParams;
 use annvil::ivf::Refine;
 use annvil::loader::{
     Answers, Filter, Index, LoadError, OpenOptions, Query, QueryError, Refresh, Residence, Watched,
 };
 use annvil::store::{IndexStore, StoreError};
-use annvil::vectors::{Metric, VectorBuf};
+use annvil::vectors::{Metric, VectorBuf, VectorView};
 use arrow_array::{ArrayRef, BooleanArray, Int32Array, RecordBatch, StringArray};
 use async_trait::async_trait;
 use fixture::Place;
@@ -26,7 +27,10 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult,
 };
 use published::{CODED, KINDS, Published};
-use rows::clustered;
+use rows::{Counting, clustered};
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
 
 const DIM: usize = 40;
 const ROWS: usize = 4000;
@@ -518,6 +522,37 @@ fn a_filter_reads_the_columns_that_it_names_and_none_where_it_is_wrong() {
         schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>(),
         ["number", "name", "flag"]
     );
+}
+
+#[test]
+fn columns_that_were_read_are_there_for_the_next_query_before_it_searches() {
+    let place = publish("hnsw", Metric::L2, Refine::F32);
+    let index = open(&place.index(), &options()).unwrap();
+    let query = Query::new(10).attributes(["name", "flag"]);
+    let first = index.prepare(&query).unwrap();
+    let mut answers = Answers::new();
+    first.search(queries(Metric::L2).view(), &mut answers).unwrap();
+    let expected = first.attributes(&answers);
+    assert_eq!(expected.num_rows(), 400);
+    assert_eq!(index.prepare(&query).unwrap().attributes(&answers), expected);
+}
+
+#[test]
+fn a_batch_over_a_lazy_graph_allocates_by_the_batch_not_by_the_query() {
+    let place = publish("hnsw", Metric::L2, Refine::F32);
+    let index = open(&place.index(), &options()).unwrap();
+    let (queries, params) =
+        (clustered(120, DIM, Metric::L2, 9), SearchParams { k: 10, effort: 20, refine: 0 });
+    let mut searcher = index.searcher();
+    let mut allocations_of = |queries: VectorView<'_>| {
+        let before = Counting::allocations();
+        searcher.search_batch(queries, &params, &mut |_, found| assert_eq!(found.len(), 10));
+        searcher.fetched().unwrap();
+        Counting::allocations() - before
+    };
+    allocations_of(queries.view());
+    let (many, few) = (allocations_of(queries.view()), allocations_of(queries.view().slice(0, 20)));
+    assert!(many < few + 50, "{many} for 120 queries, {few} for 20");
 }
 
 #[test]

@@ -3,11 +3,12 @@
 
 mod fixture;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use annvil::store::{GcPolicy, GcReport, IndexStore, StoreError};
+use annvil::artifact::encryption::Key;
+use annvil::store::{Copied, GcPolicy, GcReport, IndexStore, RemovedSegment, Sealing, StoreError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use fixture::{Place, contents, draft, read_contents, segment_files};
@@ -347,6 +348,57 @@ fn a_copy_is_the_same_version_byte_for_byte() {
             assert_eq!(again.bytes_written, 0);
             assert_eq!(place.index().copy_to(&other.index(), None, &mut |_| ()).unwrap().version, 3);
         }
+    }
+}
+
+/// Version 1 of `source` goes to a place where a killed copy has left its segment whole, days ago, by way of `copy`; when all but
+/// the last of it is done, garbage of `older_than` is collected there. Returns the segments collected.
+fn collected_inside_a_copy(
+    older_than: Duration,
+    copy: &dyn Fn(&IndexStore) -> Copied,
+) -> (Copied, Vec<RemovedSegment>, Place) {
+    let place = Place::local();
+    copy(&place.index());
+    place.delete("v/00000000000000000001.json");
+    age(&place);
+    let (collecting, collected) = (place.index(), Arc::new(Mutex::new(Vec::new())));
+    let removed = collected.clone();
+    let interrupted = Watched::interrupted(&place.store, move || {
+        let report = collecting.collect_garbage(&policy(1, older_than)).unwrap();
+        removed.lock().unwrap().extend(report.removed_segments);
+    });
+    let copied = copy(&place.index_over(interrupted));
+    let removed = collected.lock().unwrap().clone();
+    (copied, removed, place)
+}
+
+#[test]
+fn a_copy_does_not_rest_on_files_that_are_about_to_be_collected() {
+    let source = Place::memory();
+    source.index().publish(segment_files(1), draft(1)).unwrap();
+    let key = Key::from_text("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=");
+    assert_eq!(key.is_ok(), cfg!(feature = "encryption"));
+    let sealing = key.ok().map(|key| Sealing { key: Arc::new(key), key_id: "kb".into() });
+    for sealing in [None].into_iter().chain(sealing.map(Some)) {
+        let copy = |to: &IndexStore| match &sealing {
+            None => source.index().copy_to(to, None, &mut |_| ()).unwrap(),
+            Some(sealing) => source.index().copy_rekeyed(to, None, sealing, &mut |_| ()).unwrap(),
+        };
+        let expect_whole = |place: &Place| {
+            let index = place.index();
+            let index = sealing.iter().fold(index, |index, sealing| index.sealed_with(sealing.clone()));
+            expect_contents(&index, 1, 1);
+        };
+        // The collection finds the segment young, for the price of its smallest file …
+        let (copied, removed, place) = collected_inside_a_copy(A_DAY, &copy);
+        assert_eq!(removed, []);
+        assert!(0 < copied.bytes_written && copied.bytes_written < copied.bytes / 4, "{copied:?}");
+        expect_whole(&place);
+        // … and what it takes all the same, as one does that had found it old, is written again.
+        let (copied, removed, place) = collected_inside_a_copy(ALL_AGES, &copy);
+        assert_eq!(removed.len(), 1);
+        assert!(copied.bytes_written > copied.bytes, "{copied:?}");
+        expect_whole(&place);
     }
 }
 

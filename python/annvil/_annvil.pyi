@@ -90,7 +90,7 @@ class Index:
     def certificate(self) -> dict[str, Any] | None:
         """Recall and latency as measured before the version was published."""
     def __len__(self) -> int:
-        """Rows."""
+        """Rows that a search can find."""
     def search(
         self,
         queries: ArrayLike,
@@ -129,7 +129,8 @@ class Shards:
     def __new__(cls, indexes: Sequence[Index]) -> Shards: ...
     @property
     def dim(self) -> int: ...
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Rows that a search can find, of all shards."""
     def search(self, queries: ArrayLike, k: int = 10, **options: Any) -> Answers:
         """As `Index.search`, merged by distance."""
 

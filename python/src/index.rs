@@ -226,7 +226,7 @@ impl Shards {
     }
 
     fn __len__(&self) -> usize {
-        self.shards.rows()
+        self.shards.live_rows()
     }
 
     #[pyo3(signature = (queries, k=10, **options))]

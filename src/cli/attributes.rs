@@ -27,17 +27,18 @@ pub(super) struct Found {
     pub column: String,
 }
 
-/// The first row whose `column` reads `value`. Without a column: the first text attribute, and if it has no such
-/// value, the row ids.
+/// The first row that is there, by `is_live`, and whose `column` reads `value`. Without a column: the first text attribute, and
+/// if it has no such value, the row ids.
 pub(super) fn find(
     attributes: Option<&RecordBatch>,
     ids: &RowIds,
+    is_live: &dyn Fn(u32) -> bool,
     column: Option<&str>,
     value: &str,
 ) -> Result<Found, LookupError> {
     let in_attribute = |name: &str| -> Result<Option<Found>, LookupError> {
         let Some(values) = attributes.and_then(|batch| batch.column_by_name(name)) else { return Ok(None) };
-        let found = row_of(values.as_ref(), value)
+        let found = row_of(values.as_ref(), is_live, value)
             .map_err(|source| LookupError::Text { column: name.into(), source })?;
         Ok(found.map(|ordinal| Found { ordinal, column: name.into() }))
     };
@@ -90,18 +91,18 @@ fn first_text_column(attributes: &RecordBatch) -> Option<&str> {
     fields.iter().find(|field| field.data_type().is_string()).map(|field| field.name().as_str())
 }
 
-fn row_of(column: &dyn Array, value: &str) -> Result<Option<u32>, ArrowError> {
+fn row_of(column: &dyn Array, is_live: &dyn Fn(u32) -> bool, value: &str) -> Result<Option<u32>, ArrowError> {
     let column = in_utc(column)?;
     let formatter = ArrayFormatter::try_new(&column, &FormatOptions::default())?;
     let mut text = String::new();
-    for row in 0..column.len() {
-        if column.is_null(row) {
+    for row in (0..column.len() as u32).filter(|&row| is_live(row)) {
+        if column.is_null(row as usize) {
             continue;
         }
         text.clear();
-        formatter.value(row).write(&mut text)?;
+        formatter.value(row as usize).write(&mut text)?;
         if text == value {
-            return Ok(Some(row as u32));
+            return Ok(Some(row));
         }
     }
     Ok(None)
@@ -123,7 +124,7 @@ mod tests {
     }
 
     fn found(column: Option<&str>, value: &str) -> Result<(u32, String), String> {
-        let found = find(Some(&batch()), &RowIds::from(vec![30u64, 20, 10]), column, value);
+        let found = find(Some(&batch()), &RowIds::from(vec![30u64, 20, 10]), &|_| true, column, value);
         found.map(|found| (found.ordinal, found.column)).map_err(|error| error.to_string())
     }
 
@@ -139,8 +140,22 @@ mod tests {
         ] {
             assert_eq!(found(column, value), Ok((expected.0, expected.1.into())), "{column:?} {value}");
         }
-        let found = find(None, &RowIds::from(vec![30u64]), None, "30").unwrap();
+        let found = find(None, &RowIds::from(vec![30u64]), &|_| true, None, "30").unwrap();
         assert_eq!(found, Found { ordinal: 0, column: "row_id".into() });
+    }
+
+    #[test]
+    fn a_row_that_was_deleted_is_not_found_by_its_value() {
+        let words = Arc::new(LargeStringArray::from(vec!["river", "king", "river"])) as ArrayRef;
+        let batch = RecordBatch::try_from_iter([("word", words)]).unwrap();
+        let ids = RowIds::from(vec![1u64, 2, 3]);
+        let found = |live: &[u32], value| {
+            let found = find(Some(&batch), &ids, &|row| live.contains(&row), None, value);
+            found.ok().map(|found| found.ordinal)
+        };
+        assert_eq!(found(&[0, 1, 2], "river"), Some(0));
+        assert_eq!(found(&[1, 2], "river"), Some(2), "the row in its place");
+        assert_eq!(found(&[0, 2], "king"), None);
     }
 
     #[test]
@@ -166,7 +181,7 @@ mod tests {
         ] {
             assert_eq!(found(column, value), Err(expected.into()));
         }
-        let error = find(None, &RowIds::from(vec![30u64]), None, "x").unwrap_err();
+        let error = find(None, &RowIds::from(vec![30u64]), &|_| true, None, "x").unwrap_err();
         assert_eq!(error.to_string(), "no row has `x` in the row ids; --column takes `row_id`");
     }
 }

@@ -19,8 +19,8 @@ Examples:
 
   annvil copy prod/kb rotated/kb --all --key env:OLD_KEY --rekey file:/run/secrets/kb.key --key-id kb-2027
 
-The copy has the version's number. Files that are there already, whole, are not written again. `annvil verify
---repair-from` restores a damaged index from a copy.
+The copy has the version's number. Files that are there already, whole, are not written again, but for the smallest of a segment
+that is old, which keeps `annvil gc` away from it. `annvil verify --repair-from` restores a damaged index from a copy.
 
 An encrypted index is copied as it is, and no key is needed, unless the copy has another name. With --rekey all of the copy is
 encrypted anew with another key, of which the old one opens nothing; an index that is not encrypted is encrypted so.")]
@@ -66,7 +66,7 @@ struct CopiedVersion {
     version: u64,
     files: u64,
     size_bytes: u64,
-    /// What was not there yet.
+    /// What was not there yet, or was written again.
     bytes_written: u64,
 }
 

@@ -101,7 +101,7 @@ impl ListArgs {
             return Err(Error::BadInput(error.into()));
         }
         let rows: Vec<u32> = match (&self.condition, &self.id_prefix) {
-            (Some(condition), Some(prefix)) => index.mask(&condition.and(prefix)?)?.iter().collect(),
+            (Some(condition), Some(prefix)) => index.mask(&condition.and(prefix))?.iter().collect(),
             (Some(filter), None) | (None, Some(filter)) => index.mask(filter)?.iter().collect(),
             (None, None) => index.live_ordinals(),
         };

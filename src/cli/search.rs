@@ -259,7 +259,8 @@ impl SearchArgs {
 
     fn row_like(&self, value: &str, index: &Index) -> Result<Question, Error> {
         let attributes = index.fetch_attributes()?;
-        let row = find(attributes.as_ref(), index.ids(), self.column.as_deref(), value)
+        let is_live = |row| index.is_live(row);
+        let row = find(attributes.as_ref(), index.ids(), &is_live, self.column.as_deref(), value)
             .map_err(SearchError::from)?;
         let vector = index.fetch_vector(row.ordinal)?.ok_or(SearchError::NoVectors)?;
         Ok(Question { queries: VectorBuf::new(vector, index.dim()), like: Some(row) })
@@ -276,7 +277,7 @@ impl SearchArgs {
             query = query.partition(partition.as_str());
         }
         query = match (&self.condition, &self.id_prefix) {
-            (Some(condition), Some(prefix)) => query.filter(condition.and(prefix)?),
+            (Some(condition), Some(prefix)) => query.filter(condition.and(prefix)),
             (Some(filter), None) | (None, Some(filter)) => query.filter(filter.clone()),
             (None, None) => query,
         };

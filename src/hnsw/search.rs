@@ -1,5 +1,6 @@
 //! Searching the graph: greedily down the upper levels, then with a beam of `ef_search` rows on the base layer (`walk`).
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -28,7 +29,8 @@ pub(super) struct GraphSearcher {
     walks: Vec<Walk>,
     /// Answers of a batch by query, modulo [`HELD`].
     held: Vec<Vec<Neighbor>>,
-    /// Where the vectors lie elsewhere.
+    /// Where the vectors lie elsewhere, as are all of these.
+    batch: FetchedBatch,
     fetching: Fetching,
     /// That nobody has asked for so far.
     failure: Option<FetchError>,
@@ -37,7 +39,8 @@ pub(super) struct GraphSearcher {
 impl GraphSearcher {
     pub fn new(index: Arc<Hnsw>) -> Self {
         let (walks, held) = (vec![Walk::new(&index)], Vec::new());
-        Self { kernels: kernels(), walks, held, fetching: Fetching::default(), failure: None, index }
+        let (batch, fetching) = (FetchedBatch::default(), Fetching::default());
+        Self { kernels: kernels(), walks, held, batch, fetching, failure: None, index }
     }
 }
 
@@ -125,30 +128,27 @@ impl GraphSearcher {
         params: &SearchParams,
         found: &mut dyn FnMut(usize, &[Neighbor]),
     ) {
-        let Self { index, kernels, walks, fetching, failure, .. } = self;
+        let Self { index, kernels, walks, batch, fetching, failure, .. } = self;
         for start in (0..queries.rows()).step_by(FETCHED_TOGETHER) {
-            let batch = queries.slice(start, (start + FETCHED_TOGETHER).min(queries.rows()));
-            let mut candidates = Vec::new();
-            let mut ends = Vec::with_capacity(batch.rows());
-            for query in batch.iter().filter(|_| failure.is_none()) {
+            let queries = queries.slice(start, (start + FETCHED_TOGETHER).min(queries.rows()));
+            batch.clear();
+            for query in queries.iter().filter(|_| failure.is_none()) {
                 walks[0].start(index, kernels, query, params);
                 while !walks[0].is_done() {
                     walks[0].step(index, kernels, query);
                 }
-                candidates.extend_from_slice(walks[0].candidates());
-                ends.push(candidates.len());
+                batch.push(walks[0].candidates());
             }
-            let mut rows = candidates.clone();
-            rows.sort_unstable();
-            rows.dedup();
             if failure.is_none() {
-                match index.vectors.fetch(&rows, fetching) {
+                match index.vectors.fetch(batch.rows(), fetching) {
                     Ok(vectors) => {
-                        let fetched = FetchedRows { index, rows, vectors };
                         let mut from = 0;
-                        for (query, &end) in ends.iter().enumerate() {
-                            let nearest = fetched.rank(batch.row(query), &candidates[from..end], params.k);
-                            found(start + query, &nearest);
+                        for (number, query) in queries.iter().enumerate() {
+                            let end = batch.ends[number];
+                            found(
+                                start + number,
+                                batch.rank(index.metric, &vectors, query, from..end, params.k),
+                            );
                             from = end;
                         }
                         continue;
@@ -156,28 +156,68 @@ impl GraphSearcher {
                     Err(error) => *failure = Some(error),
                 }
             }
-            (start..start + batch.rows()).for_each(|query| found(query, &[]));
+            (start..start + queries.rows()).for_each(|query| found(query, &[]));
         }
     }
 }
 
-/// Rows of an index whose vectors lie elsewhere, ascending, and those vectors.
-struct FetchedRows<'a> {
-    index: &'a Hnsw,
+/// The candidates of queries whose vectors are fetched together, and memory for ranking them.
+#[derive(Default)]
+struct FetchedBatch {
+    /// One query's after the other's.
+    candidates: Vec<u32>,
+    /// Where each query's end.
+    ends: Vec<usize>,
+    /// All of them, ascending, each once: the rows to fetch.
     rows: Vec<u32>,
-    vectors: KeptVectors,
+    /// Of one query: its candidates' places among `rows`, their distances, and both ranked.
+    places: Vec<u32>,
+    distances: Vec<f32>,
+    nearest: Vec<Neighbor>,
 }
 
-impl FetchedRows<'_> {
-    /// The `k` nearest of `candidates`, which were all fetched.
-    fn rank(&self, query: &[f32], candidates: &[u32], k: usize) -> Vec<Neighbor> {
-        let place = |row| self.rows.binary_search(row).expect("a row that was fetched") as u32;
-        let places: Vec<u32> = candidates.iter().map(place).collect();
-        let mut distances = vec![0.0; places.len()];
-        self.vectors.distances(self.index.metric, query, &places, &mut distances);
-        let ranked = candidates.iter().zip(distances);
-        let mut nearest: Vec<Neighbor> =
-            ranked.map(|(&row, distance)| Neighbor::new(row, distance)).collect();
+impl FetchedBatch {
+    fn clear(&mut self) {
+        self.candidates.clear();
+        self.ends.clear();
+    }
+
+    /// The next query's candidates.
+    fn push(&mut self, candidates: &[u32]) {
+        self.candidates.extend_from_slice(candidates);
+        self.ends.push(self.candidates.len());
+    }
+
+    /// What is to be fetched.
+    fn rows(&mut self) -> &[u32] {
+        self.rows.clear();
+        self.rows.extend_from_slice(&self.candidates);
+        self.rows.sort_unstable();
+        self.rows.dedup();
+        &self.rows
+    }
+
+    /// The `k` nearest of some of the candidates; `vectors` are those of [`rows`](Self::rows).
+    fn rank(
+        &mut self,
+        metric: Metric,
+        vectors: &KeptVectors,
+        query: &[f32],
+        candidates: Range<usize>,
+        k: usize,
+    ) -> &[Neighbor] {
+        let Self { rows, places, distances, nearest, .. } = self;
+        let candidates = &self.candidates[candidates];
+        places.clear();
+        places.extend(
+            candidates.iter().map(|row| rows.binary_search(row).expect("a row that was fetched") as u32),
+        );
+        distances.clear();
+        distances.resize(places.len(), 0.0);
+        vectors.distances(metric, query, places, distances);
+        nearest.clear();
+        nearest
+            .extend(candidates.iter().zip(&*distances).map(|(&row, &distance)| Neighbor::new(row, distance)));
         nearest.sort_unstable();
         nearest.truncate(k);
         nearest

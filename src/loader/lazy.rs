@@ -247,6 +247,10 @@ impl RangedColumns {
         self.places.schema()
     }
 
+    pub fn are_here(&self, columns: &[usize]) -> bool {
+        columns.iter().all(|&column| self.columns[column].get().is_some())
+    }
+
     /// Some columns, in this order. Those that are not here are read in one round trip.
     pub fn fetch(&self, columns: &[usize], fetching: &mut Fetching) -> Result<RecordBatch, FetchError> {
         let mut missing: Vec<usize> =

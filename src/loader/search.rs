@@ -42,7 +42,7 @@ pub struct Prepared<'a> {
     k: usize,
     /// The places of those asked for, …
     places: Vec<usize>,
-    /// … and their columns: of a lazy index from the first search on, which reads them meanwhile.
+    /// … and their columns: of a lazy index that has not read them yet, from the first search on, which reads them meanwhile.
     attributes: OnceLock<RecordBatch>,
     fetched: FetchStats,
     timeout: Option<Duration>,
@@ -110,7 +110,7 @@ impl<'a> Prepared<'a> {
             }
         };
         let attributes = OnceLock::new();
-        if index.lazy.is_none() {
+        if index.attributes.are_here(&places) {
             let _ = attributes.set(index.columns(&places, limit)?.0);
         }
         let (threshold, offset, timeout) = (query.threshold, query.offset, query.timeout);

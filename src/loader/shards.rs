@@ -44,9 +44,14 @@ impl Shards {
         &self.indexes
     }
 
-    /// Of all shards.
+    /// Of all shards, see [`Index::rows`]: some of them may be of rows that were deleted.
     pub fn rows(&self) -> usize {
         self.indexes.iter().map(|index| index.rows()).sum()
+    }
+
+    /// Rows of all shards that a search can find.
+    pub fn live_rows(&self) -> usize {
+        self.indexes.iter().map(|index| index.live_rows()).sum()
     }
 
     pub fn dim(&self) -> usize {

@@ -4,11 +4,12 @@
 //! Not `quick_cache` or `moka`: blocks are of one size, they come and go by the batch under one lock, and who waits for whom
 //! is told by `blocks`; what is left of a cache is this.
 
+use std::borrow::Borrow;
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
 #[derive(Debug)]
-pub(super) struct Clock<K, V> {
+pub(crate) struct Clock<K, V> {
     entries: HashMap<K, Entry<V>>,
     /// Each key once; the front is where the hand stands.
     hand: VecDeque<K>,
@@ -28,7 +29,10 @@ impl<K: Clone + Eq + Hash, V> Clock<K, V> {
         Self { entries: HashMap::new(), hand: VecDeque::new(), size_bytes: 0, budget_bytes }
     }
 
-    pub fn get(&mut self, key: &K) -> Option<&V> {
+    pub fn get<Q: Eq + Hash + ?Sized>(&mut self, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
         let entry = self.entries.get_mut(key)?;
         entry.used = true;
         Some(&entry.value)
@@ -54,9 +58,14 @@ impl<K: Clone + Eq + Hash, V> Clock<K, V> {
         gone
     }
 
-    pub fn remove(&mut self, key: &K) -> Option<V> {
+    pub fn remove<Q: Eq + Hash + ?Sized>(&mut self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+    {
         let entry = self.entries.remove(key)?;
-        self.hand.retain(|other| other != key);
+        // From the back: what goes again is mostly what has just come.
+        let place = self.hand.iter().rposition(|other| other.borrow() == key);
+        self.hand.remove(place.expect("each key is on the hand"));
         self.size_bytes -= entry.size_bytes;
         Some(entry.value)
     }

@@ -2,15 +2,16 @@ use bytes::Bytes;
 
 use super::index::{Opened, manifest_object, segment_object};
 use super::objects::{MULTIPART_ABOVE, check_digest};
+use super::publish::is_young;
 use super::{IndexStore, Place, StoreError};
-use crate::artifact::{Digest, FileRef, Head, Manifest, StoredManifest};
+use crate::artifact::{Digest, FileRef, Head, Manifest, StoredFolder, StoredManifest};
 
 /// What a copy did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Copied {
     pub version: u64,
     pub files: u64,
-    /// Bytes of the files that were not there yet, the manifest's apart.
+    /// Bytes of the files that were not there yet, or were about to be collected; the manifest's apart.
     pub bytes_written: u64,
     /// Of all the version's files.
     pub bytes: u64,
@@ -33,28 +34,68 @@ impl IndexStore {
         destination.check_writable()?;
         let stored = self.read_stored(self.named_or_latest(version)?)?;
         let manifest = self.under_name(&stored, &destination.name)?;
-        let encoded = destination.encode(&manifest)?;
-        let version = manifest.version();
-        destination.check_vacant(version, &encoded)?;
-        let mut copied = Copied { version, files: 0, bytes_written: 0, bytes: 0 };
-        for segment in manifest.folders() {
-            for file in segment.files {
-                if !destination.has_file(segment.id, file) {
-                    let place = self.place(Some(version), &segment_object(segment.id, &file.name));
-                    destination.write_file_of(self, segment.id, file, place)?;
-                    copied.bytes_written += file.size_bytes;
+        let write = |folder: &Digest, file: &FileRef| {
+            let place = self.place(Some(manifest.version()), &segment_object(folder, &file.name));
+            destination.write_file_of(self, folder, file, place)
+        };
+        destination.receive(&manifest, &write, on_file)
+    }
+
+    /// Makes a version that lies elsewhere one of this index. `write` writes one of its files, and has read it back when it
+    /// returns.
+    pub(super) fn receive(
+        &self,
+        manifest: &StoredManifest,
+        write: &dyn Fn(&Digest, &FileRef) -> Result<(), StoreError>,
+        on_file: &mut dyn FnMut(&FileRef),
+    ) -> Result<Copied, StoreError> {
+        let encoded = self.encode(manifest)?;
+        self.check_vacant(manifest.version(), &encoded)?;
+        let mut copied = Copied { version: manifest.version(), files: 0, bytes_written: 0, bytes: 0 };
+        let written = |folder: &Digest, file: &FileRef| write(folder, file).map(|()| file.size_bytes);
+        let folders = manifest.folders();
+        for StoredFolder { id, files } in &folders {
+            if let Some(file) = self.to_renew(id, files)? {
+                copied.bytes_written += written(id, file)?;
+            }
+            for file in *files {
+                if !self.has_file(id, file) {
+                    copied.bytes_written += written(id, file)?;
                 }
                 copied.files += 1;
                 copied.bytes += file.size_bytes;
                 on_file(file);
             }
         }
-        destination.commit_copy(&manifest, &encoded)?;
+        self.commit_copy(manifest, &encoded)?;
+        // Of files that were used as they were found: garbage collection may have had them in its hand already.
+        for StoredFolder { id, files } in &folders {
+            for file in *files {
+                if self.objects.size(&segment_object(id, &file.name))?.is_none() {
+                    copied.bytes_written += written(id, file)?;
+                }
+            }
+        }
         Ok(copied)
     }
 
+    /// The file of a folder to write again, the smallest, where all that are there are old: garbage collection leaves a folder
+    /// alone as long as one of its files is young, and before the manifest names it, nothing else keeps it.
+    fn to_renew<'f>(&self, folder: &Digest, files: &'f [FileRef]) -> Result<Option<&'f FileRef>, StoreError> {
+        let mut is_there = false;
+        for file in files {
+            if let Some(there) = self.objects.head(&segment_object(folder, &file.name))? {
+                if is_young(&there) {
+                    return Ok(None);
+                }
+                is_there = true;
+            }
+        }
+        Ok(files.iter().filter(|_| is_there).min_by_key(|file| file.size_bytes))
+    }
+
     /// That there is no version of that number, or this very one.
-    pub(super) fn check_vacant(&self, version: u64, encoded: &[u8]) -> Result<(), StoreError> {
+    fn check_vacant(&self, version: u64, encoded: &[u8]) -> Result<(), StoreError> {
         match self.objects.size(&manifest_object(version))? {
             Some(_) => self.expect_manifest(version, encoded),
             None => Ok(()),
@@ -62,7 +103,7 @@ impl IndexStore {
     }
 
     /// The last step of a copy whose files are all there.
-    pub(super) fn commit_copy(&self, manifest: &StoredManifest, encoded: &Bytes) -> Result<(), StoreError> {
+    fn commit_copy(&self, manifest: &StoredManifest, encoded: &Bytes) -> Result<(), StoreError> {
         let folders = manifest.folders();
         let all = folders.iter().flat_map(|folder| folder.files.iter().map(|file| (folder.id, file)));
         let (segment, smallest) = all.min_by_key(|(_, file)| file.size_bytes).expect("a folder has files");
@@ -94,8 +135,8 @@ impl IndexStore {
     }
 
     /// Whether the file is there, whole.
-    pub(super) fn has_file(&self, segment: &Digest, file: &FileRef) -> bool {
-        let object = segment_object(segment, &file.name);
+    fn has_file(&self, folder: &Digest, file: &FileRef) -> bool {
+        let object = segment_object(folder, &file.name);
         matches!(self.objects.size(&object), Ok(Some(size)) if size == file.size_bytes)
             && self.read_back(&object, file).is_ok()
     }

@@ -44,6 +44,7 @@ mod verify;
 pub use artifact::{Artifact, Segment};
 pub use blocks::{BlockReader, CacheOptions, RangedFile};
 pub use change::NextVersion;
+pub(crate) use clock::Clock;
 pub use copy::Copied;
 pub use error::{FileError, Place, StoreError};
 pub use gc::{GcPolicy, GcReport, RemovedSegment};

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::connection::Kind;
 use super::contents::Contents;
 use super::index::{manifest_object, segment_object};
-use super::objects::{MADE_MULTIPART_ABOVE, MULTIPART_ABOVE, ReadError, check_digest};
+use super::objects::{Listed, MADE_MULTIPART_ABOVE, MULTIPART_ABOVE, ReadError, check_digest};
 use super::retry::{Verdict, is_unimplemented, verdict};
 use super::{IndexStore, Sealing, StoreError, Verified};
 use crate::artifact::checksums::{BlockChecksums, CHECKSUMS_FILE};
@@ -368,8 +368,7 @@ impl IndexStore {
     fn write_and_read_back(&self, file: &StagedFile<'_>) -> Result<u64, StoreError> {
         let (object, stored) = (file.object(), file.stored);
         if let Some(there) = self.objects.head(&object)? {
-            let age = SystemTime::now().duration_since(there.modified).unwrap_or_default();
-            let is_reusable = there.size_bytes == stored.size_bytes && age < REUSED_WITHIN;
+            let is_reusable = there.size_bytes == stored.size_bytes && is_young(&there);
             if is_reusable && self.read_back(&object, stored).is_ok() {
                 return Ok(0);
             }
@@ -519,6 +518,11 @@ impl IndexStore {
         }
         Ok(bytes.into())
     }
+}
+
+/// Whether a file may be used as it is found: see [`REUSED_WITHIN`].
+pub(super) fn is_young(there: &Listed) -> bool {
+    SystemTime::now().duration_since(there.modified).unwrap_or_default() < REUSED_WITHIN
 }
 
 /// The store says that there is such an object already.

@@ -3,6 +3,8 @@
 //! Whoever changes a key does so because somebody may have the old one, and with it whatever it opened: so all of it is encrypted
 //! anew, and nothing that the old key opens is of use in the copy. A copy moves every byte anyway.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 
 use super::contents::StoredFile;
@@ -13,7 +15,7 @@ use super::publish::sealed_folder;
 use super::{IndexStore, Sealing, StoreError};
 use crate::artifact::checksums::BLOCK_BYTES;
 use crate::artifact::encryption::FileCipher;
-use crate::artifact::{FileRef, Manifest};
+use crate::artifact::{Digest, FileRef, Manifest};
 
 impl IndexStore {
     /// [`copy_to`](Self::copy_to), encrypted with `sealing` whatever it was encrypted with before. The version is read twice: what
@@ -31,7 +33,7 @@ impl IndexStore {
         destination.check_writable()?;
         let artifact = self.artifact(version)?;
         let manifest = Manifest { index_name: destination.name.clone(), ..artifact.manifest().clone() };
-        let (mut folders, mut files) = (Vec::new(), Vec::new());
+        let (mut folders, mut files) = (Vec::new(), HashMap::new());
         for segment in artifact.folders() {
             let plain = segment.reference();
             let sources = plain.files.iter().map(|file| segment.stored(&file.name));
@@ -46,28 +48,18 @@ impl IndexStore {
                 Ok(FileRef { name: name.into(), size_bytes, blake3: hasher.finalize().into() })
             })?;
             let object = |file: &FileRef| segment_object(&folder.id, &file.name);
-            let stored = folder.files.iter().map(|file| (object(file), file.clone()));
-            files.extend(stored.zip(sources).zip(ciphers));
+            files.extend(folder.files.iter().map(object).zip(sources.into_iter().zip(ciphers)));
             folders.push(folder);
         }
         let stored = destination.stored(&manifest, folders, Some(sealing))?;
-        let encoded = destination.encode(&stored)?;
-        destination.check_vacant(manifest.version, &encoded)?;
-        let mut copied = Copied { version: manifest.version, files: 0, bytes_written: 0, bytes: 0 };
-        for (((object, file), source), cipher) in &files {
-            let size_bytes = file.size_bytes;
-            if destination.read_back(object, file).is_err() {
-                let chunks = || sealed_chunks(source, &self.objects, cipher);
-                destination.objects.write_chunks(object, size_bytes, MADE_MULTIPART_ABOVE, &chunks)?;
-                destination.read_back(object, file)?;
-                copied.bytes_written += size_bytes;
-            }
-            copied.files += 1;
-            copied.bytes += size_bytes;
-            on_file(file);
-        }
-        destination.commit_copy(&stored, &encoded)?;
-        Ok(copied)
+        let write = |folder: &Digest, file: &FileRef| {
+            let object = segment_object(folder, &file.name);
+            let (source, cipher) = &files[&object];
+            let chunks = || sealed_chunks(source, &self.objects, cipher);
+            destination.objects.write_chunks(&object, file.size_bytes, MADE_MULTIPART_ABOVE, &chunks)?;
+            destination.read_back(&object, file)
+        };
+        destination.receive(&stored, &write, on_file)
     }
 }
 

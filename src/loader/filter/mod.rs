@@ -59,7 +59,8 @@ pub struct Filter {
 enum Form {
     Sql(Box<Expr>),
     Made(Condition),
-    Both(Filter, Filter),
+    /// Two or more, none of which is one of these.
+    All(Vec<Filter>),
 }
 
 /// Begins the text of what is no SQL: no SQL has it outside of quotes.
@@ -130,14 +131,20 @@ impl Filter {
         Self::parse(&format!("starts_with({ROW_ID}, '{}')", prefix.replace('\'', "''")))
     }
 
-    /// Rows that pass both.
-    pub fn and(&self, other: &Self) -> Result<Self, FilterError> {
-        if let (Form::Sql(_), Form::Sql(_)) = (&*self.form, &*other.form) {
-            return Self::parse(&format!("({}) AND ({})", self.text, other.text));
+    /// Rows that pass both. Never made of their texts: what one of them leaves open, as a comment to the end of the line, would
+    /// take in the other, and two within the limits may come to one beyond.
+    pub fn and(&self, other: &Self) -> Self {
+        let parts: Vec<Self> = self.parts().iter().chain(other.parts()).cloned().collect();
+        // Each text's length says where it ends.
+        let text = parts.iter().map(|part| format!("{MADE}{}{MADE}{}", part.text.len(), part.text));
+        Self { text: text.collect::<String>().into(), form: Arc::new(Form::All(parts)) }
+    }
+
+    fn parts(&self) -> &[Self] {
+        match &*self.form {
+            Form::All(parts) => parts,
+            Form::Sql(_) | Form::Made(_) => std::slice::from_ref(self),
         }
-        // The first text's length says where it ends.
-        let text = format!("{MADE}{}{MADE}{}{}", self.text.len(), self.text, other.text);
-        Ok(Self { text: text.into(), form: Arc::new(Form::Both(self.clone(), other.clone())) })
     }
 
     /// The SQL, or a text of no grammar that only equal conditions share.
@@ -158,7 +165,12 @@ impl Filter {
         match &*self.form {
             Form::Sql(expr) => evaluate::evaluate(expr, columns),
             Form::Made(condition) => Ok(truth::mask(&condition.evaluate(columns)?)),
-            Form::Both(a, b) => Ok(a.evaluate(columns)?.and(&b.evaluate(columns)?)),
+            Form::All(parts) => {
+                let (first, others) = parts.split_first().expect("two or more");
+                others
+                    .iter()
+                    .try_fold(first.evaluate(columns)?, |mask, part| Ok(mask.and(&part.evaluate(columns)?)))
+            }
         }
     }
 }

@@ -116,7 +116,7 @@ impl Search<'_> {
         };
         let is_member = Filter::of(Condition::Among { column: column.into(), constants: vec![constant] })?;
         let members = match &self.filter {
-            Some(filter) => filter.and(&is_member)?,
+            Some(filter) => filter.and(&is_member),
             None => is_member,
         };
         group.hits = self.nearest(size, Some(members))?;
