@@ -691,6 +691,30 @@ fn the_openapi_document_names_every_path_and_status() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn keys_that_cannot_be_read_do_not_open_the_server() {
+    use std::os::unix::ffi::OsStrExt;
+    let (shelf, _) = shelf("flat", Metric::L2);
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_annvil"))
+        .args(["serve", &shelf.uri("news"), "--listen", "127.0.0.1:0"])
+        .env("ANNVIL_API_KEYS", std::ffi::OsStr::from_bytes(b"key-of-sixteen-characters\xff"))
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A server that opens says so; one that does not says nothing here.
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    if !line.is_empty() {
+        child.kill().unwrap();
+    }
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((line.as_str(), output.status.code()), ("", Some(2)), "{text}");
+    assert!(text.contains("ANNVIL_API_KEYS is not UTF-8"), "{text}");
+}
+
 #[test]
 fn arguments_that_do_not_fit_are_refused_before_anything_is_served() {
     let (shelf, _) = shelf("flat", Metric::L2);
