@@ -17,6 +17,7 @@ use annvil::serve::Server;
 use annvil::vectors::{Metric, RowId, RowIds, VectorBuf, VectorView};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, UInt32Type};
+use arrow_array::{ArrayRef, RecordBatch, StringArray};
 use serde_json::{Value, json};
 
 use annvil::change::{Append, Delete, append, delete};
@@ -99,7 +100,7 @@ fn an_answer_is_what_the_loader_finds_in_json_and_in_arrow() {
     assert_eq!(reader.schema().metadata()["version"], "1");
     let batch = reader.next().unwrap().unwrap();
     let names: Vec<String> = batch.schema().fields().iter().map(|field| field.name().clone()).collect();
-    assert_eq!(names, ["query", "rank", "id", "distance", "similarity", "metadata.source", "tags"]);
+    assert_eq!(names, ["_query", "_rank", "row_id", "_similarity", "_distance", "metadata.source", "tags"]);
     let numbers =
         |name: &str| batch.column_by_name(name).unwrap().as_primitive::<UInt32Type>().values().to_vec();
     let mut places = Vec::new();
@@ -108,13 +109,34 @@ fn an_answer_is_what_the_loader_finds_in_json_and_in_arrow() {
         places.extend((0..matches.len()).map(|rank| (query as u32, rank as u32)));
         distances.extend(matches.iter().map(|found| found.distance));
     }
-    assert_eq!(numbers("query").into_iter().zip(numbers("rank")).collect::<Vec<_>>(), places);
+    assert_eq!(numbers("_query").into_iter().zip(numbers("_rank")).collect::<Vec<_>>(), places);
     assert_eq!(
-        batch.column_by_name("distance").unwrap().as_primitive::<Float32Type>().values(),
+        batch.column_by_name("_distance").unwrap().as_primitive::<Float32Type>().values(),
         &distances[..]
     );
-    let ids = RowIds::from_array(batch.column_by_name("id").unwrap()).unwrap();
+    let ids = RowIds::from_array(batch.column_by_name("row_id").unwrap()).unwrap();
     assert_eq!(ids.get(0), index.hit(expected.of(0)[0]).id);
+}
+
+#[test]
+fn no_two_columns_of_an_arrow_answer_have_one_name() {
+    let shelf = Shelf::new();
+    let vectors = rows::clustered(ROWS, DIM, Metric::L2, 1);
+    let text = |name: &str| (0..ROWS).map(|row| Some(format!("{name} {row}"))).collect::<StringArray>();
+    let named = ["rank", "_rank", "row_id", "distance"];
+    let columns = named.map(|name| (name, std::sync::Arc::new(text(name)) as ArrayRef));
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    shelf.publish("news", "flat", (&vectors, Metric::L2), &numbered(0), Some(&batch));
+    let served = start(&shelf, &[]);
+    let request = http::request("POST", SEARCH).with("Accept", "application/vnd.apache.arrow.stream");
+    let body = json!({ "vectors": [vectors.row(7)], "k": 2, "attributes": true });
+    let answer = http::ask(served.port, &request.body(body.to_string())).unwrap();
+    let mut reader = arrow_ipc::reader::StreamReader::try_new(answer.body.as_slice(), None).unwrap();
+    let found = reader.next().unwrap().unwrap();
+    let names: Vec<String> = found.schema().fields().iter().map(|field| field.name().clone()).collect();
+    assert_eq!(names, ["_query", "__rank", "_row_id", "_distance", "rank", "_rank", "row_id", "distance"]);
+    assert_eq!(found.column_by_name("__rank").unwrap().as_primitive::<UInt32Type>().values(), &[0, 1]);
+    assert_eq!(found.column_by_name("_rank").unwrap().as_string::<i32>().value(0), "_rank 7");
 }
 
 #[test]

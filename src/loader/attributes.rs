@@ -85,6 +85,16 @@ pub(super) fn take(shards: &[&RecordBatch], answers: &Answers) -> RecordBatch {
     RecordBatch::try_new_with_options(schema, arrays, &options).expect("as many rows in each column")
 }
 
+/// What a column that is not an attribute is called beside those that are, in a table of answers: `name`, with as many more `_`
+/// before it as it takes to be no attribute's.
+pub fn own_column(name: &str, attributes: &Schema) -> String {
+    let mut name = name.to_string();
+    while attributes.column_with_name(&name).is_some() {
+        name.insert(0, '_');
+    }
+    name
+}
+
 /// The value as JSON has it: numbers are numbers; lists are arrays; dates and times, and numbers that JSON cannot write, are text.
 pub fn json_value(column: &dyn Array, row: usize) -> Result<Value, ArrowError> {
     if column.is_null(row) {
@@ -118,6 +128,17 @@ mod tests {
         BooleanArray, Float32Array, Float64Array, Int64Array, LargeStringArray, TimestampSecondArray,
         UInt8Array,
     };
+    use arrow_schema::Field;
+
+    #[test]
+    fn a_column_of_our_own_makes_way_for_attributes() {
+        let schema = |names: &[&str]| {
+            Schema::new(names.iter().map(|&name| Field::new(name, DataType::Utf8, true)).collect::<Vec<_>>())
+        };
+        assert_eq!(own_column("_rank", &schema(&["rank"])), "_rank");
+        assert_eq!(own_column("row_id", &schema(&["row_id"])), "_row_id");
+        assert_eq!(own_column("row_id", &schema(&["row_id", "_row_id", "___row_id"])), "__row_id");
+    }
 
     #[test]
     fn values_become_what_json_has_for_them() {

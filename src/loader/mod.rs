@@ -44,7 +44,7 @@ use arrow_schema::SchemaRef;
 
 pub use crate::index::RowMask;
 pub use answers::{Answers, Match};
-pub use attributes::{in_utc, json_value};
+pub use attributes::{in_utc, json_value, own_column};
 pub use families::{assemble, effort_name};
 pub use filter::{Bound, Condition, Constant, Filter, FilterError, Position, ROW_ID, TextTest};
 pub use open::{Check, OpenOptions, Residence};

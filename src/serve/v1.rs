@@ -319,8 +319,9 @@ fn certificate(certificate: &Certificate) -> CertificateInfo {
     responses(
         (
             status = 200,
-            description = "With `Accept: application/vnd.apache.arrow.stream`, an Arrow stream with a row per hit: `query`, `rank`, `id`, \
-                `distance`, `similarity` where the metric has one, and the attributes.",
+            description = "With `Accept: application/vnd.apache.arrow.stream`, an Arrow stream with a row per hit: `_query`, `_rank`, \
+                `row_id`, `_similarity` where the metric has one, `_distance`, and the attributes. Those keep their names: where one is \
+                called as a column of these, that one gets another `_` in front.",
             headers(("annvil-version" = u64, description = "The version that answered")),
             content(
                 (SearchResponse = "application/json"),
