@@ -357,7 +357,7 @@ impl Index {
     }
 
     /// The rows that pass a filter, and are there. Evaluated once for each filter that is in use, see
-    /// [`OpenOptions::filter_cache_bytes`].
+    /// [`OpenOptions::filter_cache_bytes`] and [`Filter::passing`].
     pub fn mask(&self, filter: &Filter) -> Result<Arc<RowMask>, FilterError> {
         let mask = self.mask_within(filter, None).map(|(mask, _)| mask);
         mask.map_err(|error| match error {
@@ -367,7 +367,16 @@ impl Index {
         })
     }
 
-    /// The same, with a limit to how long columns may be read; and what was fetched.
+    /// As [`mask`](Self::mask), by the `end`: it is looked at between the conditions of the filter.
+    ///
+    /// # Errors
+    /// Beside those of `mask`, [`QueryError::TimeOut`].
+    pub fn mask_until(&self, filter: &Filter, end: Instant) -> Result<Arc<RowMask>, QueryError> {
+        let limit = Limit::of(Instant::now(), None, Some(end));
+        self.mask_within(filter, limit).map(|(mask, _)| mask)
+    }
+
+    /// The same, with a limit to how long columns may be read and looked through; and what was fetched.
     fn mask_within(
         &self,
         filter: &Filter,
@@ -382,15 +391,31 @@ impl Index {
                 (Some(batch), fetched)
             }
         };
-        let columns = Columns::new(&self.ids, columns.as_ref());
-        let mask = self.filters.get(filter.text(), self.rows(), || {
-            let mask = filter.evaluate(&columns)?;
+        let end = limit.and_then(|limit| limit.end);
+        let columns = Columns::new(&self.ids, columns.as_ref()).until(end);
+        match self.mask_of(filter, &columns) {
+            Ok(mask) => Ok((mask, fetched)),
+            Err(FilterError::TimeOut) => {
+                let timeout = limit.map(|limit| limit.timeout).unwrap_or_default();
+                Err(QueryError::TimeOut { timeout, answered: 0, queries: 0 })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn mask_of(&self, filter: &Filter, columns: &Columns<'_>) -> Result<Arc<RowMask>, FilterError> {
+        let evaluate = || {
+            let mask = filter.evaluate(columns)?;
             Ok(match &self.live {
                 Some(live) => mask.and(live),
                 None => mask,
             })
-        })?;
-        Ok((mask, fetched))
+        };
+        match filter.passing_parts() {
+            None => self.filters.get(filter.text(), self.rows(), evaluate),
+            Some(None) => evaluate().map(Arc::new),
+            Some(Some((a, b))) => Ok(Arc::new(self.mask_of(a, columns)?.and(&*self.mask_of(b, columns)?))),
+        }
     }
 
     /// Makes a query ready: resolves its setting and names, and evaluates its filter.

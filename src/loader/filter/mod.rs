@@ -53,6 +53,7 @@ pub struct Filter {
     /// Filters of the same text are the same.
     text: Arc<str>,
     form: Arc<Form>,
+    is_passing: bool,
 }
 
 #[derive(Debug)]
@@ -104,6 +105,8 @@ pub enum FilterError {
     Store(StoreFailure),
     #[error("a column could not be read: {0}")]
     Damaged(String),
+    #[error("the time was over before the filter was evaluated")]
+    TimeOut,
 }
 
 impl Filter {
@@ -113,7 +116,7 @@ impl Filter {
     /// What is no SQL, with its place. Columns and their types are looked at when the filter meets an index.
     pub fn parse(text: &str) -> Result<Self, FilterError> {
         let expr = Box::new(parse::parse(text)?);
-        Ok(Self { text: text.trim().into(), form: Arc::new(Form::Sql(expr)) })
+        Ok(Self { text: text.trim().into(), form: Arc::new(Form::Sql(expr)), is_passing: false })
     }
 
     /// Of a condition that a program made.
@@ -122,7 +125,16 @@ impl Filter {
     /// Conditions nested too deep.
     pub fn of(condition: Condition) -> Result<Self, FilterError> {
         condition.check_depth(condition::MAX_DEPTH)?;
-        Ok(Self { text: format!("{MADE}{condition:?}").into(), form: Arc::new(Form::Made(condition)) })
+        let text = format!("{MADE}{condition:?}").into();
+        Ok(Self { text, form: Arc::new(Form::Made(condition)), is_passing: false })
+    }
+
+    /// One that will hardly be asked again: an index does not keep its mask, which would displace those that are. Of
+    /// [two](Self::and) of which one is passing, the other's mask is kept.
+    #[must_use]
+    pub fn passing(mut self) -> Self {
+        self.is_passing = true;
+        self
     }
 
     /// Rows whose ids, strings or UUIDs, begin so.
@@ -132,12 +144,14 @@ impl Filter {
 
     /// Rows that pass both.
     pub fn and(&self, other: &Self) -> Result<Self, FilterError> {
-        if let (Form::Sql(_), Form::Sql(_)) = (&*self.form, &*other.form) {
+        let is_passing = self.is_passing || other.is_passing;
+        if let (Form::Sql(_), Form::Sql(_), false) = (&*self.form, &*other.form, is_passing) {
             return Self::parse(&format!("({}) AND ({})", self.text, other.text));
         }
         // The first text's length says where it ends.
         let text = format!("{MADE}{}{MADE}{}{}", self.text.len(), self.text, other.text);
-        Ok(Self { text: text.into(), form: Arc::new(Form::Both(self.clone(), other.clone())) })
+        let form = Arc::new(Form::Both(self.clone(), other.clone()));
+        Ok(Self { text: text.into(), form, is_passing })
     }
 
     /// The SQL, or a text of no grammar that only equal conditions share.
@@ -152,6 +166,14 @@ impl Filter {
         let columns = Columns::new(&ids, Some(&attributes));
         self.evaluate(&columns)?;
         Ok(columns.asked())
+    }
+
+    /// Whether no mask of it is to be kept; and the two that it is made of, where it is.
+    pub(super) fn passing_parts(&self) -> Option<Option<(&Filter, &Filter)>> {
+        self.is_passing.then_some(match &*self.form {
+            Form::Both(a, b) => Some((a, b)),
+            Form::Sql(_) | Form::Made(_) => None,
+        })
     }
 
     pub(super) fn evaluate(&self, columns: &Columns<'_>) -> Result<RowMask, FilterError> {
