@@ -447,6 +447,41 @@ fn too_many_at_once_are_told_to_come_back() {
     assert_eq!(code(&answer), (408, "time_out".into()));
 }
 
+#[test]
+fn a_request_of_many_parts_has_one_deadline_and_one_limit() {
+    let shelf = Shelf::new();
+    let (rows, dim) = (20_000, 64);
+    let vectors = rows::clustered(rows, dim, Metric::L2, 1);
+    let ids = RowIds::from((0..rows as u64).collect::<Vec<u64>>());
+    shelf.publish("news", "flat", (&vectors, Metric::L2), &ids, None);
+    let served = start(&shelf, &["--timeout", "0.05", "--max-hits", "3000"]);
+    let post = |path: &str, body: Value| served.post(&format!("/collections/news/{path}"), body.to_string());
+    // Each row is a group of its own that has room left: a search of all rows each.
+    let groups = json!({ "query": vectors.row(1), "group_by": "row_id", "limit": 1000, "group_size": 2 });
+    let answer = post("points/query/groups", groups);
+    assert_eq!(status(&answer), 408);
+
+    let served = start(&shelf, &["--max-hits", "3000"]);
+    let post = |path: &str, body: Value| served.post(&format!("/collections/news/{path}"), body.to_string());
+    let refused = |answer: Message, expected: &str| {
+        let text = String::from_utf8(answer.body).unwrap();
+        assert!(answer.first.contains(" 422 ") && text.contains(expected), "{} {text}", answer.first);
+    };
+    refused(post("facet", json!({ "key": "row_id", "limit": 3 })), "different values of the facet's key");
+    let few = json!({ "key": "row_id", "limit": 3, "filter": { "must": [{ "key": "row_id", "range": { "lt": 3000 } }] } });
+    assert_eq!(json(&post("facet", few))["result"]["hits"].as_array().unwrap().len(), 3);
+
+    // The offset's share of MMR's work counts as well.
+    let mmr = |limit: usize, offset: usize, candidates: usize| {
+        let query = json!({ "nearest": vectors.row(5), "mmr": { "candidates_limit": candidates } });
+        post("points/query", json!({ "query": query, "limit": limit, "offset": offset }))
+    };
+    refused(mmr(3, 900, 1000), "queries × k");
+    let points = |answer: Message| json(&answer)["result"]["points"].as_array().unwrap().clone();
+    let (whole, second) = (points(mmr(10, 0, 50)), points(mmr(5, 5, 50)));
+    assert_eq!((whole.len(), &whole[5..]), (10, &second[..]));
+}
+
 /// Answers of one version, by query.
 fn pinned(shelf: &Shelf, version: u64, queries: &VectorBuf, query: &Query) -> Vec<Vec<(Value, f32)>> {
     let index = Index::open_version(&shelf.uri("news"), Some(version)).unwrap();
