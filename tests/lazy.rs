@@ -13,7 +13,8 @@ use annvil::error::Error;
 use annvil::index::SearchParams;
 use annvil::ivf::Refine;
 use annvil::loader::{
-    Answers, Filter, Index, LoadError, OpenOptions, Query, QueryError, Refresh, Residence, Watched,
+    Answers, Consistency, Filter, Index, LoadError, OpenOptions, Query, QueryError, Refresh, Residence,
+    Watched,
 };
 use annvil::store::{IndexStore, StoreError};
 use annvil::vectors::{Metric, VectorBuf, VectorView};
@@ -565,6 +566,65 @@ fn a_lazy_index_follows_its_versions() {
     assert_eq!(watched.current().rows(), 500);
     let queries = clustered(1, DIM, Metric::L2, 5);
     assert_eq!(watched.current().ask(queries.view(), &Query::new(1)).unwrap().of(0).len(), 1);
+}
+
+#[test]
+fn a_look_that_is_recent_enough_is_not_waited_for_again() {
+    let place = publish("ivf_pq", Metric::L2, Refine::F32);
+    let (remote, store) = Remote::before(&place, Duration::ZERO);
+    let watched = Watched::of(store, options()).unwrap();
+    let published = Published::new("flat", &clustered(500, DIM, Metric::L2, 5), Metric::L2, Refine::F32);
+    place.index().publish(published.files, published.draft).unwrap();
+    remote.take();
+    remote.hangs.store(true, Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        let refresh = scope.spawn(|| watched.refresh());
+        // The versions are listed, and the new one's manifest is on its way.
+        while remote.requests.load(Ordering::SeqCst) < 2 {
+            std::thread::yield_now();
+        }
+        let asked = Instant::now();
+        let (told, answer) = std::sync::mpsc::channel();
+        let watched = &watched;
+        scope.spawn(move || {
+            let hour = Consistency::Eventual(Duration::from_secs(3600));
+            let _ = told.send(watched.read(hour).map(|index| index.version()));
+        });
+        let version = answer.recv_timeout(Duration::from_secs(30));
+        let is_known = watched.seen(Consistency::Strong, asked).is_some();
+        remote.hangs.store(false, Ordering::SeqCst);
+        assert_eq!(version.expect("nothing to wait for").unwrap(), 1);
+        assert!(!is_known, "the store has not answered yet");
+        assert!(matches!(refresh.join().unwrap(), Ok(Refresh::Taken { from: 1, to: 2 })));
+        assert!(watched.seen(Consistency::Strong, asked).is_none(), "that look had begun before");
+        assert_eq!(watched.read(Consistency::Strong).unwrap().version(), 2);
+        assert!(watched.seen(Consistency::Strong, asked).is_some());
+    });
+}
+
+#[test]
+fn the_vectors_of_many_rows_take_one_round_trip_and_end_in_time() {
+    for kind in KINDS {
+        let place = publish(kind, Metric::Cosine, Refine::F32);
+        let (remote, store) = Remote::before(&place, Duration::ZERO);
+        let [resident, _] = pair(&place);
+        let lazy = open(&store, &options()).unwrap();
+        assert_eq!((lazy.keeps_vectors(), resident.keeps_vectors()), (true, true), "{kind}");
+        let rows: Vec<u32> = [3999, 0, 17, 2000, 17].into_iter().chain(1000..1200).collect();
+        remote.hangs.store(true, Ordering::SeqCst);
+        let soon = Instant::now() + Duration::from_millis(30);
+        let error = lazy.fetch_vectors(&rows, Some(soon)).unwrap_err();
+        assert!(matches!(error, QueryError::TimeOut { .. }), "{kind}: {error}");
+        remote.hangs.store(false, Ordering::SeqCst);
+        let expected = resident.fetch_vectors(&rows, None).unwrap().unwrap();
+        let before = lazy.fetched().round_trips;
+        assert_eq!(lazy.fetch_vectors(&rows, None).unwrap().unwrap(), expected, "{kind}");
+        assert!(lazy.fetched().round_trips <= before + 1, "{kind}: one after the other");
+        for (place, &row) in rows.iter().enumerate().take(5) {
+            assert_eq!(resident.fetch_vector(row).unwrap().as_deref(), Some(expected.row(place)), "{kind}");
+        }
+        assert_eq!(lazy.fetch_vectors(&[], None).unwrap().unwrap().rows(), 0);
+    }
 }
 
 /// Measures cold queries of an index in a folder, over a store 65 ms away with 100 MB/s a stream.

@@ -5,11 +5,13 @@ mod published;
 mod rows;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use annvil::artifact::columns::{self, ATTRIBUTES_FILE, IDS_FILE};
 use annvil::ivf::Refine;
-use annvil::loader::{Answers, Filter, FilterError, Index, LoadError, Query, QueryError, Shards, Way};
+use annvil::loader::{
+    Answers, Filter, FilterError, Index, LoadError, OpenOptions, Query, QueryError, Shards, Way,
+};
 use annvil::vectors::{Metric, Neighbor, RowId, RowIds, VectorBuf, VectorView};
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int32Type;
@@ -372,6 +374,45 @@ fn shards_answer_as_one_index_of_all_their_rows_would() {
             }
         }
     }
+}
+
+#[test]
+fn a_filter_is_not_evaluated_beyond_the_end_and_all_calls_have_the_same() {
+    let index = open("flat", Metric::L2);
+    let over = Instant::now();
+    let wanted = filter("number < 100 OR parity = 'even'");
+    let is_time_out = |error: QueryError| assert!(matches!(error, QueryError::TimeOut { .. }), "{error}");
+    is_time_out(index.prepare(&Query::new(3).filter(wanted.clone()).until(over)).err().unwrap());
+    is_time_out(index.prepare(&Query::new(3).filter(wanted.clone()).timeout(Duration::ZERO)).err().unwrap());
+    is_time_out(index.mask_until(&wanted, over).unwrap_err());
+    // What was not finished is not kept either.
+    let later = over + Duration::from_secs(600);
+    assert_eq!(index.mask_until(&wanted, later).unwrap(), index.mask(&wanted).unwrap());
+    // A mask that is known takes no time; the search that follows does.
+    let prepared = index.prepare(&Query::new(3).filter(wanted).until(over)).unwrap();
+    is_time_out(prepared.search(queries(2, Metric::L2).view(), &mut Answers::new()).unwrap_err());
+    // The sooner of the two ends.
+    let both = Query::new(3).until(later).timeout(Duration::ZERO);
+    is_time_out(index.ask(queries(2, Metric::L2).view(), &both).unwrap_err());
+}
+
+#[test]
+fn a_passing_filter_displaces_none_that_is_in_use() {
+    let published = published("flat", Metric::L2, Refine::F32, 1, 0);
+    published.place.index().publish(published.files, published.draft).unwrap();
+    // Room for one mask.
+    let options = OpenOptions::new().filter_cache_bytes(ROWS / 8 + 64);
+    let index = options.open_artifact(published.place.index().artifact(None).unwrap()).unwrap();
+    let (kept, other) = (filter("number < 1000"), filter("parity = 'even'"));
+    let mask = index.mask(&kept).unwrap();
+    let passing = index.mask(&other.clone().passing()).unwrap();
+    let both = index.mask(&kept.and(&other.clone().passing()).unwrap()).unwrap();
+    assert!(Arc::ptr_eq(&mask, &index.mask(&kept).unwrap()));
+    assert_eq!(
+        (both, passing),
+        (index.mask(&kept.and(&other).unwrap()).unwrap(), index.mask(&other).unwrap())
+    );
+    assert!(!Arc::ptr_eq(&mask, &index.mask(&kept).unwrap()), "others do");
 }
 
 #[test]

@@ -17,6 +17,7 @@ use annvil::serve::Server;
 use annvil::vectors::{Metric, RowId, RowIds, VectorBuf, VectorView};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, UInt32Type};
+use arrow_array::{ArrayRef, RecordBatch, StringArray};
 use serde_json::{Value, json};
 
 use annvil::change::{Append, Delete, append, delete};
@@ -99,7 +100,7 @@ fn an_answer_is_what_the_loader_finds_in_json_and_in_arrow() {
     assert_eq!(reader.schema().metadata()["version"], "1");
     let batch = reader.next().unwrap().unwrap();
     let names: Vec<String> = batch.schema().fields().iter().map(|field| field.name().clone()).collect();
-    assert_eq!(names, ["query", "rank", "id", "distance", "similarity", "metadata.source", "tags"]);
+    assert_eq!(names, ["_query", "_rank", "row_id", "_similarity", "_distance", "metadata.source", "tags"]);
     let numbers =
         |name: &str| batch.column_by_name(name).unwrap().as_primitive::<UInt32Type>().values().to_vec();
     let mut places = Vec::new();
@@ -108,13 +109,34 @@ fn an_answer_is_what_the_loader_finds_in_json_and_in_arrow() {
         places.extend((0..matches.len()).map(|rank| (query as u32, rank as u32)));
         distances.extend(matches.iter().map(|found| found.distance));
     }
-    assert_eq!(numbers("query").into_iter().zip(numbers("rank")).collect::<Vec<_>>(), places);
+    assert_eq!(numbers("_query").into_iter().zip(numbers("_rank")).collect::<Vec<_>>(), places);
     assert_eq!(
-        batch.column_by_name("distance").unwrap().as_primitive::<Float32Type>().values(),
+        batch.column_by_name("_distance").unwrap().as_primitive::<Float32Type>().values(),
         &distances[..]
     );
-    let ids = RowIds::from_array(batch.column_by_name("id").unwrap()).unwrap();
+    let ids = RowIds::from_array(batch.column_by_name("row_id").unwrap()).unwrap();
     assert_eq!(ids.get(0), index.hit(expected.of(0)[0]).id);
+}
+
+#[test]
+fn no_two_columns_of_an_arrow_answer_have_one_name() {
+    let shelf = Shelf::new();
+    let vectors = rows::clustered(ROWS, DIM, Metric::L2, 1);
+    let text = |name: &str| (0..ROWS).map(|row| Some(format!("{name} {row}"))).collect::<StringArray>();
+    let named = ["rank", "_rank", "row_id", "distance"];
+    let columns = named.map(|name| (name, std::sync::Arc::new(text(name)) as ArrayRef));
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    shelf.publish("news", "flat", (&vectors, Metric::L2), &numbered(0), Some(&batch));
+    let served = start(&shelf, &[]);
+    let request = http::request("POST", SEARCH).with("Accept", "application/vnd.apache.arrow.stream");
+    let body = json!({ "vectors": [vectors.row(7)], "k": 2, "attributes": true });
+    let answer = http::ask(served.port, &request.body(body.to_string())).unwrap();
+    let mut reader = arrow_ipc::reader::StreamReader::try_new(answer.body.as_slice(), None).unwrap();
+    let found = reader.next().unwrap().unwrap();
+    let names: Vec<String> = found.schema().fields().iter().map(|field| field.name().clone()).collect();
+    assert_eq!(names, ["_query", "__rank", "_row_id", "_distance", "rank", "_rank", "row_id", "distance"]);
+    assert_eq!(found.column_by_name("__rank").unwrap().as_primitive::<UInt32Type>().values(), &[0, 1]);
+    assert_eq!(found.column_by_name("_rank").unwrap().as_string::<i32>().value(0), "_rank 7");
 }
 
 #[test]
@@ -425,6 +447,41 @@ fn too_many_at_once_are_told_to_come_back() {
     assert_eq!(code(&answer), (408, "time_out".into()));
 }
 
+#[test]
+fn a_request_of_many_parts_has_one_deadline_and_one_limit() {
+    let shelf = Shelf::new();
+    let (rows, dim) = (20_000, 64);
+    let vectors = rows::clustered(rows, dim, Metric::L2, 1);
+    let ids = RowIds::from((0..rows as u64).collect::<Vec<u64>>());
+    shelf.publish("news", "flat", (&vectors, Metric::L2), &ids, None);
+    let served = start(&shelf, &["--timeout", "0.05", "--max-hits", "3000"]);
+    let post = |path: &str, body: Value| served.post(&format!("/collections/news/{path}"), body.to_string());
+    // Each row is a group of its own that has room left: a search of all rows each.
+    let groups = json!({ "query": vectors.row(1), "group_by": "row_id", "limit": 1000, "group_size": 2 });
+    let answer = post("points/query/groups", groups);
+    assert_eq!(status(&answer), 408);
+
+    let served = start(&shelf, &["--max-hits", "3000"]);
+    let post = |path: &str, body: Value| served.post(&format!("/collections/news/{path}"), body.to_string());
+    let refused = |answer: Message, expected: &str| {
+        let text = String::from_utf8(answer.body).unwrap();
+        assert!(answer.first.contains(" 422 ") && text.contains(expected), "{} {text}", answer.first);
+    };
+    refused(post("facet", json!({ "key": "row_id", "limit": 3 })), "different values of the facet's key");
+    let few = json!({ "key": "row_id", "limit": 3, "filter": { "must": [{ "key": "row_id", "range": { "lt": 3000 } }] } });
+    assert_eq!(json(&post("facet", few))["result"]["hits"].as_array().unwrap().len(), 3);
+
+    // The offset's share of MMR's work counts as well.
+    let mmr = |limit: usize, offset: usize, candidates: usize| {
+        let query = json!({ "nearest": vectors.row(5), "mmr": { "candidates_limit": candidates } });
+        post("points/query", json!({ "query": query, "limit": limit, "offset": offset }))
+    };
+    refused(mmr(3, 900, 1000), "queries × k");
+    let points = |answer: Message| json(&answer)["result"]["points"].as_array().unwrap().clone();
+    let (whole, second) = (points(mmr(10, 0, 50)), points(mmr(5, 5, 50)));
+    assert_eq!((whole.len(), &whole[5..]), (10, &second[..]));
+}
+
 /// Answers of one version, by query.
 fn pinned(shelf: &Shelf, version: u64, queries: &VectorBuf, query: &Query) -> Vec<Vec<(Value, f32)>> {
     let index = Index::open_version(&shelf.uri("news"), Some(version)).unwrap();
@@ -689,6 +746,30 @@ fn the_openapi_document_names_every_path_and_status() {
         let name = reference.split('"').next().unwrap();
         assert!(document["components"]["schemas"][name].is_object(), "{name}");
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn keys_that_cannot_be_read_do_not_open_the_server() {
+    use std::os::unix::ffi::OsStrExt;
+    let (shelf, _) = shelf("flat", Metric::L2);
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_annvil"))
+        .args(["serve", &shelf.uri("news"), "--listen", "127.0.0.1:0"])
+        .env("ANNVIL_API_KEYS", std::ffi::OsStr::from_bytes(b"key-of-sixteen-characters\xff"))
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A server that opens says so; one that does not says nothing here.
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    if !line.is_empty() {
+        child.kill().unwrap();
+    }
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((line.as_str(), output.status.code()), ("", Some(2)), "{text}");
+    assert!(text.contains("ANNVIL_API_KEYS is not UTF-8"), "{text}");
 }
 
 #[test]

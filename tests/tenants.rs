@@ -391,6 +391,19 @@ fn a_tenants_key_sees_that_tenant_and_nothing_else() {
         (page["result"]["points"].as_array().unwrap().len(), &page["result"]["next_page_offset"]),
         (0, &serde_json::Value::Null)
     );
+    let (mut paged, mut offset) = (Vec::new(), serde_json::Value::Null);
+    loop {
+        let asked = serde_json::json!({ "limit": 7, "offset": offset });
+        let answer = json(&alice.post(&at("/points/scroll"), asked));
+        let page = answer["result"]["points"].as_array().unwrap();
+        paged.extend(page.iter().map(|point| point["id"].as_u64().unwrap()));
+        offset = answer["result"]["next_page_offset"].clone();
+        if offset.is_null() {
+            break;
+        }
+        assert_eq!(page.len(), 7);
+    }
+    assert!(paged.len() == own && paged.is_sorted_by(|a, b| a < b), "each once, in order: {paged:?}");
     let last = json(&alice.post(&at("/points/scroll"), serde_json::json!({ "limit": own })));
     assert_eq!(last["result"]["next_page_offset"], serde_json::Value::Null, "no page of others follows");
     for filter in [

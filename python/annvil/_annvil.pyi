@@ -137,7 +137,8 @@ class Shards:
 @final
 class Answers:
     """What a search found, nearest first. ``pyarrow.record_batch(answers)`` and ``polars.DataFrame(answers)`` make a table of
-    it: ``_query``, ``_rank``, ``row_id``, ``_similarity`` (for a metric that has it), ``_distance``, and the attributes.
+    it: ``_query``, ``_rank``, ``row_id``, ``_similarity`` (for a metric that has it), ``_distance``, and the attributes. Attributes keep
+    their names: where one is called as a column of these, that one gets another ``_`` in front.
 
     Arrays have shape (n, width) for n queries, or (width,) for a single one; a query that found fewer than another is
     filled up, see `counts`.

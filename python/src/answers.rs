@@ -140,7 +140,7 @@ impl Answers {
         if self.is_single { array.get_item(0) } else { Ok(array) }
     }
 
-    /// One row per match. Columns of our own begin with an underscore, so that attributes keep their names.
+    /// One row per match. Attributes keep their names: columns of our own make way, see [`loader::own_column`].
     fn batch(&self) -> Result<RecordBatch, arrow_schema::ArrowError> {
         let (mut queries, mut ranks, mut distances, mut ids) = (vec![], vec![], vec![], vec![]);
         for (query, rank, found) in self.matches() {
@@ -149,22 +149,25 @@ impl Answers {
             distances.push(found.distance);
             ids.push(found);
         }
-        let mut fields =
-            vec![Field::new("_query", DataType::UInt32, false), Field::new("_rank", DataType::UInt32, false)];
-        let mut columns: Vec<ArrayRef> =
-            vec![Arc::new(UInt32Array::from(queries)), Arc::new(UInt32Array::from(ranks))];
+        let attributes = self.found.attributes.schema_ref();
+        let own = |name: &str, data_type: DataType| {
+            Field::new(loader::own_column(name, attributes), data_type, false)
+        };
+        let (mut fields, mut columns): (Vec<Field>, Vec<ArrayRef>) = (vec![], vec![]);
         let mut add = |field: Field, column: ArrayRef| {
             fields.push(field);
             columns.push(column);
         };
+        add(own("_query", DataType::UInt32), Arc::new(UInt32Array::from(queries)));
+        add(own("_rank", DataType::UInt32), Arc::new(UInt32Array::from(ranks)));
         let ids = self.gathered_ids(&ids);
-        add(Field::new("row_id", ids.data_type().clone(), false), ids);
+        add(own("row_id", ids.data_type().clone()), ids);
         if self.metric().similarity(0.0).is_some() {
             let similarities = distances.iter().filter_map(|&distance| self.metric().similarity(distance));
             let similarities: Float32Array = similarities.collect::<Vec<_>>().into();
-            add(Field::new("_similarity", DataType::Float32, false), Arc::new(similarities));
+            add(own("_similarity", DataType::Float32), Arc::new(similarities));
         }
-        add(Field::new("_distance", DataType::Float32, false), Arc::new(Float32Array::from(distances)));
+        add(own("_distance", DataType::Float32), Arc::new(Float32Array::from(distances)));
         for (field, column) in
             self.found.attributes.schema_ref().fields().iter().zip(self.found.attributes.columns())
         {

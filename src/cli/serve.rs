@@ -79,7 +79,7 @@ struct LimitArgs {
     /// Most queries in one request [default: 1000]
     #[arg(long, value_name = "N")]
     max_batch: Option<usize>,
-    /// Most rows for all queries of one request [default: 100000]
+    /// Most rows for all queries of one request, and most different values of a facet [default: 100000]
     #[arg(long, value_name = "N")]
     max_hits: Option<usize>,
     /// Most bytes of a filter [default: 64 KiB]
@@ -97,13 +97,13 @@ struct LimitArgs {
     /// Most open connections [default: 4096]
     #[arg(long, value_name = "N")]
     max_connections: Option<usize>,
-    /// Longest wait and search of a request [default: 10]
+    /// Longest wait of a request, and longest work on it [default: 10]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     timeout: Option<Duration>,
     /// Longest that headers, and then a body, may take to arrive [default: 10]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     read_timeout: Option<Duration>,
-    /// Longest that requests under way may take after a signal [default: 30]
+    /// Longest that requests under way may take after a signal; then they are cut [default: 30]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     drain: Option<Duration>,
 }
@@ -269,6 +269,7 @@ fn log(event: &Event, as_json: bool) {
             format!("{index}: version {version} is refused, the one before it stays: {reason}")
         }
         Event::Unseen { index, reason } => format!("{index}: versions could not be listed: {reason}"),
+        Event::Failed { index, reason } => format!("{index}: a request failed: {reason}"),
         Event::Draining => "finishing what is under way".into(),
         Event::Cut { connections } => format!("{connections} connections were cut"),
     };
@@ -284,6 +285,7 @@ fn as_value(event: &Event) -> Value {
             json!({ "event": "refused", "index": index, "version": version, "reason": reason })
         }
         Event::Unseen { index, reason } => json!({ "event": "unseen", "index": index, "reason": reason }),
+        Event::Failed { index, reason } => json!({ "event": "failed", "index": index, "reason": reason }),
         Event::Draining => json!({ "event": "draining" }),
         Event::Cut { connections } => json!({ "event": "cut", "connections": connections }),
     }

@@ -96,6 +96,16 @@ pub(super) fn take(shards: &[&RecordBatch], answers: &Answers) -> RecordBatch {
     RecordBatch::try_new_with_options(schema, arrays, &options).expect("as many rows in each column")
 }
 
+/// What a column that is not an attribute is called beside those that are, in a table of answers: `name`, with as many more `_`
+/// before it as it takes to be no attribute's.
+pub fn own_column(name: &str, attributes: &Schema) -> String {
+    let mut name = name.to_string();
+    while attributes.column_with_name(&name).is_some() {
+        name.insert(0, '_');
+    }
+    name
+}
+
 /// The value as JSON has it, at a cost that does not grow with the column: numbers are numbers; lists are arrays; dates and times, and numbers that JSON cannot write, are text.
 pub fn json_value(column: &dyn Array, row: usize) -> Result<Value, ArrowError> {
     if column.is_null(row) {
@@ -153,6 +163,7 @@ mod tests {
         StringArray, StringViewArray, TimestampSecondArray, UInt8Array, UInt64Array,
     };
     use arrow_cast::cast;
+    use arrow_schema::Field;
 
     /// The definition, by way of text.
     fn by_text(column: &ArrayRef, row: usize) -> Value {
@@ -196,6 +207,16 @@ mod tests {
         let others = [Int8, Int16, Int32, UInt8, UInt16, UInt32, Date32];
         columns.extend(others.iter().map(|of| cast(&cast(&numbers, &Int32).unwrap(), of).unwrap()));
         columns
+    }
+
+    #[test]
+    fn a_column_of_our_own_makes_way_for_attributes() {
+        let schema = |names: &[&str]| {
+            Schema::new(names.iter().map(|&name| Field::new(name, DataType::Utf8, true)).collect::<Vec<_>>())
+        };
+        assert_eq!(own_column("_rank", &schema(&["rank"])), "_rank");
+        assert_eq!(own_column("row_id", &schema(&["row_id"])), "_row_id");
+        assert_eq!(own_column("row_id", &schema(&["row_id", "_row_id", "___row_id"])), "__row_id");
     }
 
     #[test]

@@ -44,7 +44,7 @@ use arrow_schema::SchemaRef;
 
 pub use crate::index::RowMask;
 pub use answers::{Answers, Match};
-pub use attributes::{in_utc, json_value};
+pub use attributes::{in_utc, json_value, own_column};
 pub use families::{assemble, effort_name};
 pub use filter::{Bound, Condition, Constant, Filter, FilterError, Position, ROW_ID, TextTest};
 pub use open::{Check, OpenOptions, Residence};
@@ -65,9 +65,10 @@ use self::rows::Rows;
 use self::search::{Limit, Sessions};
 use self::segments::Exact;
 use crate::artifact::{FetchStats, Fetching, Manifest, TensorError};
+use crate::compute::cpu::kernels;
 use crate::index::{SearchIndex, SearchParams, Searcher};
 use crate::store::{Artifact, StoreError};
-use crate::vectors::{Metric, RowId, RowIds, VectorView};
+use crate::vectors::{Metric, RowId, RowIds, VectorBuf, VectorView};
 
 /// Up to this many rows every search is exact: comparing a query with all of them takes less than a tenth of a
 /// millisecond for most dimensions, and nothing can be missed.
@@ -280,18 +281,57 @@ impl Index {
     /// # Panics
     /// If there is no such row.
     pub fn fetch_vector(&self, ordinal: u32) -> Result<Option<Vec<f32>>, QueryError> {
+        Ok(self.fetch_vectors(&[ordinal], None)?.map(|rows| rows.row(0).to_vec()))
+    }
+
+    /// The vectors of some rows, in this order, as [`fetch_vector`](Self::fetch_vector) has each: those that are not here are read
+    /// in one round trip, which has to end at `end`. `None` where one of them is not kept.
+    ///
+    /// # Errors
+    /// [`QueryError::Store`], [`QueryError::Damaged`], [`QueryError::TimeOut`].
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn fetch_vectors(
+        &self,
+        ordinals: &[u32],
+        end: Option<Instant>,
+    ) -> Result<Option<VectorBuf>, QueryError> {
+        let mut values = Vec::with_capacity(ordinals.len() * self.dim());
         if let Some(segments) = &self.segments {
-            return Ok(segments.vector(ordinal));
+            let are_kept = ordinals.iter().all(|&row| segments.push_vector(row, &mut values));
+            return Ok(are_kept.then(|| VectorBuf::new(values, self.dim())));
         }
         let Some(kept) = self.family.kept() else { return Ok(None) };
-        if !kept.is_ranged() {
-            return Ok(Some(kept.vector(ordinal)));
+        if kept.is_ranged() {
+            let rows = kept.rows();
+            assert!(ordinals.iter().all(|&row| (row as usize) < rows), "{ordinals:?} of {rows} rows");
+            let start = Instant::now();
+            let read = kept.fetch(ordinals, &mut Fetching { end, ..Fetching::default() });
+            let read = read.map_err(|error| {
+                let timeout = end.map(|end| end.saturating_duration_since(start));
+                QueryError::of_fetch(&error, timeout, [0, 0])
+            })?;
+            (0..ordinals.len() as u32).for_each(|place| read.push_to(place, &mut values));
+        } else {
+            ordinals.iter().for_each(|&row| kept.push_to(row, &mut values));
         }
-        assert!((ordinal as usize) < kept.rows(), "ordinal {ordinal} of {} rows", kept.rows());
-        match kept.fetch(&[ordinal], &mut Fetching::default()) {
-            Ok(row) => Ok(Some(row.vector(0))),
-            Err(error) => Err(error.into()),
-        }
+        Ok(Some(VectorBuf::new(values, self.dim())))
+    }
+
+    /// Whether the vectors of all rows are kept: whether rows can be searched for by id, and exactly.
+    pub fn keeps_vectors(&self) -> bool {
+        self.exact.is_some()
+    }
+
+    /// The distance of each of `rows` from `vector`, by the kernels that searches compare with. All of them as the index keeps
+    /// its own: for cosine of unit length.
+    ///
+    /// # Panics
+    /// If they are of other dimensions, or `out` is not one for each row.
+    pub fn distances(&self, vector: &[f32], rows: VectorView<'_>, out: &mut [f32]) {
+        assert_eq!((vector.len(), rows.dim(), rows.rows()), (self.dim(), self.dim(), out.len()));
+        kernels().distance_rows(self.metric(), vector, rows.as_slice(), out);
     }
 
     /// What was asked of the store to open the index, where it is lazy; nothing otherwise.
@@ -357,7 +397,7 @@ impl Index {
     }
 
     /// The rows that pass a filter, and are there. Evaluated once for each filter that is in use, see
-    /// [`OpenOptions::filter_cache_bytes`].
+    /// [`OpenOptions::filter_cache_bytes`] and [`Filter::passing`].
     pub fn mask(&self, filter: &Filter) -> Result<Arc<RowMask>, FilterError> {
         let mask = self.mask_within(filter, None).map(|(mask, _)| mask);
         mask.map_err(|error| match error {
@@ -367,7 +407,16 @@ impl Index {
         })
     }
 
-    /// The same, with a limit to how long columns may be read; and what was fetched.
+    /// As [`mask`](Self::mask), by the `end`: it is looked at between the conditions of the filter.
+    ///
+    /// # Errors
+    /// Beside those of `mask`, [`QueryError::TimeOut`].
+    pub fn mask_until(&self, filter: &Filter, end: Instant) -> Result<Arc<RowMask>, QueryError> {
+        let limit = Limit::of(Instant::now(), None, Some(end));
+        self.mask_within(filter, limit).map(|(mask, _)| mask)
+    }
+
+    /// The same, with a limit to how long columns may be read and looked through; and what was fetched.
     fn mask_within(
         &self,
         filter: &Filter,
@@ -382,15 +431,35 @@ impl Index {
                 (Some(batch), fetched)
             }
         };
-        let columns = Columns::new(&self.ids, columns.as_ref());
-        let mask = self.filters.get(filter.text(), self.rows(), || {
-            let mask = filter.evaluate(&columns)?;
+        let end = limit.and_then(|limit| limit.end);
+        let columns = Columns::new(&self.ids, columns.as_ref()).until(end);
+        match self.mask_of(filter, &columns) {
+            Ok(mask) => Ok((mask, fetched)),
+            Err(FilterError::TimeOut) => {
+                let timeout = limit.map(|limit| limit.timeout).unwrap_or_default();
+                Err(QueryError::TimeOut { timeout, answered: 0, queries: 0 })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn mask_of(&self, filter: &Filter, columns: &Columns<'_>) -> Result<Arc<RowMask>, FilterError> {
+        let evaluate = || {
+            let mask = filter.evaluate(columns)?;
             Ok(match &self.live {
                 Some(live) => mask.and(live),
                 None => mask,
             })
-        })?;
-        Ok((mask, fetched))
+        };
+        match filter.passing_parts() {
+            None | Some([]) => self.filters.get(filter.text(), self.rows(), evaluate),
+            Some([_]) => evaluate().map(Arc::new),
+            Some([first, others @ ..]) => {
+                others.iter().try_fold(self.mask_of(first, columns)?, |mask, part| {
+                    Ok(Arc::new(mask.and(&*self.mask_of(part, columns)?)))
+                })
+            }
+        }
     }
 
     /// Makes a query ready: resolves its setting and names, and evaluates its filter.

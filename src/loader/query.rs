@@ -1,7 +1,7 @@
 //! What a caller can ask, and from that what a family searches.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{EXACT_ROWS, Filter, FilterError, Index};
 use crate::artifact::{CertificatePoint, FetchError};
@@ -147,6 +147,7 @@ pub struct Query {
     pub(super) offset: usize,
     pub(super) attributes: Attributes,
     pub(super) timeout: Option<Duration>,
+    pub(super) until: Option<Instant>,
 }
 
 /// The farthest that a row may be.
@@ -270,11 +271,19 @@ impl Query {
         self
     }
 
-    /// How long a call may take. Looked at between tasks of a few queries, not within a search: a call ends soon
-    /// after, not at that moment.
+    /// How long a call may take. Looked at between tasks of a few queries and between the conditions of a filter, not within a
+    /// search: a call ends soon after, not at that moment.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
+        self
+    }
+
+    /// When whatever is asked must end, where it takes several calls: each has what the others left, beside its own
+    /// [`timeout`](Self::timeout).
+    #[must_use]
+    pub fn until(mut self, end: Instant) -> Self {
+        self.until = Some(end);
         self
     }
 }

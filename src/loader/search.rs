@@ -46,6 +46,7 @@ pub struct Prepared<'a> {
     attributes: OnceLock<RecordBatch>,
     fetched: FetchStats,
     timeout: Option<Duration>,
+    until: Option<Instant>,
 }
 
 /// How the rows are found.
@@ -71,7 +72,7 @@ impl<'a> Prepared<'a> {
         if let Some(threshold) = query.threshold {
             threshold.check(index.metric())?;
         }
-        let limit = query.timeout.map(|timeout| Limit::from(start, timeout));
+        let limit = Limit::of(start, query.timeout, query.until);
         let places = attributes::resolve(index.attribute_schema(), &query.attributes)?;
         let mut excluded: Vec<u32> = query.exclude.iter().filter_map(|id| index.ids().find(id)).collect();
         excluded.sort_unstable();
@@ -113,7 +114,7 @@ impl<'a> Prepared<'a> {
         if index.attributes.are_here(&places) {
             let _ = attributes.set(index.columns(&places, limit)?.0);
         }
-        let (threshold, offset, timeout) = (query.threshold, query.offset, query.timeout);
+        let (threshold, offset) = (query.threshold, query.offset);
         let k = query.options.k.min(index.rows().saturating_sub(offset));
         Ok(Self {
             index,
@@ -127,7 +128,8 @@ impl<'a> Prepared<'a> {
             places,
             attributes,
             fetched,
-            timeout,
+            timeout: query.timeout,
+            until: query.until,
         })
     }
 
@@ -178,11 +180,10 @@ impl<'a> Prepared<'a> {
         if self.k == 0 {
             return Ok(());
         }
-        let clock =
-            Clock { end: self.timeout.and_then(|timeout| start.checked_add(timeout)), ..Clock::default() };
+        let limit = Limit::of(start, self.timeout, self.until);
+        let clock = Clock { end: limit.and_then(|limit| limit.end), ..Clock::default() };
         let (matches, counts) = answers.places();
         let columns = if self.attributes.get().is_none() {
-            let limit = self.timeout.map(|timeout| Limit::from(start, timeout));
             std::thread::scope(|scope| {
                 let columns = scope.spawn(|| self.index.columns(&self.places, limit));
                 self.tasks(queries, matches, counts, &clock);
@@ -195,7 +196,7 @@ impl<'a> Prepared<'a> {
         let (mut fetched, failure) = std::mem::take(&mut *clock.fetched());
         let failure = failure.map(|error| {
             let progress = [clock.answered.load(Ordering::Relaxed), queries.rows()];
-            QueryError::of_fetch(&error, self.timeout, progress)
+            QueryError::of_fetch(&error, limit.map(|limit| limit.timeout), progress)
         });
         let failure = match columns.transpose() {
             Ok(columns) => {
@@ -212,8 +213,8 @@ impl<'a> Prepared<'a> {
             return Err(error);
         }
         answers.fetched = fetched;
-        match self.timeout {
-            Some(timeout) if clock.is_over.into_inner() => {
+        match limit {
+            Some(Limit { timeout, .. }) if clock.is_over.into_inner() => {
                 let (answered, queries) = (clock.answered.into_inner(), queries.rows());
                 answers.reset(0, self.k);
                 Err(QueryError::TimeOut { timeout, answered, queries })
@@ -386,8 +387,13 @@ pub(super) struct Limit {
 }
 
 impl Limit {
-    pub fn from(start: Instant, timeout: Duration) -> Self {
-        Self { timeout, end: start.checked_add(timeout) }
+    /// For a call that began at `start`, by what its query says.
+    pub fn of(start: Instant, timeout: Option<Duration>, until: Option<Instant>) -> Option<Self> {
+        let left = until.map(|until| until.saturating_duration_since(start));
+        let timeout = timeout.or(left)?;
+        let own_end = start.checked_add(timeout);
+        let end = own_end.into_iter().chain(until).min();
+        Some(Self { timeout, end })
     }
 }
 

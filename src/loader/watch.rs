@@ -19,8 +19,9 @@ pub struct Watched {
     options: OpenOptions,
     current: RwLock<Arc<Index>>,
     refused: Mutex<Option<Refused>>,
-    /// Held while it is looked for versions and one is opened: one at a time. When the last look
-    /// that succeeded began, if there was one.
+    /// Held while it is looked for versions and one is opened: one at a time.
+    opening: Mutex<()>,
+    /// When the last look that succeeded began, if there was one. Never held for long.
     looked: Mutex<Option<Instant>>,
 }
 
@@ -101,6 +102,7 @@ impl Watched {
             options,
             current: RwLock::new(Arc::new(current)),
             refused: Mutex::default(),
+            opening: Mutex::default(),
             looked: Mutex::new(looked),
         }
     }
@@ -121,36 +123,42 @@ impl Watched {
     /// # Errors
     /// The versions could not be listed.
     pub fn refresh(&self) -> Result<Refresh, LoadError> {
-        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        self.look(&mut looked)
+        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        self.look()
     }
 
-    /// A version as new as `consistency` asks for.
+    /// A version as new as `consistency` asks for. Waits for a look under way only where the last one was too long ago.
     ///
     /// # Errors
     /// The store did not answer; [`LoadError::Refused`] where the latest version is one that was not taken.
     pub fn read(&self, consistency: Consistency) -> Result<Arc<Index>, LoadError> {
-        self.read_telling(consistency, &mut |_| ())
+        let asked = Instant::now();
+        if let Some(seen) = self.seen(consistency, asked) {
+            return seen;
+        }
+        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever waited for another's look may have what he asks for.
+        if let Some(seen) = self.seen(consistency, asked) {
+            return seen;
+        }
+        self.look()?;
+        self.latest_seen()
     }
 
-    /// [`read`](Self::read), which tells what a look at the versions led to, where there was one.
-    pub fn read_telling(
-        &self,
-        consistency: Consistency,
-        on_refresh: &mut dyn FnMut(&Refresh),
-    ) -> Result<Arc<Index>, LoadError> {
-        let asked = Instant::now();
+    /// What [`read`](Self::read) answers to whoever asked at `asked`, where that is known without asking the store. Waits for
+    /// nothing: for whoever looks on a thread of his own.
+    pub fn seen(&self, consistency: Consistency, asked: Instant) -> Option<Result<Arc<Index>, LoadError>> {
         let since = match consistency {
-            Consistency::Local => return Ok(self.current()),
+            Consistency::Local => return Some(Ok(self.current())),
             // A time before this machine was started: any look will do.
             Consistency::Eventual(age) => asked.checked_sub(age),
             Consistency::Strong => Some(asked),
         };
-        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        // Whoever waited for another's look may have what he asks for.
-        if looked.is_none_or(|looked| since.is_some_and(|since| looked < since)) {
-            on_refresh(&self.look(&mut looked)?);
-        }
+        let looked = (*self.looked.lock().unwrap_or_else(PoisonError::into_inner))?;
+        since.is_none_or(|since| looked >= since).then(|| self.latest_seen())
+    }
+
+    fn latest_seen(&self) -> Result<Arc<Index>, LoadError> {
         match self.refused() {
             Some(Refused { version, reason }) => {
                 Err(LoadError::Refused { version, current: self.current().version(), reason })
@@ -159,10 +167,11 @@ impl Watched {
         }
     }
 
-    fn look(&self, looked: &mut Option<Instant>) -> Result<Refresh, LoadError> {
+    /// By whoever holds `opening`.
+    fn look(&self) -> Result<Refresh, LoadError> {
         let began = Instant::now();
         let refresh = self.take_latest()?;
-        *looked = Some(began);
+        *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = Some(began);
         Ok(refresh)
     }
 
@@ -238,10 +247,17 @@ pub struct Watch {
     thread: Option<JoinHandle<()>>,
 }
 
+impl Watch {
+    /// Ends the thread after a refresh under way, which is not waited for.
+    pub fn detach(mut self) {
+        self.stop.ask();
+        self.thread = None;
+    }
+}
+
 impl Drop for Watch {
     fn drop(&mut self) {
-        *self.stop.asked.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.stop.change.notify_all();
+        self.stop.ask();
         if let Some(thread) = self.thread.take() {
             // A panic of the caller's `on_refresh` is that thread's own, and has been printed.
             let _ = thread.join();
@@ -256,6 +272,11 @@ struct Stop {
 }
 
 impl Stop {
+    fn ask(&self) {
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.change.notify_all();
+    }
+
     /// Waits for this long, or until someone asks: whether someone did.
     fn within(&self, time: Duration) -> bool {
         let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);

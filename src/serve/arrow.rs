@@ -8,12 +8,12 @@ use arrow_ipc::writer::StreamWriter;
 use arrow_schema::{ArrowError, Field, Schema};
 
 use super::Fault;
-use crate::loader::{Answers, Index};
+use crate::loader::{Answers, Index, own_column};
 
 pub(super) const STREAM: &str = "application/vnd.apache.arrow.stream";
 
-/// Columns `query` and `rank` from 0, `id`, `distance`, `similarity` where the metric has one, then `attributes`. The schema's metadata
-/// names index, version and metric.
+/// Columns `_query` and `_rank` from 0, `row_id`, `_similarity` where the metric has one, `_distance`, then `attributes`, which keep
+/// their names: see [`own_column`]. The schema's metadata names index, version and metric.
 pub(super) fn stream(
     name: &str,
     index: &Index,
@@ -37,17 +37,18 @@ fn written(
     let ordinals: Vec<u32> = all().map(|found| found.ordinal).collect();
     let mut columns: Vec<(Field, ArrayRef)> = Vec::new();
     let mut add = |name: &str, array: ArrayRef| {
+        let name = own_column(name, attributes.schema_ref());
         columns.push((Field::new(name, array.data_type().clone(), false), array));
     };
-    add("query", Arc::new(UInt32Array::from(queries)));
-    add("rank", Arc::new(UInt32Array::from(ranks)));
-    add("id", index.ids().gather(&ordinals).to_array());
-    add("distance", Arc::new(all().map(|found| Some(found.distance)).collect::<Float32Array>()));
+    add("_query", Arc::new(UInt32Array::from(queries)));
+    add("_rank", Arc::new(UInt32Array::from(ranks)));
+    add("row_id", index.ids().gather(&ordinals).to_array());
     let similarities: Option<Vec<f32>> =
         all().map(|found| index.metric().similarity(found.distance)).collect();
     if let Some(similarities) = similarities.filter(|_| index.metric().similarity(0.0).is_some()) {
-        add("similarity", Arc::new(Float32Array::from(similarities)));
+        add("_similarity", Arc::new(Float32Array::from(similarities)));
     }
+    add("_distance", Arc::new(all().map(|found| Some(found.distance)).collect::<Float32Array>()));
     let fields = attributes.schema_ref().fields().iter().map(|field| field.as_ref().clone());
     columns.extend(fields.zip(attributes.columns().iter().cloned()));
     let (fields, arrays): (Vec<Field>, Vec<ArrayRef>) = columns.into_iter().unzip();

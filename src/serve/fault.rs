@@ -38,27 +38,47 @@ pub enum Fault {
     #[error("{what} is not for a key that is bound to a tenant")]
     OfOthers { what: &'static str },
     #[error(transparent)]
-    Query(#[from] QueryError),
+    Query(QueryError),
+    #[error("the request took longer than {allowed_seconds} s")]
+    TimeOut { allowed_seconds: f64 },
     #[error("this client has {allowed} requests under way, as many as are allowed")]
     Greedy { allowed: usize },
     #[error("{allowed} requests are waiting already, as many as are allowed")]
     Full { allowed: usize },
     #[error("no worker was free within {allowed_seconds} s")]
     Waited { allowed_seconds: f64 },
-    // Neither says why: that may tell where the index lies.
+    // None of these says why: that may tell where the index lies. A `reason` is for the log.
     #[error(
         "version {version}, the latest, could not be taken, and version {current} is older than was asked for"
     )]
     Behind { version: u64, current: u64 },
     #[error("the index's store did not say which version is the latest")]
     Unseen,
+    #[error("the index's store did not give what the answer needs")]
+    Store { reason: String },
+    #[error("the index was found to be damaged")]
+    Damaged { reason: String },
     #[error("the answer could not be made: this is a fault of the server")]
     Internal,
 }
 
+impl From<QueryError> for Fault {
+    fn from(error: QueryError) -> Self {
+        match error {
+            QueryError::Store(failure) | QueryError::Filter(FilterError::Store(failure)) => {
+                Fault::Store { reason: failure.to_string() }
+            }
+            QueryError::Damaged(reason) | QueryError::Filter(FilterError::Damaged(reason)) => {
+                Fault::Damaged { reason }
+            }
+            error => Fault::Query(error),
+        }
+    }
+}
+
 impl From<FilterError> for Fault {
     fn from(error: FilterError) -> Self {
-        Fault::Query(error.into())
+        QueryError::from(error).into()
     }
 }
 
@@ -87,9 +107,12 @@ impl Fault {
             Fault::ReadOnly { .. } | Fault::OfOthers { .. } => StatusCode::FORBIDDEN,
             Fault::Nowhere { .. } | Fault::NoIndex { .. } | Fault::NoPoint { .. } => StatusCode::NOT_FOUND,
             Fault::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Fault::SlowBody { .. } | Fault::Query(QueryError::TimeOut { .. }) => StatusCode::REQUEST_TIMEOUT,
+            Fault::SlowBody { .. } | Fault::TimeOut { .. } | Fault::Query(QueryError::TimeOut { .. }) => {
+                StatusCode::REQUEST_TIMEOUT
+            }
             Fault::LargeBody { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Fault::Query(QueryError::Damaged(_))
+            Fault::Store { .. }
+            | Fault::Damaged { .. }
             | Fault::Full { .. }
             | Fault::Waited { .. }
             | Fault::Behind { .. }
@@ -110,10 +133,13 @@ impl Fault {
             Fault::OfOthers { .. } => "forbidden",
             Fault::Nowhere { .. } | Fault::NoIndex { .. } | Fault::NoPoint { .. } => "not_found",
             Fault::Method { .. } => "method",
-            Fault::SlowBody { .. } | Fault::Query(QueryError::TimeOut { .. }) => "time_out",
+            Fault::SlowBody { .. } | Fault::TimeOut { .. } | Fault::Query(QueryError::TimeOut { .. }) => {
+                "time_out"
+            }
             Fault::LargeBody { .. } => "large_body",
             Fault::Value { .. } => "limit",
-            Fault::Query(QueryError::Damaged(_)) => "damaged",
+            Fault::Store { .. } => "store",
+            Fault::Damaged { .. } => "damaged",
             Fault::Query(QueryError::Filter(_)) => "filter",
             Fault::Query(_) => "query",
             Fault::Greedy { .. } | Fault::Full { .. } | Fault::Waited { .. } => "busy",
@@ -126,9 +152,9 @@ impl Fault {
         match self {
             Fault::Value { allowed, .. } => Some(allowed.clone()),
             Fault::Unsupported { allowed, .. } | Fault::Method { allowed, .. } => Some((*allowed).into()),
-            Fault::SlowBody { allowed_seconds } | Fault::Waited { allowed_seconds } => {
-                Some(format!("{allowed_seconds} s"))
-            }
+            Fault::SlowBody { allowed_seconds }
+            | Fault::TimeOut { allowed_seconds }
+            | Fault::Waited { allowed_seconds } => Some(format!("{allowed_seconds} s")),
             Fault::LargeBody { allowed, .. } | Fault::Greedy { allowed } | Fault::Full { allowed } => {
                 Some(allowed.to_string())
             }
@@ -151,8 +177,44 @@ impl Fault {
         }
     }
 
+    /// What the log is told, and whoever asked is not.
+    pub(super) fn reason(&self) -> Option<&str> {
+        match self {
+            Fault::Store { reason } | Fault::Damaged { reason } => Some(reason),
+            _ => None,
+        }
+    }
+
     pub fn body(&self) -> ErrorBody {
         let error = ErrorDetail { code: self.code(), message: self.to_string(), allowed: self.allowed() };
         ErrorBody { error }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::loader::StoreFailure;
+    use crate::store::StoreError;
+
+    #[test]
+    fn what_the_store_says_is_for_the_log_alone() {
+        let place = "s3://bucket/secret/seg/1/vectors.safetensors";
+        let failure = || StoreFailure(Arc::new(StoreError::NotFound { what: place.into() }));
+        let errors = [
+            QueryError::Store(failure()),
+            QueryError::Filter(FilterError::Store(failure())),
+            QueryError::Damaged(place.into()),
+            QueryError::Filter(FilterError::Damaged(place.into())),
+        ];
+        for (error, code) in errors.into_iter().zip(["store", "store", "damaged", "damaged"]) {
+            let fault = Fault::from(error);
+            assert_eq!((fault.status().as_u16(), fault.code()), (503, code), "{fault:?}");
+            let body = serde_json::to_string(&fault.body()).unwrap();
+            assert!(!body.contains("secret"), "{body}");
+            assert!(fault.reason().unwrap().contains(place));
+        }
     }
 }

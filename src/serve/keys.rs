@@ -19,6 +19,8 @@ pub enum KeyError {
     Tenant { place: String },
     #[error("{place}: the same key twice")]
     Twice { place: String },
+    #[error("{place} is not UTF-8")]
+    Encoding { place: String },
     #[error("{place} has no key")]
     None { place: String },
 }
@@ -44,7 +46,9 @@ impl ApiKeys {
 
     /// The keys of [`KEYS_VARIABLE`]; `None` where it is not set.
     pub fn from_environment() -> Result<Option<Self>, KeyError> {
-        let Ok(text) = std::env::var(KEYS_VARIABLE) else { return Ok(None) };
+        // Whatever is set asks for keys: what cannot be read must not open the server.
+        let Some(text) = std::env::var_os(KEYS_VARIABLE) else { return Ok(None) };
+        let text = text.into_string().map_err(|_| KeyError::Encoding { place: KEYS_VARIABLE.into() })?;
         Self::of(text.split([',', '\n']), KEYS_VARIABLE).map(Some)
     }
 

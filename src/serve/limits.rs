@@ -16,7 +16,7 @@ pub struct Limits {
     pub k: usize,
     /// Queries in one request: 422. Default 1,000.
     pub batch: usize,
-    /// Rows for all queries of one request: 422. Default 100,000.
+    /// Rows for all queries of one request, and different values of a facet: 422. Default 100,000.
     pub hits: usize,
     /// Bytes of a filter, or of Qdrant's as JSON: 422. Default 64 KiB. They may be nested 50 deep.
     pub filter_bytes: usize,
@@ -35,9 +35,9 @@ pub struct Limits {
     pub header_time: Duration,
     /// From the headers to the end of the body: 408. Default 10 s.
     pub body_time: Duration,
-    /// Waiting for a worker, 503, and searching, 408; a request may ask for less. Default 10 s.
+    /// Waiting for a worker, 503, and everything after it together, 408; a request may ask for less. Default 10 s.
     pub request_time: Duration,
-    /// From the signal to stop to the end of what is under way. Default 30 s.
+    /// From the signal to stop to the end of what is under way; what takes longer is cut. Default 30 s.
     pub drain_time: Duration,
 }
 
@@ -82,6 +82,35 @@ impl Limits {
 
     pub(super) fn check_filter(&self, bytes: usize) -> Result<(), Fault> {
         within("bytes of the filter", bytes, 0, self.filter_bytes)
+    }
+}
+
+/// What a facet may still count: how many different values, and how many bytes these have.
+#[derive(Debug)]
+pub(super) struct FacetRoom {
+    limits: (usize, usize),
+    values: usize,
+    bytes: usize,
+}
+
+impl FacetRoom {
+    pub fn of(limits: &Limits) -> Self {
+        let limits = (limits.hits, limits.answer_bytes);
+        Self { limits, values: limits.0, bytes: limits.1 }
+    }
+
+    /// Takes the place of a value that was not there.
+    pub fn take(&mut self, bytes: usize) -> Result<(), Fault> {
+        let full = |what, allowed: usize| Fault::Value {
+            what,
+            got: "more".into(),
+            allowed: format!("up to {allowed}: filter the points, or ask for another key"),
+        };
+        let values = self.values.checked_sub(1);
+        self.values = values.ok_or_else(|| full("different values of the facet's key", self.limits.0))?;
+        let bytes = self.bytes.checked_sub(bytes);
+        self.bytes = bytes.ok_or_else(|| full("bytes of the facet's values", self.limits.1))?;
+        Ok(())
     }
 }
 

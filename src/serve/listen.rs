@@ -23,7 +23,7 @@ use tokio_io_timeout::TimeoutStream;
 use super::admission::Peer;
 use super::routes;
 use super::shared::Shared;
-use super::{Event, Events, Tls};
+use super::{Event, Tls};
 
 /// Out of file descriptors, for example: it may pass.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -33,7 +33,6 @@ pub(super) async fn serve(
     listener: std::net::TcpListener,
     tls: Option<Tls>,
     until: impl Future<Output = ()>,
-    events: Events,
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
@@ -66,10 +65,10 @@ pub(super) async fn serve(
     }
     drop(listener);
     shared.drain();
-    events(Event::Draining);
-    let open = graceful.count();
+    (shared.events)(Event::Draining);
     if tokio::time::timeout(shared.limits.drain_time, graceful.shutdown()).await.is_err() {
-        events(Event::Cut { connections: open });
+        let connections = shared.limits.connections.saturating_sub(places.available_permits());
+        (shared.events)(Event::Cut { connections });
     }
     Ok(())
 }

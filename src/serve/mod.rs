@@ -6,13 +6,15 @@
 //! ```
 //!
 //! A request is read whole, within limits, before a thread is spent on it; parsing, searching and writing the answer happen on
-//! that thread, never on the runtime's. It holds one version of its index from the first look to the last byte, whatever is
+//! that thread, never on the runtime's. Where a version must be asked for it gives the thread back until that is there; and all that is
+//! done for it has one deadline. It holds one version of its index from the first look to the last byte, whatever is
 //! published meanwhile, and the answer names it.
 //!
 //! Refuses to write, whatever the method. Speaks HTTP/1.1 alone: what stands in front of it may speak more.
 
 mod admission;
 mod arrow;
+mod deadline;
 mod fault;
 mod hosted;
 mod keys;
@@ -44,7 +46,7 @@ pub use limits::Limits;
 pub use tls::{Tls, TlsError};
 
 use self::shared::Shared;
-use crate::loader::{LoadError, OpenOptions};
+use crate::loader::{LoadError, OpenOptions, Watch};
 
 /// What to serve, and how.
 #[derive(Debug, Clone, Default)]
@@ -70,9 +72,11 @@ pub enum Event {
     Refused { index: String, version: u64, reason: String },
     /// The versions could not be listed; the old one stays.
     Unseen { index: String, reason: String },
+    /// A request was told that the index's store failed, or the index is damaged; not how.
+    Failed { index: String, reason: String },
     /// No connection is accepted any longer; what is under way is finished.
     Draining,
-    /// So many connections were cut, after the time for draining.
+    /// So many connections were still open after the time for draining, and are cut.
     Cut { connections: usize },
 }
 
@@ -104,7 +108,6 @@ pub struct Server {
     shared: Arc<Shared>,
     watch: Option<Duration>,
     tls: Option<Tls>,
-    events: Events,
 }
 
 impl Server {
@@ -114,26 +117,29 @@ impl Server {
     /// Names that are none or occur twice; what opening an index says.
     pub fn open(options: ServeOptions, events: Events) -> Result<Self, ServeError> {
         let (watch, tls) = (options.watch, options.tls.clone());
-        Ok(Self { shared: Arc::new(Shared::open(options)?), watch, tls, events })
+        Ok(Self { shared: Arc::new(Shared::open(options, events)?), watch, tls })
     }
 
-    /// Answers on `listener` until `until` is done, then finishes what is under way, within its time.
+    /// Answers on `listener` until `until` is done, then finishes what is under way, within its time. What a store still holds up
+    /// then is left to its thread: it ends with the process, if not before.
     ///
     /// # Errors
     /// Threads could not be started, or the listener is none.
     pub fn run(self, listener: TcpListener, until: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let Self { shared, watch, tls, events } = self;
-        let _watches = watch
-            .map(|interval| shared.indexes.watch(interval, &shared.metrics, &events))
-            .transpose()
-            .map_err(ServeError::Watch)?;
+        let Self { shared, watch, tls } = self;
+        let watches = watch.map(|interval| shared.indexes.watch(interval)).transpose();
+        let watches = watches.map_err(ServeError::Watch)?.unwrap_or_default();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .thread_name("annvil-serve")
             .max_blocking_threads(shared.limits.workers.max(1))
             .enable_all()
             .build()
             .map_err(ServeError::Start)?;
-        runtime.block_on(listen::serve(shared, listener, tls, until, events)).map_err(ServeError::Start)
+        let served = runtime.block_on(listen::serve(shared, listener, tls, until));
+        // Neither waits for a thread that waits for a store.
+        watches.into_iter().for_each(Watch::detach);
+        runtime.shutdown_background();
+        served.map_err(ServeError::Start)
     }
 
     /// The OpenAPI document, as `/openapi.json` has it.

@@ -76,7 +76,7 @@ impl Reply {
     }
 }
 
-fn over(limits: &Limits) -> Fault {
+pub(super) fn over(limits: &Limits) -> Fault {
     Fault::Value {
         what: "bytes of the answer",
         got: "more".into(),

@@ -15,10 +15,12 @@ use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
 use super::admission::{Tenant, admit, refusal};
+use super::deadline::Deadline;
 use super::hosted::Hosted;
 use super::reply::{Reply, response};
 use super::shared::Shared;
-use super::{Fault, openapi, page, qdrant, v1};
+use super::{Event, Fault, openapi, page, qdrant, v1};
+use crate::loader::{Consistency, Index};
 use crate::vectors::RowId;
 
 /// A request that was admitted.
@@ -34,6 +36,16 @@ pub(super) struct Call {
 
 /// Answers a call, on a worker's thread.
 pub(super) type Work = fn(&Call) -> Result<Reply, Fault>;
+
+/// What a worker's turn came to.
+pub(super) enum Turn {
+    Over(Reply),
+    /// A version is to be waited for, by nobody's thread; then it is a worker's turn again.
+    Awaits(Consistency, Deadline, Rest),
+}
+
+/// What is left to do, with the version that was waited for.
+pub(super) type Rest = Box<dyn FnOnce(&Call, &Arc<Index>) -> Result<Reply, Fault> + Send>;
 
 impl Call {
     /// The first name of the path.
@@ -65,6 +77,11 @@ impl Call {
         self.tenant.is_none() || hosted.current().partition_by().is_some()
     }
 
+    /// From now on, as long as any request may take.
+    pub fn deadline(&self) -> Deadline {
+        Deadline::after(self.shared.limits.request_time)
+    }
+
     /// The body as JSON.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Fault> {
         serde_json::from_slice(&self.body).map_err(|error| Fault::Body(error.to_string()))
@@ -86,7 +103,10 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/metrics", get(metrics))
         .route("/v1/indexes", gets(v1::list))
         .route("/v1/indexes/{name}", gets(v1::describe))
-        .route("/v1/indexes/{name}/search", posts(v1::search))
+        .route(
+            "/v1/indexes/{name}/search",
+            post(|shared, names, request| answer(v1::search, shared, names, request)),
+        )
         .merge(qdrant::router())
         .fallback(nowhere)
         .method_not_allowed_fallback(wrong_method)
@@ -95,15 +115,19 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
 }
 
 pub(super) fn gets(work: Work) -> MethodRouter<Arc<Shared>> {
-    get(move |shared, names, request| answer(work, shared, names, request))
+    get(move |shared, names, request| answer(in_one_turn(work), shared, names, request))
 }
 
 pub(super) fn posts(work: Work) -> MethodRouter<Arc<Shared>> {
-    post(move |shared, names, request| answer(work, shared, names, request))
+    post(move |shared, names, request| answer(in_one_turn(work), shared, names, request))
+}
+
+fn in_one_turn(work: Work) -> impl FnOnce(&Call) -> Result<Turn, Fault> + Send + 'static {
+    move |call| work(call).map(Turn::Over)
 }
 
 async fn answer(
-    work: Work,
+    work: impl FnOnce(&Call) -> Result<Turn, Fault> + Send + 'static,
     State(shared): State<Arc<Shared>>,
     names: Result<RawPathParams, RawPathParamsRejection>,
     request: Request,
@@ -117,10 +141,32 @@ async fn answer(
         Ok(body) => body.to_bytes(),
         Err(error) => return refusal(&Fault::Body(error.to_string()), uri.path()),
     };
-    let call = Call { shared: shared.clone(), names, headers, body, tenant };
-    match shared.workers.run(move || work(&call)).await {
+    let call = Arc::new(Call { shared: shared.clone(), names, headers, body, tenant });
+    match worked(work, &call).await {
         Ok(reply) => reply.into_response(),
-        Err(fault) => refusal(&fault, uri.path()),
+        Err(fault) => {
+            if let Some(reason) = fault.reason() {
+                let (index, reason) = (call.index().into(), reason.into());
+                (shared.events)(Event::Failed { index, reason });
+            }
+            refusal(&fault, uri.path())
+        }
+    }
+}
+
+async fn worked(
+    work: impl FnOnce(&Call) -> Result<Turn, Fault> + Send + 'static,
+    call: &Arc<Call>,
+) -> Result<Reply, Fault> {
+    let workers = &call.shared.workers;
+    let first = call.clone();
+    match workers.run(move || work(&first)).await? {
+        Turn::Over(reply) => Ok(reply),
+        Turn::Awaits(consistency, deadline, rest) => {
+            let index = call.hosted()?.read(consistency, deadline).await?;
+            let second = call.clone();
+            workers.run(move || rest(&second, &index)).await
+        }
     }
 }
 

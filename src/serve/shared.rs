@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::deadline::Deadline;
 use super::hosted::{Hosted, Indexes};
 use super::metrics::Metrics;
 use super::shadow::Shadow;
 use super::workers::Workers;
-use super::{ApiKeys, Fault, Limits, ServeError, ServeOptions};
+use super::{ApiKeys, Events, Fault, Limits, ServeError, ServeOptions};
 use crate::loader::{Answers, Index, Prepared, Query};
 use crate::vectors::{RowId, VectorView};
 
@@ -19,6 +20,7 @@ pub(super) struct Shared {
     pub workers: Workers,
     pub keys: ApiKeys,
     pub limits: Limits,
+    pub events: Events,
     shadow: Shadow,
     clients: Mutex<HashMap<Client, usize>>,
     draining: AtomicBool,
@@ -46,19 +48,20 @@ pub(super) struct Share {
 }
 
 impl Shared {
-    pub fn open(options: ServeOptions) -> Result<Self, ServeError> {
+    pub fn open(options: ServeOptions, events: Events) -> Result<Self, ServeError> {
         let ServeOptions { indexes, open, shadow_rate, keys, limits, .. } = options;
         if !(0.0..=1.0).contains(&shadow_rate) {
             return Err(ServeError::ShadowRate { got: shadow_rate });
         }
         let metrics = Arc::new(Metrics::new());
         Ok(Self {
-            indexes: Indexes::open(&indexes, &open, &metrics)?,
+            indexes: Indexes::open(&indexes, &open, &metrics, &events)?,
             workers: Workers::new(limits.workers, limits.waiting, limits.request_time),
             shadow: Shadow::start(shadow_rate, metrics.clone()).map_err(ServeError::Start)?,
             metrics,
             keys,
             limits,
+            events,
             clients: Mutex::default(),
             draining: AtomicBool::new(false),
         })
@@ -85,21 +88,25 @@ impl Shared {
         !self.draining.load(Ordering::Relaxed) && self.indexes.iter().all(is_whole)
     }
 
-    /// Searches what is seen of an index, counts and now and then compares.
+    /// Searches what is seen of an index by the deadline, counts and now and then compares.
     pub fn search<'i>(
         &self,
         seen: Seen<'i>,
-        query: &Query,
+        query: Query,
         vectors: VectorView<'_>,
+        deadline: Deadline,
     ) -> Result<(Prepared<'i>, Answers), Fault> {
         let Seen { name, index, tenant } = seen;
-        let own = tenant.map(|tenant| query.clone().partition(tenant.clone()));
-        let query = own.as_ref().unwrap_or(query);
-        let prepared = index.prepare(query)?;
+        // The comparison has as long again, later.
+        let mut query = query.timeout(deadline.allowed());
+        if let Some(tenant) = tenant {
+            query = query.partition(tenant.clone());
+        }
+        let prepared = deadline.of(index.prepare(&query.clone().until(deadline.end())))?;
         let mut answers = Answers::new();
         prepared.search(vectors, &mut answers)?;
         self.metrics.searched(name, vectors.rows());
-        self.shadow.see(name, index, query, vectors, (prepared.way(), &answers));
+        self.shadow.see(name, index, &query, vectors, (prepared.way(), &answers));
         Ok((prepared, answers))
     }
 }

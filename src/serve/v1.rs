@@ -1,6 +1,7 @@
 //! Our own vocabulary: what [`Query`] offers, as JSON in and JSON or Arrow out.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow_array::ArrayRef;
@@ -10,10 +11,11 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::ToSchema;
 
+use super::deadline::Deadline;
 use super::hosted::Hosted;
 use super::openapi::Id;
 use super::reply::Reply;
-use super::routes::Call;
+use super::routes::{Call, Turn};
 use super::shared::Seen;
 use super::{Fault, Limits, arrow};
 use crate::artifact::Certificate;
@@ -146,7 +148,7 @@ pub(super) struct SearchRequest {
     #[serde(default = "five_seconds")]
     #[schema(default = 5000)]
     max_age_ms: u64,
-    /// How long the search may take, at most as long as the server allows.
+    /// How long the answer may take, at most as long as the server allows.
     #[schema(minimum = 1)]
     deadline_ms: Option<u64>,
 }
@@ -289,7 +291,7 @@ fn info(call: &Call, hosted: &Hosted, index: &Index) -> Result<IndexInfo, Fault>
         id_type: index.ids().kind(),
         sample_ids: ordinals.step_by(step).map(|row| index.ids().get(row)).collect(),
         effort_name: index.effort_name(),
-        keeps_vectors: index.rows() > 0 && index.vector(0).is_some(),
+        keeps_vectors: index.rows() > 0 && index.keeps_vectors(),
         attributes: fields
             .map(|field| AttributeInfo { name: field.name().clone(), r#type: field.data_type().to_string() })
             .collect(),
@@ -319,8 +321,9 @@ fn certificate(certificate: &Certificate) -> CertificateInfo {
     responses(
         (
             status = 200,
-            description = "With `Accept: application/vnd.apache.arrow.stream`, an Arrow stream with a row per hit: `query`, `rank`, `id`, \
-                `distance`, `similarity` where the metric has one, and the attributes.",
+            description = "With `Accept: application/vnd.apache.arrow.stream`, an Arrow stream with a row per hit: `_query`, `_rank`, \
+                `row_id`, `_similarity` where the metric has one, `_distance`, and the attributes. Those keep their names: where one is \
+                called as a column of these, that one gets another `_` in front.",
             headers(("annvil-version" = u64, description = "The version that answered")),
             content(
                 (SearchResponse = "application/json"),
@@ -330,42 +333,58 @@ fn certificate(certificate: &Certificate) -> CertificateInfo {
         (status = 400, description = "The body is no JSON that is understood", body = super::ErrorBody),
         (status = 401, description = "No API key, or a wrong one", body = super::ErrorBody),
         (status = 404, description = "No such index", body = super::ErrorBody),
-        (status = 408, description = "The body or the search took too long", body = super::ErrorBody),
+        (status = 408, description = "The body, the version waited for or the search took too long", body = super::ErrorBody),
         (status = 413, description = "The body is too large", body = super::ErrorBody),
         (status = 422, description = "A value that is not allowed, or not for this index", body = super::ErrorBody),
         (status = 429, description = "Too many requests of this client are under way", body = super::ErrorBody),
-        (status = 503, description = "Too many requests wait, or the index is damaged", body = super::ErrorBody),
+        (
+            status = 503,
+            description = "Too many requests wait, the index's store failed, or the index is damaged",
+            body = super::ErrorBody
+        ),
     )
 )]
-pub(super) fn search(call: &Call) -> Result<Reply, Fault> {
-    let shared = &call.shared;
+pub(super) fn search(call: &Call) -> Result<Turn, Fault> {
+    let deadline = call.deadline();
     let hosted = call.hosted()?;
     let request: SearchRequest = call.json()?;
-    let index = hosted.read(request.consistency(), &shared.metrics)?;
-    let seen = Seen { name: &hosted.name, index: &index, tenant: call.tenant.as_ref() };
-    let vectors = request.vectors(seen, &shared.limits)?;
-    let query = request.query(&index, &shared.limits)?;
-    let start = Instant::now();
-    let view = VectorView::new(&vectors.values, vectors.dim);
-    let (prepared, answers) = shared.search(seen, &query, view)?;
-    let seconds = start.elapsed().as_secs_f64();
-    let accept = call.headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    if accept.contains(arrow::STREAM) {
-        let bytes = arrow::stream(&hosted.name, &index, &answers, prepared.attributes(&answers))?;
-        return Reply::bytes(arrow::STREAM, bytes, index.version(), &shared.limits);
+    let deadline = request.deadline_ms.map_or(deadline, |ms| deadline.within(Duration::from_millis(ms)));
+    let consistency = request.consistency();
+    match hosted.seen(consistency, deadline.start()) {
+        Some(index) => request.answer(call, &index?, deadline).map(Turn::Over),
+        None => {
+            let rest = move |call: &Call, index: &Arc<Index>| request.answer(call, index, deadline);
+            Ok(Turn::Awaits(consistency, deadline, Box::new(rest)))
+        }
     }
-    let columns = request.columns(&index);
-    let response = SearchResponse {
-        index: &hosted.name,
-        version: index.version(),
-        metric: index.metric(),
-        seconds,
-        results: Results { index: &index, answers: &answers, columns: &columns },
-    };
-    Reply::json(&response, Some(index.version()), &shared.limits)
 }
 
 impl SearchRequest {
+    fn answer(&self, call: &Call, index: &Arc<Index>, deadline: Deadline) -> Result<Reply, Fault> {
+        let (shared, name) = (&call.shared, call.index());
+        let seen = Seen { name, index, tenant: call.tenant.as_ref() };
+        let vectors = self.vectors(seen, &shared.limits, deadline)?;
+        let query = self.query(index, &shared.limits)?;
+        let start = Instant::now();
+        let view = VectorView::new(&vectors.values, vectors.dim);
+        let (prepared, answers) = shared.search(seen, query, view, deadline)?;
+        let seconds = start.elapsed().as_secs_f64();
+        let accept = call.headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+        if accept.unwrap_or_default().contains(arrow::STREAM) {
+            let bytes = arrow::stream(name, index, &answers, prepared.attributes(&answers))?;
+            return Reply::bytes(arrow::STREAM, bytes, index.version(), &shared.limits);
+        }
+        let columns = self.columns(index);
+        let response = SearchResponse {
+            index: name,
+            version: index.version(),
+            metric: index.metric(),
+            seconds,
+            results: Results { index, answers: &answers, columns: &columns },
+        };
+        Reply::json(&response, Some(index.version()), &shared.limits)
+    }
+
     fn consistency(&self) -> Consistency {
         match self.consistency {
             AskedConsistency::Local => Consistency::Local,
@@ -374,7 +393,7 @@ impl SearchRequest {
         }
     }
 
-    fn vectors(&self, seen: Seen<'_>, limits: &Limits) -> Result<Rows, Fault> {
+    fn vectors(&self, seen: Seen<'_>, limits: &Limits, deadline: Deadline) -> Result<Rows, Fault> {
         let index = seen.index;
         if let (Some(tenant), Some(partition)) = (seen.tenant, &self.partition)
             && tenant.to_string() != partition.to_string()
@@ -393,7 +412,7 @@ impl SearchRequest {
             }
             (None, Some(ids)) => {
                 limits.check_size(ids.len(), self.k, self.offset)?;
-                rows_of(seen, ids)?
+                rows_of(seen, ids, deadline)?
             }
             (Some(_), Some(_)) => return Err(one_of("both")),
             (None, None) => return Err(one_of("missing")),
@@ -407,11 +426,8 @@ impl SearchRequest {
 
     fn query(&self, index: &Index, limits: &Limits) -> Result<Query, Fault> {
         limits.check_ids("ids to exclude", self.exclude.len())?;
-        let deadline = self.deadline_ms.map_or(limits.request_time, Duration::from_millis);
-        let mut query = Query::new(self.k)
-            .offset(self.offset)
-            .exclude(self.exclude.iter().map(|id| typed(index, id)))
-            .timeout(deadline.min(limits.request_time));
+        let mut query =
+            Query::new(self.k).offset(self.offset).exclude(self.exclude.iter().map(|id| typed(index, id)));
         query = match self.effort(index)? {
             Some(effort) => query.effort(effort),
             None if self.exact => query.exact(),
@@ -489,19 +505,19 @@ fn typed(index: &Index, id: &RowId) -> RowId {
     }
 }
 
-fn rows_of(seen: Seen<'_>, ids: &[RowId]) -> Result<Rows, Fault> {
+fn rows_of(seen: Seen<'_>, ids: &[RowId], deadline: Deadline) -> Result<Rows, Fault> {
     let index = seen.index;
     let own = seen.tenant.map(|tenant| index.partition_ordinals(tenant)).transpose()?;
-    let mut rows = Rows { dim: index.dim(), rows: ids.len(), ..Rows::default() };
-    for id in ids {
-        let ordinal = index
-            .ids()
-            .find(&typed(index, id))
-            .filter(|row| own.as_ref().is_none_or(|own| own.binary_search(row).is_ok()));
-        let ordinal = ordinal.ok_or_else(|| Fault::NoPoint { id: id.to_string() })?;
-        rows.values.extend(index.fetch_vector(ordinal)?.ok_or(QueryError::NoVectors)?);
-    }
-    Ok(rows)
+    let ordinal = |id: &RowId| {
+        let found = index.ids().find(&typed(index, id));
+        found
+            .filter(|row| own.as_ref().is_none_or(|own| own.binary_search(row).is_ok()))
+            .ok_or_else(|| Fault::NoPoint { id: id.to_string() })
+    };
+    let ordinals = ids.iter().map(ordinal).collect::<Result<Vec<u32>, Fault>>()?;
+    let kept = deadline.of(index.fetch_vectors(&ordinals, Some(deadline.end())))?;
+    let kept = kept.ok_or(QueryError::NoVectors)?;
+    Ok(Rows { values: kept.view().as_slice().to_vec(), rows: ids.len(), dim: index.dim() })
 }
 
 impl Serialize for Results<'_> {

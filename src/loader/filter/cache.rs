@@ -24,19 +24,29 @@ impl FilterCache {
         Self { slots: Mutex::new(Clock::new(budget_bytes as u64)) }
     }
 
-    /// The mask of `filter`, evaluated over `rows` rows if it is not there. Errors are not kept.
+    /// The mask of `filter`, evaluated over `rows` rows if it is not there. Errors are not kept, and that another's time was over
+    /// is no error of whoever waited for him.
     pub fn get(
         &self,
         filter: &str,
         rows: usize,
-        evaluate: impl FnOnce() -> Result<RowMask, FilterError>,
+        evaluate: impl Fn() -> Result<RowMask, FilterError>,
     ) -> Result<Arc<RowMask>, FilterError> {
-        let slot = self.slot(filter, ENTRY_BYTES + rows.div_ceil(64) * size_of::<u64>() + filter.len());
-        let mask = slot.get_or_init(|| evaluate().map(Arc::new));
-        if mask.is_err() {
-            self.remove(filter, &slot);
+        loop {
+            let slot = self.slot(filter, ENTRY_BYTES + rows.div_ceil(64) * size_of::<u64>() + filter.len());
+            let mut is_own = false;
+            let mask = slot.get_or_init(|| {
+                is_own = true;
+                evaluate().map(Arc::new)
+            });
+            if mask.is_err() {
+                self.remove(filter, &slot);
+            }
+            match mask {
+                Err(FilterError::TimeOut) if !is_own => {}
+                mask => return mask.clone(),
+            }
         }
-        mask.clone()
     }
 
     fn slot(&self, filter: &str, size_bytes: usize) -> Slot {
@@ -62,6 +72,7 @@ impl FilterCache {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::sync::Weak;
 
     use super::*;
@@ -77,13 +88,13 @@ mod tests {
     fn a_filter_is_evaluated_once_until_it_is_one_too_many() {
         let cache = FilterCache::new(2 * ONE);
         let evaluated = |filter: &str| {
-            let mut evaluated = false;
+            let evaluated = Cell::new(false);
             let evaluate = || {
-                evaluated = true;
+                evaluated.set(true);
                 mask()
             };
             cache.get(filter, 640, evaluate).unwrap();
-            evaluated
+            evaluated.get()
         };
         assert_eq!(["a", "a", "b", "a"].map(evaluated), [true, false, true, false]);
         assert_eq!(["c", "a", "b"].map(evaluated), [true, false, true], "b was not asked for again, nor c");
@@ -131,5 +142,27 @@ mod tests {
             }
         });
         assert_eq!(evaluations.into_inner(), 1);
+    }
+
+    #[test]
+    fn whoever_has_time_left_does_not_fail_with_one_whose_time_is_over() {
+        let cache = FilterCache::new(1000);
+        let (begun, slow_is_there) = std::sync::mpsc::channel();
+        let (let_go, waits) = std::sync::mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            let cache = &cache;
+            let slow = scope.spawn(move || {
+                cache.get("a", 640, || {
+                    begun.send(()).unwrap();
+                    waits.recv().unwrap();
+                    Err(FilterError::TimeOut)
+                })
+            });
+            slow_is_there.recv().unwrap();
+            let patient = scope.spawn(|| cache.get("a", 640, mask));
+            let_go.send(()).unwrap();
+            assert_eq!(slow.join().unwrap(), Err(FilterError::TimeOut));
+            assert!(patient.join().unwrap().is_ok());
+        });
     }
 }

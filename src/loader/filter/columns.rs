@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::*;
@@ -19,6 +20,7 @@ pub(in crate::loader) struct Columns<'a> {
     attributes: Option<&'a RecordBatch>,
     /// Attributes that were asked for, by their places.
     asked: RefCell<BTreeSet<usize>>,
+    end: Option<Instant>,
 }
 
 /// A column that a filter names.
@@ -48,7 +50,20 @@ pub(super) enum Values<'a> {
 
 impl<'a> Columns<'a> {
     pub fn new(ids: &'a RowIds, attributes: Option<&'a RecordBatch>) -> Self {
-        Self { ids, attributes, asked: RefCell::default() }
+        Self { ids, attributes, asked: RefCell::default(), end: None }
+    }
+
+    /// The same, for a filter whose evaluation has to end then.
+    pub fn until(self, end: Option<Instant>) -> Self {
+        Self { end, ..self }
+    }
+
+    /// That there is time for another pass over the rows.
+    pub(super) fn check_time(&self) -> Result<(), FilterError> {
+        match self.end.is_some_and(|end| Instant::now() >= end) {
+            true => Err(FilterError::TimeOut),
+            false => Ok(()),
+        }
     }
 
     /// The attributes that were asked for so far, by their places, ascending.

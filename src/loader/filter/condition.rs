@@ -124,6 +124,7 @@ impl Condition {
 
     /// A bit per row.
     pub(super) fn evaluate(&self, columns: &Columns<'_>) -> Result<BooleanBuffer, FilterError> {
+        columns.check_time()?;
         let rows = columns.rows();
         let none = || BooleanBuffer::new_unset(rows);
         let of = |name: &str, test: &dyn Fn(&Column) -> Result<BooleanBuffer, FilterError>| {

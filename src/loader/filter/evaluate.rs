@@ -46,6 +46,7 @@ impl Evaluation<'_> {
         if depth > MAX_DEPTH {
             return Err(FilterError::Deep { at: position(expr), limit: MAX_DEPTH });
         }
+        self.columns.check_time()?;
         let inner = |expr: &Expr| self.truth(expr, depth + 1);
         Ok(match expr {
             Expr::Nested(expr) => inner(expr)?,

@@ -53,6 +53,7 @@ pub struct Filter {
     /// Filters of the same text are the same.
     text: Arc<str>,
     form: Arc<Form>,
+    is_passing: bool,
 }
 
 #[derive(Debug)]
@@ -105,6 +106,8 @@ pub enum FilterError {
     Store(StoreFailure),
     #[error("a column could not be read: {0}")]
     Damaged(String),
+    #[error("the time was over before the filter was evaluated")]
+    TimeOut,
 }
 
 impl Filter {
@@ -114,7 +117,7 @@ impl Filter {
     /// What is no SQL, with its place. Columns and their types are looked at when the filter meets an index.
     pub fn parse(text: &str) -> Result<Self, FilterError> {
         let expr = Box::new(parse::parse(text)?);
-        Ok(Self { text: text.trim().into(), form: Arc::new(Form::Sql(expr)) })
+        Ok(Self { text: text.trim().into(), form: Arc::new(Form::Sql(expr)), is_passing: false })
     }
 
     /// Of a condition that a program made.
@@ -123,7 +126,16 @@ impl Filter {
     /// Conditions nested too deep.
     pub fn of(condition: Condition) -> Result<Self, FilterError> {
         condition.check_depth(condition::MAX_DEPTH)?;
-        Ok(Self { text: format!("{MADE}{condition:?}").into(), form: Arc::new(Form::Made(condition)) })
+        let text = format!("{MADE}{condition:?}").into();
+        Ok(Self { text, form: Arc::new(Form::Made(condition)), is_passing: false })
+    }
+
+    /// One that will hardly be asked again: an index does not keep its mask, which would displace those that are. Of
+    /// [two](Self::and) of which one is passing, the other's mask is kept.
+    #[must_use]
+    pub fn passing(mut self) -> Self {
+        self.is_passing = true;
+        self
     }
 
     /// Rows whose ids, strings or UUIDs, begin so.
@@ -137,7 +149,8 @@ impl Filter {
         let parts: Vec<Self> = self.parts().iter().chain(other.parts()).cloned().collect();
         // Each text's length says where it ends.
         let text = parts.iter().map(|part| format!("{MADE}{}{MADE}{}", part.text.len(), part.text));
-        Self { text: text.collect::<String>().into(), form: Arc::new(Form::All(parts)) }
+        let is_passing = parts.iter().any(|part| part.is_passing);
+        Self { text: text.collect::<String>().into(), form: Arc::new(Form::All(parts)), is_passing }
     }
 
     fn parts(&self) -> &[Self] {
@@ -159,6 +172,11 @@ impl Filter {
         let columns = Columns::new(&ids, Some(&attributes));
         self.evaluate(&columns)?;
         Ok(columns.asked())
+    }
+
+    /// Of a filter no mask of which is to be kept: what it is made of, itself if of nothing else.
+    pub(super) fn passing_parts(&self) -> Option<&[Self]> {
+        self.is_passing.then(|| self.parts())
     }
 
     pub(super) fn evaluate(&self, columns: &Columns<'_>) -> Result<RowMask, FilterError> {

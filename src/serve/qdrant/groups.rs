@@ -4,6 +4,9 @@
 //! has room left is searched alone. So every group that is returned is whole; one whose nearest point lies behind as many points
 //! of others as a search may return is not seen.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use arrow_array::ArrayRef;
 use serde::{Deserialize, Serialize};
 
@@ -67,7 +70,7 @@ pub(super) fn groups(call: &Call) -> Result<Reply, Fault> {
     if mmr.is_some() {
         return Err(Fault::Unsupported { what: "`mmr` of groups".into(), allowed: "leaving it out" });
     }
-    let (vector, query) = target.resolved(&asked, request.query.searching(&asked, limits)?)?;
+    let (vector, query) = target.resolved(&asked, request.query.searching(&asked))?;
     let filter = request.query.filter(&asked, limits)?;
     let found = match attribute(&asked, &request.group_by)? {
         None => Vec::new(),
@@ -80,10 +83,10 @@ pub(super) fn groups(call: &Call) -> Result<Reply, Fault> {
         }
     };
     let metric = asked.index.metric();
-    let groups = found.into_iter().map(|Group { id, hits }| {
-        let points = hits.iter().map(|hit| (hit.ordinal, Some(score(metric, hit.distance)))).collect();
-        GroupResult { id, hits: Listed { asked: &asked, selection: selection.clone(), points } }
-    });
+    let scored = |hit: &Match| (hit.ordinal, Some(score(metric, hit.distance)));
+    let lists = found.iter().map(|group| group.hits.iter().map(scored).collect()).collect();
+    let lists = Listed::several(&asked, &selection, lists, limits)?;
+    let groups = found.into_iter().zip(lists).map(|(Group { id, .. }, hits)| GroupResult { id, hits });
     asked.reply(Groups { groups: groups.collect() }, limits)
 }
 
@@ -115,6 +118,8 @@ impl Search<'_> {
             FacetValue::UInt(_) => return Ok(()),
         };
         let is_member = Filter::of(Condition::Among { column: column.into(), constants: vec![constant] })?;
+        // There are as many as groups: their masks are not worth those of the filters in use.
+        let is_member = is_member.passing();
         let members = match &self.filter {
             Some(filter) => filter.and(&is_member),
             None => is_member,
@@ -126,21 +131,28 @@ impl Search<'_> {
     fn nearest(&self, k: usize, filter: Option<Filter>) -> Result<Vec<Match>, Fault> {
         let query = self.query.clone().k(k);
         let query = filter.map_or(query.clone(), |filter| query.filter(filter));
-        search(self.call, self.asked, &query, &self.vector)
+        search(self.call, self.asked, query, &self.vector)
     }
 }
 
 fn grouped(found: &[Match], column: &ArrayRef, wanted: usize, size: usize) -> Result<Vec<Group>, Fault> {
     let mut groups: Vec<Group> = Vec::new();
+    let mut places: HashMap<FacetValue, usize> = HashMap::new();
     for &hit in found {
         for id in values(column, hit.ordinal as usize)? {
-            match groups.iter().position(|group| group.id == id) {
-                Some(place) if groups[place].hits.len() < size && !groups[place].hits.contains(&hit) => {
-                    groups[place].hits.push(hit);
+            match places.entry(id) {
+                Entry::Occupied(place) => {
+                    let hits = &mut groups[*place.get()].hits;
+                    // A list may have a value twice.
+                    if hits.len() < size && hits.last() != Some(&hit) {
+                        hits.push(hit);
+                    }
                 }
-                Some(_) => {}
-                None if groups.len() < wanted => groups.push(Group { id, hits: vec![hit] }),
-                None => {}
+                Entry::Vacant(place) if groups.len() < wanted => {
+                    groups.push(Group { id: place.key().clone(), hits: vec![hit] });
+                    place.insert(groups.len() - 1);
+                }
+                Entry::Vacant(_) => {}
             }
         }
     }

@@ -17,6 +17,7 @@ mod payload;
 mod query;
 mod scroll;
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -24,13 +25,15 @@ use axum::Router;
 use axum::http::Method;
 use serde::Serialize;
 
+use super::deadline::Deadline;
+use super::hosted::Collection;
 use super::points::{PointId, Points};
-use super::reply::{Reply, Vocabulary};
+use super::reply::{Reply, Vocabulary, over};
 use super::routes::{Call, gets, posts};
 use super::shared::{Seen, Shared};
 use super::{Fault, Limits};
-use crate::loader::{Filter, Index, RowMask};
-use crate::vectors::RowId;
+use crate::loader::{Filter, Index, QueryError, RowMask};
+use crate::vectors::{RowId, VectorBuf};
 
 /// What Qdrant's clients compare their own version with: one minor apart is near enough for them.
 pub(super) const SPOKEN_VERSION: &str = "1.20.0";
@@ -84,20 +87,23 @@ struct Asked {
     points: Arc<Points>,
     /// Whose rows alone are seen, and these, ascending.
     tenant: Option<(RowId, Vec<u32>)>,
-    start: Instant,
+    /// Of all that is done for the request.
+    deadline: Deadline,
+    /// Values of vectors that the answer has room for: each is two bytes of JSON or more.
+    room: Cell<usize>,
 }
 
 impl Asked {
     fn new(call: &Call) -> Result<Self, Fault> {
-        let start = Instant::now();
+        let deadline = call.deadline();
         let hosted = call.hosted()?;
-        let index = hosted.current();
-        let points = hosted.points(&index);
+        let Collection { index, points } = hosted.collection();
         let tenant = match &call.tenant {
             Some(tenant) => Some((tenant.clone(), index.partition_ordinals(tenant)?)),
             None => None,
         };
-        Ok(Self { name: hosted.name.clone(), index, points, tenant, start })
+        let room = Cell::new(call.shared.limits.answer_bytes / 2);
+        Ok(Self { name: hosted.name.clone(), index, points, tenant, deadline, room })
     }
 
     fn seen(&self) -> Seen<'_> {
@@ -119,14 +125,28 @@ impl Asked {
 
     /// The rows that are seen and pass a filter.
     fn mask(&self, filter: &Filter) -> Result<Arc<RowMask>, Fault> {
-        let mask = self.index.mask(filter)?;
+        let mask = self.deadline.of(self.index.mask_until(filter, self.deadline.end()))?;
         let Some((_, rows)) = &self.tenant else { return Ok(mask) };
         let own = rows.iter().copied().filter(|&row| mask.contains(row));
         Ok(Arc::new(RowMask::from_ordinals(mask.rows(), own)))
     }
 
+    /// The vectors of some rows, read at once where they are not here.
+    fn vectors(&self, ordinals: &[u32]) -> Result<VectorBuf, Fault> {
+        let Self { index, deadline, .. } = self;
+        let kept = deadline.of(index.fetch_vectors(ordinals, Some(deadline.end())))?;
+        Ok(kept.ok_or(QueryError::NoVectors)?)
+    }
+
+    /// The same, to be told.
+    fn vectors_to_tell(&self, ordinals: &[u32], limits: &Limits) -> Result<VectorBuf, Fault> {
+        let left = self.room.get().checked_sub(ordinals.len().saturating_mul(self.index.dim()));
+        self.room.set(left.ok_or_else(|| over(limits))?);
+        self.vectors(ordinals)
+    }
+
     fn reply(&self, result: impl Serialize, limits: &Limits) -> Result<Reply, Fault> {
-        enveloped(result, self.start, Some(self.index.version()), limits)
+        enveloped(result, self.deadline.start(), Some(self.index.version()), limits)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Points as they are returned: payload and vector beside the id.
 
+use std::sync::Arc;
+
 use arrow_array::ArrayRef;
 use serde::de::IgnoredAny;
 use serde::ser::{Error as _, SerializeMap};
@@ -7,9 +9,9 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::Asked;
 use crate::loader::{Index, QueryError, json_value};
-use crate::serve::Fault;
 use crate::serve::points::PointId;
-use crate::vectors::{Metric, RowId};
+use crate::serve::{Fault, Limits};
+use crate::vectors::{Metric, RowId, VectorBuf};
 
 /// `true`, names of keys, or keys to take or to leave out.
 #[derive(Debug, Clone, Deserialize)]
@@ -59,7 +61,7 @@ impl Selection {
             Some(WithVector::All(true)) => true,
             Some(WithVector::Named(names)) => names.iter().any(String::is_empty),
         };
-        if with_vector && index.rows() > 0 && index.vector(0).is_none() {
+        if with_vector && index.rows() > 0 && !index.keeps_vectors() {
             return Err(QueryError::NoVectors.into());
         }
         let default = WithPayload::All(is_default);
@@ -124,8 +126,17 @@ fn insert(branch: &mut Vec<(String, Node)>, path: &str, column: &ArrayRef) {
 pub(super) struct Listed<'a> {
     pub asked: &'a Asked,
     pub selection: Selection,
-    /// Ordinals, with a score where they were searched for.
-    pub points: Vec<(u32, Option<f32>)>,
+    points: Vec<Scored>,
+    vectors: Option<Told>,
+}
+
+/// An ordinal, with its score where it was searched for.
+pub(super) type Scored = (u32, Option<f32>);
+
+/// The vectors of a list's points: these from one on.
+struct Told {
+    of_all: Arc<VectorBuf>,
+    first: usize,
 }
 
 #[derive(Serialize)]
@@ -138,7 +149,7 @@ struct Point<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<Payload<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    vector: Option<Vec<f32>>,
+    vector: Option<&'a [f32]>,
 }
 
 struct Payload<'a> {
@@ -149,27 +160,76 @@ struct Payload<'a> {
 
 impl Serialize for Listed<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.points.iter().map(|&(ordinal, score)| self.point(ordinal, score)))
+        serializer.collect_seq((0..self.points.len()).map(|place| self.point(place)))
     }
 }
 
-impl Listed<'_> {
-    fn point(&self, ordinal: u32, score: Option<f32>) -> Point<'_> {
+impl<'a> Listed<'a> {
+    /// # Errors
+    /// The vectors that are to be told could not be read, or are more than an answer may have.
+    pub fn new(
+        asked: &'a Asked,
+        selection: Selection,
+        points: Vec<Scored>,
+        limits: &Limits,
+    ) -> Result<Self, Fault> {
+        let vectors = Self::told(asked, &selection, &[&points], limits)?;
+        Ok(Self { asked, selection, points, vectors: vectors.map(|of_all| Told { of_all, first: 0 }) })
+    }
+
+    /// Several lists alike, whose vectors are read together.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn several(
+        asked: &'a Asked,
+        selection: &Selection,
+        lists: Vec<Vec<Scored>>,
+        limits: &Limits,
+    ) -> Result<Vec<Self>, Fault> {
+        let parts: Vec<&[Scored]> = lists.iter().map(Vec::as_slice).collect();
+        let vectors = Self::told(asked, selection, &parts, limits)?;
+        let mut first = 0;
+        let listed = lists.into_iter().map(|points| {
+            let told = vectors.as_ref().map(|of_all| Told { of_all: of_all.clone(), first });
+            first += points.len();
+            Self { asked, selection: selection.clone(), points, vectors: told }
+        });
+        Ok(listed.collect())
+    }
+
+    fn told(
+        asked: &Asked,
+        selection: &Selection,
+        lists: &[&[Scored]],
+        limits: &Limits,
+    ) -> Result<Option<Arc<VectorBuf>>, Fault> {
+        let ordinals: Vec<u32> =
+            lists.iter().flat_map(|points| points.iter().map(|&(ordinal, _)| ordinal)).collect();
+        // An index without rows may keep vectors or not.
+        if !selection.with_vector || ordinals.is_empty() {
+            return Ok(None);
+        }
+        asked.vectors_to_tell(&ordinals, limits).map(|vectors| Some(Arc::new(vectors)))
+    }
+
+    fn point(&self, place: usize) -> Point<'_> {
+        let (ordinal, score) = self.points[place];
         let Asked { index, points, .. } = self.asked;
-        let Selection { payload, with_row_id, with_vector } = &self.selection;
+        let Selection { payload, with_row_id, .. } = &self.selection;
         let row_id = if *with_row_id { points.row_id(index, ordinal) } else { None };
         Point {
             id: points.id(index, ordinal),
             version: score.map(|_| index.version()),
             score,
             payload: payload.as_ref().map(|root| Payload { root, row: ordinal as usize, row_id }),
-            vector: with_vector.then(|| index.vector(ordinal)).flatten(),
+            vector: self.vectors.as_ref().map(|told| told.of_all.row(told.first + place)),
         }
     }
 
     /// The only one, of a list of one.
     pub fn only(&self) -> impl Serialize {
-        self.points.first().map(|&(ordinal, score)| self.point(ordinal, score))
+        (!self.points.is_empty()).then(|| self.point(0))
     }
 }
 

@@ -104,25 +104,26 @@ impl QueryRequest {
             // By id, each with the score that Qdrant gives where nothing is compared.
             let rows = scroll::page(asked, filter.as_ref(), None, self.limit() + self.offset())?;
             let points = rows.ordinals.into_iter().skip(self.offset()).map(|ordinal| (ordinal, Some(1.0)));
-            return Ok(Listed { asked, selection, points: points.collect() });
+            return Listed::new(asked, selection, points.collect(), limits);
         };
-        let mut query = self.searching(asked, limits)?;
+        let mut query = self.searching(asked);
         if let Some(filter) = filter {
             query = query.filter(filter);
         }
         let (vector, query) = target.resolved(asked, query)?;
         let found = match mmr {
-            None => search(call, asked, &query.offset(self.offset()), &vector)?,
+            None => search(call, asked, query.offset(self.offset()), &vector)?,
             // The offset leaves out what is chosen, not what is chosen from.
             Some(mmr) => {
                 let wanted = self.limit() + self.offset();
-                let found = search(call, asked, &query.k(mmr.candidates(self.limit(), limits)?), &vector)?;
-                mmr.choose(&asked.index, &found, wanted)?.into_iter().skip(self.offset()).collect()
+                let candidates = mmr.candidates(self.limit(), wanted, limits)?;
+                let found = search(call, asked, query.k(candidates), &vector)?;
+                mmr.choose(asked, &found, wanted)?.into_iter().skip(self.offset()).collect()
             }
         };
         let metric = asked.index.metric();
         let points = found.iter().map(|found| (found.ordinal, Some(score(metric, found.distance))));
-        Ok(Listed { asked, selection, points: points.collect() })
+        Listed::new(asked, selection, points.collect(), limits)
     }
 
     /// That nothing is asked for which would be passed over.
@@ -146,22 +147,21 @@ impl QueryRequest {
     }
 
     /// The search without filter and offset.
-    pub fn searching(&self, asked: &Asked, limits: &Limits) -> Result<Query, Fault> {
-        let left = limits.request_time.saturating_sub(asked.start.elapsed());
-        let mut query = Query::new(self.limit()).timeout(left);
+    pub fn searching(&self, asked: &Asked) -> Query {
+        let mut query = Query::new(self.limit());
         let Params { hnsw_ef, exact } = self.params.unwrap_or_default();
         if exact == Some(true) {
             query = query.exact();
         } else if let Some(ef) = hnsw_ef.filter(|_| asked.index.effort_name() == Some("ef_search")) {
             query = query.effort(ef);
         }
-        Ok(match (self.score_threshold, asked.index.metric()) {
+        match (self.score_threshold, asked.index.metric()) {
             (None, _) => query,
             // Farther than nothing: a distance below zero finds no row.
             (Some(distance), Metric::L2) => query.max_distance(distance * distance.abs()),
             (Some(distance), Metric::L1 | Metric::Hamming) => query.max_distance(distance),
             (Some(similarity), _) => query.min_similarity(similarity),
-        })
+        }
     }
 }
 
@@ -177,16 +177,16 @@ impl Target {
             Target::Point(id) => {
                 let missing = || Fault::NoPoint { id: id.to_string() };
                 let ordinal = asked.ordinal(id).ok_or_else(missing)?;
-                let vector = index.fetch_vector(ordinal)?.ok_or(QueryError::NoVectors)?;
+                let vector = asked.vectors(&[ordinal])?.row(0).to_vec();
                 Ok((vector, query.exclude([index.ids().get(ordinal)])))
             }
         }
     }
 }
 
-pub(super) fn search(call: &Call, asked: &Asked, query: &Query, vector: &[f32]) -> Result<Vec<Match>, Fault> {
+pub(super) fn search(call: &Call, asked: &Asked, query: Query, vector: &[f32]) -> Result<Vec<Match>, Fault> {
     let view = VectorView::new(vector, asked.index.dim());
-    let (_, answers) = call.shared.search(asked.seen(), query, view)?;
+    let (_, answers) = call.shared.search(asked.seen(), query, view, asked.deadline)?;
     Ok(answers.of(0).to_vec())
 }
 

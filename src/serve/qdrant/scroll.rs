@@ -1,6 +1,7 @@
 //! Points that nobody searches for: by id, page by page, counted, and by their values.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BinaryHeap, HashSet};
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef};
@@ -8,9 +9,10 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::payload::{Listed, Selection, WithPayload, WithVector, refuse};
+use super::payload::{Listed, Scored, Selection, WithPayload, WithVector, refuse};
 use super::{Asked, filter};
 use crate::loader::{Condition, Filter, ROW_ID, json_value};
+use crate::serve::limits::FacetRoom;
 use crate::serve::points::PointId;
 use crate::serve::reply::Reply;
 use crate::serve::routes::Call;
@@ -69,20 +71,42 @@ pub(super) fn page(
     let Asked { index, points, .. } = asked;
     let mask =
         asked.mask(&filter.map_or_else(|| Filter::of(Condition::All(Vec::new())), |f| Ok(f.clone()))?)?;
-    let own: Vec<u32>;
-    let in_order = match &asked.tenant {
-        None => points.in_order(index),
-        Some((_, rows)) => {
-            let mut rows = rows.clone();
-            rows.sort_by_cached_key(|&ordinal| points.id(index, ordinal));
-            own = rows;
-            &own
-        }
-    };
+    if let Some((_, rows)) = &asked.tenant {
+        let passing = rows.iter().copied().filter(|&ordinal| mask.contains(ordinal));
+        return first_by_id(asked, passing, from, limit);
+    }
+    let in_order = points.in_order(index);
     let start = from.map_or(0, |from| in_order.partition_point(|&ordinal| points.id(index, ordinal) < *from));
     let mut passing = in_order[start..].iter().copied().filter(|&ordinal| mask.contains(ordinal));
     let ordinals = passing.by_ref().take(limit).collect();
     Ok(Page { ordinals, next: passing.next() })
+}
+
+/// The page of some points that nobody has put in order: one pass over them, and no more kept than the page has.
+fn first_by_id(
+    asked: &Asked,
+    ordinals: impl Iterator<Item = u32>,
+    from: Option<&PointId>,
+    limit: usize,
+) -> Result<Page, Fault> {
+    let mut first: BinaryHeap<(PointId, u32)> = BinaryHeap::new();
+    for (number, ordinal) in ordinals.enumerate() {
+        asked.deadline.check_row(number)?;
+        let point = (asked.points.id(&asked.index, ordinal), ordinal);
+        if from.is_some_and(|from| point.0 < *from) {
+            continue;
+        }
+        if first.len() <= limit {
+            first.push(point);
+        } else if let Some(mut last) = first.peek_mut()
+            && point < *last
+        {
+            *last = point;
+        }
+    }
+    let mut ordinals: Vec<u32> = first.into_sorted_vec().into_iter().map(|(_, ordinal)| ordinal).collect();
+    let next = (ordinals.len() > limit).then(|| ordinals.pop()).flatten();
+    Ok(Page { ordinals, next })
 }
 
 fn parsed(filter: Option<&Value>, asked: &Asked, limits: &Limits) -> Result<Option<Filter>, Fault> {
@@ -102,13 +126,13 @@ pub(super) fn scroll(call: &Call) -> Result<Reply, Fault> {
     let filter = parsed(request.filter.as_ref(), &asked, limits)?;
     let Page { ordinals, next } = page(&asked, filter.as_ref(), request.offset.as_ref(), limit)?;
     let result = ScrollResult {
-        points: Listed { asked: &asked, selection, points: unscored(ordinals) },
+        points: Listed::new(&asked, selection, unscored(ordinals), limits)?,
         next_page_offset: next.map(|ordinal| asked.points.id(&asked.index, ordinal)),
     };
     asked.reply(result, limits)
 }
 
-fn unscored(ordinals: Vec<u32>) -> Vec<(u32, Option<f32>)> {
+fn unscored(ordinals: Vec<u32>) -> Vec<Scored> {
     ordinals.into_iter().map(|ordinal| (ordinal, None)).collect()
 }
 
@@ -120,17 +144,17 @@ pub(super) fn retrieve(call: &Call) -> Result<Reply, Fault> {
     let selection =
         Selection::new(&asked.index, request.with_payload.as_ref(), true, request.with_vector.as_ref())?;
     let ordinals = request.ids.iter().filter_map(|id| asked.ordinal(id)).collect();
-    asked.reply(Listed { asked: &asked, selection, points: unscored(ordinals) }, limits)
+    asked.reply(Listed::new(&asked, selection, unscored(ordinals), limits)?, limits)
 }
 
 pub(super) fn point(call: &Call) -> Result<Reply, Fault> {
     let asked = Asked::new(call)?;
     let ordinal = PointId::parse(call.name(1)).and_then(|id| asked.ordinal(&id));
     let ordinal = ordinal.ok_or_else(|| Fault::NoPoint { id: call.name(1).into() })?;
-    let is_kept = asked.index.vector(ordinal).is_some();
-    let selection = Selection::new(&asked.index, None, true, Some(&WithVector::All(is_kept)))?;
-    asked
-        .reply(Listed { asked: &asked, selection, points: vec![(ordinal, None)] }.only(), &call.shared.limits)
+    let limits = &call.shared.limits;
+    let with_vector = WithVector::All(asked.index.keeps_vectors());
+    let selection = Selection::new(&asked.index, None, true, Some(&with_vector))?;
+    asked.reply(Listed::new(&asked, selection, unscored(vec![ordinal]), limits)?.only(), limits)
 }
 
 pub(super) fn count(call: &Call) -> Result<Reply, Fault> {
@@ -156,10 +180,20 @@ pub(super) fn facet(call: &Call) -> Result<Reply, Fault> {
     let mask = asked.mask(&filter)?;
     let mut counts: BTreeMap<FacetValue, usize> = BTreeMap::new();
     if let Some(column) = attribute(&asked, &request.key)? {
-        for ordinal in mask.iter() {
+        let mut room = FacetRoom::of(limits);
+        for (number, ordinal) in mask.iter().enumerate() {
+            asked.deadline.check_row(number)?;
             // A list counts once for each of its values.
             let values: HashSet<FacetValue> = values(&column, ordinal as usize)?.into_iter().collect();
-            values.into_iter().for_each(|value| *counts.entry(value).or_default() += 1);
+            for value in values {
+                match counts.entry(value) {
+                    Entry::Occupied(mut count) => *count.get_mut() += 1,
+                    Entry::Vacant(place) => {
+                        room.take(place.key().size_bytes())?;
+                        place.insert(1);
+                    }
+                }
+            }
         }
     }
     let mut hits: Vec<(FacetValue, usize)> = counts.into_iter().collect();
@@ -179,6 +213,13 @@ pub(super) enum FacetValue {
     Int(i64),
     UInt(u64),
     Text(String),
+}
+
+impl FacetValue {
+    fn size_bytes(&self) -> usize {
+        let text = if let FacetValue::Text(text) = self { text.len() } else { 0 };
+        size_of::<Self>() + text
+    }
 }
 
 /// The attribute that a key names, or the row ids.
