@@ -222,7 +222,7 @@ fn names(folder: &Path) -> BTreeSet<String> {
 }
 
 fn is_given_up(folder: &Path) -> bool {
-    folder.to_str().unwrap().ends_with(".removed")
+    folder.to_str().unwrap().ends_with(".annvil-removed")
 }
 
 fn is_empty(folder: &Path) -> bool {
