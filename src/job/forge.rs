@@ -214,7 +214,8 @@ pub(super) struct Encoder {
 }
 
 impl Encoder {
-    /// That stays in memory if the draft's disk fails.
+    /// That stays in memory where a section cannot be written to the draft. One that was written and cannot be flushed or read back is an
+    /// error: what it was made of is gone by then.
     pub fn to_memory(draft: Option<Draft>) -> Self {
         Self { draft, memory: scratch::Memory::Own, failure: None }
     }
