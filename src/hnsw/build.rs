@@ -26,7 +26,7 @@ use crate::artifact::spill::{self, Access, Buffer, trim};
 use crate::compute::cpu::{ByteRows, kernels};
 use crate::compute::{Compute, ComputeError, Rows};
 use crate::train::{Observer, Progress, TrainError, check_magnitude};
-use crate::vectors::{Metric, Random, VectorBuf, VectorView};
+use crate::vectors::{Metric, Random, VectorBuf, VectorView, squared_norm};
 
 /// Most levels: with m = 2, 2³¹ rows draw fewer.
 const MAX_LEVEL: u8 = 31;
@@ -230,15 +230,16 @@ impl Builder<'_> {
     /// ‖x − y‖² orders as −⟨x, y⟩ does for a query whose added coordinate is 0 (Bachrach et al., RecSys 2014,
     /// doi:10.1145/2645710.2645741). The graph is built in that space; searching it needs only the inner product.
     fn augment(&self, rows: VectorBuf) -> Result<VectorBuf> {
-        let norm = |row: &[f32]| row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
-        let longest = rows.view().iter().map(norm).fold(0.0, f64::max);
+        let values = rows.view().as_slice().par_chunks_exact(rows.dim());
+        let squares: Vec<f64> = values.clone().map(squared_norm).collect();
+        let longest = squares.par_iter().copied().reduce(|| 0.0, f64::max);
         let dim = rows.dim() + 1;
         let mut data = self.buffer(rows.rows() * dim)?;
-        for (row, augmented) in rows.view().iter().zip(data.chunks_exact_mut(dim)) {
+        data.par_chunks_exact_mut(dim).zip(values).zip(&squares).for_each(|((augmented, row), square)| {
             let (values, added) = augmented.split_at_mut(dim - 1);
             values.copy_from_slice(row);
-            added[0] = (longest - norm(row)).max(0.0).sqrt() as f32;
-        }
+            added[0] = (longest - square).max(0.0).sqrt() as f32;
+        });
         Ok(data.into_rows(dim))
     }
 
@@ -271,9 +272,9 @@ impl Builder<'_> {
     fn gather(&self, rows: VectorView<'_>, ordinals: &[u32]) -> Result<VectorBuf> {
         let dim = rows.dim();
         let mut data = self.buffer(ordinals.len() * dim)?;
-        for (values, &row) in data.chunks_exact_mut(dim).zip(ordinals) {
+        data.par_chunks_exact_mut(dim).zip(ordinals).for_each(|(values, &row)| {
             values.copy_from_slice(rows.row(row as usize));
-        }
+        });
         Ok(data.into_rows(dim))
     }
 

@@ -85,6 +85,11 @@ impl std::str::FromStr for Code {
     }
 }
 
+/// Bytes of a row's code, as it is stored; 0 for [`Code::F32`].
+pub fn code_bytes(code: Code, dim: usize, metric: Metric) -> usize {
+    code.bits().map_or(0, |bits| Layout::new(bits, dim, metric).stride)
+}
+
 /// Codes of all rows.
 #[derive(Debug, Clone)]
 pub(super) struct Codes {

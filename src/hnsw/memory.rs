@@ -7,7 +7,7 @@ use super::build::BuildError;
 use super::candidates::Candidates;
 use super::cover::BATCH_SLOTS;
 use super::params::HnswParams;
-use crate::compute::cpu::ByteRows;
+use crate::compute::cpu::{ByteRows, leaf_bytes};
 
 /// What a build may take, beside its rows and the finished index. The index is the same whatever it says.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -62,8 +62,8 @@ pub(super) struct Plan {
 /// Ranges that each thread takes care of where memory is no matter: a sixteenth of all candidates are there at once.
 const RANGES_PER_THREAD: usize = 16;
 
-/// What a thread needs for its leaf: products of 512 × 512, a packed copy, and lists.
-const THREAD_BYTES: usize = 4 << 20;
+/// What a thread needs beside its leaf: products with leaders, and lists.
+const THREAD_BYTES: usize = 2 << 20;
 
 /// What a layer's build is about.
 #[derive(Debug, Clone, Copy)]
@@ -126,7 +126,9 @@ impl Load<'_> {
         // Leaders of all rows, and a part of the cells being carved.
         let carve = 2 * rows * params.fanout.first().unwrap_or(&1) + 4 * rows + slots * 4 / 8 + leaves;
         let products = leaves + self.nearest_bytes(plan) + 8 * batch + 12 * batch * params.leaf_k;
-        let of_threads = threads * THREAD_BYTES;
+        // Of the levels above the base each row has as many neighbours as links.
+        let leaf = leaf_bytes(params.c_max.min(rows), dim, params.leaf_k.max(params.m));
+        let of_threads = threads * (THREAD_BYTES + leaf);
         let with_bytes =
             self.as_bytes(plan) + numbers + of_threads + carve.max(products).max(self.prune_bytes(plan));
         // Hashes of rows, and later the walk over the links and the levels above: a sixteenth of the rows at m = 16.
@@ -220,6 +222,21 @@ mod tests {
             let bytes = ByteRows::size_bytes(rows, dim) as u64;
             let with_bytes = plan(expected + bytes).unwrap();
             assert!(load.working_bytes(&with_bytes) as u64 <= expected);
+        }
+    }
+
+    #[test]
+    fn larger_leaves_and_longer_rows_take_more_of_each_thread() {
+        let working = |c_max: usize, dim: usize, threads: usize| {
+            let params = HnswParams { c_max, ..HnswParams::new(16, 200) };
+            let load = Load { rows: 1_000_000, dim, params: &params, threads };
+            let plan = Plan { is_mapped: false, spill: true, ranges: 64 };
+            load.working_bytes(&plan)
+        };
+        // Products of all members with each other; where there are too many, copies of their vectors on either side.
+        for (c_max, dim, least) in [(512, 100, 1 << 20), (2048, 768, 22 << 20), (4096, 1536, 48 << 20)] {
+            let of_a_thread = (working(c_max, dim, 10) - working(c_max, dim, 2)) / 8;
+            assert!(of_a_thread >= least, "{c_max} members of {dim}-d: {of_a_thread}");
         }
     }
 

@@ -33,7 +33,7 @@ mod visited;
 mod walk;
 
 pub use build::{BuildError, BuildStats, Built, GraphRows, build, build_within};
-pub use codes::Code;
+pub use codes::{Code, code_bytes};
 pub use memory::{Memory, working_bytes};
 pub use params::HnswParams;
 

@@ -89,7 +89,8 @@ pub(super) fn growth(index: &Hnsw, seed: u64) -> Option<f32> {
         return None;
     }
     growths.sort_unstable_by(f32::total_cmp);
-    // Three decimals are more than it is known to, and the same on all instruction sets.
+    // Three decimals are more than it is known to; instruction sets differ by far less, so that two of them round it to the same
+    // almost always.
     is_growth((growths[growths.len() / 2] * 1000.0).round() / 1000.0)
 }
 

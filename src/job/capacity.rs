@@ -3,6 +3,7 @@
 use super::estimate::{Load, estimate};
 use super::scratch::Memory;
 use super::spec::{IndexParams, JobSpec};
+use super::truth::truth_k;
 use crate::source::IdWidth;
 
 /// What a process takes before there is a row.
@@ -47,6 +48,7 @@ pub(crate) fn index_size(spec: &JobSpec, shape: &Shape) -> IndexSize {
         rows: shape.rows,
         dim: shape.dim,
         queries: shape.queries,
+        truth_k: truth_k(spec) as u64,
         threads: shape.threads,
         columns_bytes: shape.columns_bytes,
         process_bytes: PROCESS_BYTES,

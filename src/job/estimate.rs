@@ -5,11 +5,12 @@ use super::forge::{hnsw_params, ivf_params};
 use super::residence;
 use super::scratch::Memory;
 use super::spec::{HnswSpec, IndexParams, IndexSpec, IvfPqSpec, JobSpec, Refine};
-use crate::hnsw::{self, Code};
+use crate::flat;
+use crate::hnsw;
 use crate::ivf;
 use crate::source::IdWidth;
 use crate::train::{KmeansParams, PqParams, ScalarQuantizer};
-use crate::vectors::Metric;
+use crate::vectors::{Metric, Neighbor};
 
 /// Batches that are decoded ahead, and the row group's bytes behind them; …
 const READING: u64 = 40 << 20;
@@ -29,6 +30,9 @@ pub struct Load {
     pub rows: u64,
     pub dim: u64,
     pub queries: u64,
+    /// Exact neighbours of each of them.
+    #[serde(skip)]
+    pub truth_k: u64,
     pub threads: u64,
     /// Bytes of ids and attributes of a row.
     pub columns_bytes: u64,
@@ -80,9 +84,9 @@ impl Load {
         4 * self.rows * self.dim
     }
 
-    /// Before there is a row, and with all threads at work.
+    /// Before there is a row, with all threads at work, and what rows are measured with.
     fn base(&self) -> u64 {
-        self.process_bytes + self.threads * PER_THREAD
+        self.process_bytes + self.threads * PER_THREAD + self.queries_held()
     }
 
     /// Of a small source less is ahead.
@@ -96,6 +100,11 @@ impl Load {
 
     fn columns(&self) -> u64 {
         self.rows * self.columns_bytes
+    }
+
+    /// Queries and their exact neighbours, which are there to the end.
+    fn queries_held(&self) -> u64 {
+        self.queries * (4 * self.dim + size_of::<Neighbor>() as u64 * self.truth_k)
     }
 
     /// The ids that were seen, to find those that come twice: a hash set at its growth, the old table beside the new one.
@@ -118,7 +127,8 @@ pub fn estimate(spec: &JobSpec, load: &Load, memory: Memory) -> Estimate {
     // Columns are there in pieces, and then as a whole too.
     let read = load.base() + load.reading() + held + 2 * load.columns() + load.seen();
     let base = load.base() + load.after_reading();
-    let truth = base + held + load.columns() + 4 * load.rows + load.queries * 12_000;
+    let finding = flat::truth_bytes(load.queries as usize, load.dim as usize, load.truth_k as usize) as u64;
+    let truth = base + held + load.columns() + 4 * load.rows + finding;
     let mut stages = vec![
         StageMemory { name: "read".into(), bytes: read },
         StageMemory { name: "exact neighbours".into(), bytes: truth },
@@ -255,9 +265,9 @@ fn hnsw(
     memory: Memory,
     is_last: bool,
 ) -> OfIndex {
-    let graph = graph_bytes(params, load.rows, load.dim);
+    let graph = graph_bytes(params, metric, load);
     let augmented = if metric == Metric::InnerProduct { load.raw() + 4 * load.rows } else { 0 };
-    let working = graph_working(spec, params, load, memory);
+    let working = graph_working(spec, params, metric, load, memory);
     let sections = load.raw() + graph;
     match memory {
         Memory::Own => {
@@ -284,43 +294,113 @@ fn hnsw(
 
 /// What a job's budget leaves a graph's build: in memory beside its rows and the graph; in files, of what may be resident, so that
 /// what is read at random need not be read from them twice.
-pub(super) fn graph_budget(params: &HnswSpec, budget: u64, load: &Load, is_mapped: bool) -> u64 {
+pub(super) fn graph_budget(
+    params: &HnswSpec,
+    metric: Metric,
+    budget: u64,
+    load: &Load,
+    is_mapped: bool,
+) -> u64 {
     let beside = load.base() + load.after_reading() + load.columns();
     let left = if is_mapped {
         residence::limit(budget).saturating_sub(beside + 8 * load.rows)
     } else {
-        budget.saturating_sub(beside + load.raw() + graph_bytes(params, load.rows, load.dim))
+        budget.saturating_sub(beside + load.raw() + graph_bytes(params, metric, load))
     };
     left.max(1 << 20)
 }
 
 /// Links and codes.
-fn graph_bytes(params: &HnswSpec, rows: u64, dim: u64) -> u64 {
-    let m = params.m as u64;
+fn graph_bytes(params: &HnswSpec, metric: Metric, load: &Load) -> u64 {
+    let (m, rows) = (params.m as u64, load.rows);
     let upper = rows / (m - 1).max(1);
     let links = 4 * (2 * m * rows + m * upper) + rows;
-    let bits = match params.code {
-        Code::F32 => 0,
-        Code::Sq8 => 8,
-        Code::Q4 => 4,
-        Code::Q2 => 2,
-        Code::Q1 => 1,
-    };
-    let stride = ((dim * bits).div_ceil(8) + 8).next_multiple_of(8);
-    links + if bits == 0 { 0 } else { rows * stride }
+    links + rows * hnsw::code_bytes(params.code, load.dim as usize, metric) as u64
 }
 
 /// At most; with a budget that is too small, the least.
-fn graph_working(spec: &JobSpec, params: &HnswSpec, load: &Load, memory: Memory) -> u64 {
+fn graph_working(spec: &JobSpec, params: &HnswSpec, metric: Metric, load: &Load, memory: Memory) -> u64 {
     let given = params.expert.memory_budget.given().map(|bytes| bytes as u64);
     let (rows, dim) = (load.rows as usize, load.dim as usize);
     let is_mapped = memory == Memory::Mapped;
-    let left = |budget| graph_budget(params, budget, load, is_mapped);
+    let left = |budget| graph_budget(params, metric, budget, load, is_mapped);
     let budget = given.or_else(|| spec.memory_budget.map(left));
     let memory = hnsw::Memory { budget, scratch: None, is_mapped };
     match hnsw::working_bytes(&memory, rows, dim, &hnsw_params(params), load.threads as usize) {
         Ok(bytes) => bytes,
         Err(hnsw::BuildError::Budget { expected, .. }) => expected,
         Err(_) => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compute::cpu::Cpu;
+    use crate::vectors::{Random, VectorBuf};
+
+    fn job(metric: Metric, index: &str) -> JobSpec {
+        let text = format!(
+            "source = {{ uri = \"rows.parquet\", vector = \"v\" }}\nqueries = {{ sample = 100 }}\n\
+             output = {{ uri = \"out\" }}\n[[index]]\nname = \"graph\"\nmetric = \"{metric}\"\n{index}\n"
+        );
+        JobSpec::parse(&text, "job.toml").unwrap()
+    }
+
+    fn load(rows: usize, dim: usize) -> Load {
+        Load {
+            rows: rows as u64,
+            dim: dim as u64,
+            queries: 100,
+            truth_k: 100,
+            threads: 2,
+            columns_bytes: 0,
+            process_bytes: 0,
+            ids: IdWidth::Numbered,
+        }
+    }
+
+    /// However many there are: what is found for them stays to the end.
+    #[test]
+    fn queries_and_their_neighbours_are_counted_in_every_stage() {
+        let spec = job(Metric::L2, "kind = \"hnsw\"");
+        let IndexParams::Hnsw(params) = &spec.indexes[0].params else { panic!("a graph") };
+        for memory in [Memory::Own, Memory::Mapped] {
+            let of = |queries| Load { queries, truth_k: 1000, ..load(100_000, 96) };
+            let held = 10_000 * (4 * 96 + 8 * 1000);
+            let (few, many) = (estimate(&spec, &of(0), memory), estimate(&spec, &of(10_000), memory));
+            for (few, many) in few.stages.iter().zip(&many.stages) {
+                assert!(many.bytes >= few.bytes + held, "{} {memory:?}", many.name);
+            }
+            let left = |load| graph_budget(params, Metric::L2, 1 << 30, &load, memory == Memory::Mapped);
+            assert_eq!(left(of(0)) - left(of(10_000)), held);
+        }
+    }
+
+    #[test]
+    fn a_graph_of_every_code_is_published_in_the_bytes_it_was_planned_at() {
+        let mut random = Random::new(1);
+        for (dim, metric) in [(20, Metric::Cosine), (65, Metric::L2), (130, Metric::InnerProduct)] {
+            let rows = VectorBuf::new((0..1500 * dim).map(|_| random.normal() as f32).collect(), dim);
+            for code in hnsw::Code::ALL {
+                let spec = job(
+                    metric,
+                    &format!("kind = \"hnsw\"\nm = 8\nef_construction = 16\ncode = \"{}\"", code.name()),
+                );
+                let IndexParams::Hnsw(params) = &spec.indexes[0].params else { panic!("a graph") };
+                let params = hnsw_params(params);
+                let built = hnsw::build(&Cpu::new(), rows.view(), metric, &params, 1, &|_| {
+                    std::ops::ControlFlow::Continue(())
+                })
+                .unwrap();
+                let sections = crate::index::SearchIndex::sections(&built.index);
+                let bytes = |section: &crate::artifact::Section| {
+                    crate::artifact::safetensors::encode(section).bytes.len()
+                };
+                let got = sections.iter().map(bytes).sum::<usize>() as f64;
+                let planned = estimate(&spec, &load(1500, dim), Memory::Own).index_bytes[0] as f64;
+                assert!((0.97..1.05).contains(&(planned / got)), "{dim} {code:?}: {planned} planned, {got}");
+            }
+        }
     }
 }

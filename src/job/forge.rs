@@ -24,7 +24,7 @@ use crate::ivf::{self, IvfPqParams};
 use crate::loader;
 use crate::source::Dataset;
 use crate::train;
-use crate::vectors::{RowIds, VectorBuf};
+use crate::vectors::{Metric, RowIds, VectorBuf};
 
 /// An index in its published form, and what its build has to say.
 pub(crate) struct Forged {
@@ -165,7 +165,8 @@ impl Anvil<'_> {
         watch: &Watch<'_>,
     ) -> Result<Raw, Error> {
         let is_mapped = folder.is_some();
-        let memory = Memory { budget: self.graph_budget(params, is_mapped), scratch: folder, is_mapped };
+        let memory =
+            Memory { budget: self.graph_budget(params, spec.metric, is_mapped), scratch: folder, is_mapped };
         let params = hnsw_params(params);
         let observer = |state: train::Progress| watch.observe(state);
         let built =
@@ -180,9 +181,13 @@ impl Anvil<'_> {
     }
 
     /// What the graph's build may take: what it is given, or what the job's budget leaves.
-    fn graph_budget(&self, params: &HnswSpec, is_mapped: bool) -> Option<u64> {
+    fn graph_budget(&self, params: &HnswSpec, metric: Metric, is_mapped: bool) -> Option<u64> {
         let given = params.expert.memory_budget.given().map(|bytes| bytes as u64);
-        given.or_else(|| Some(estimate::graph_budget(params, self.memory_budget?, self.load?, is_mapped)))
+        let left = || {
+            let (budget, load) = (self.memory_budget?, self.load?);
+            Some(estimate::graph_budget(params, metric, budget, load, is_mapped))
+        };
+        given.or_else(left)
     }
 }
 
@@ -209,7 +214,8 @@ pub(super) struct Encoder {
 }
 
 impl Encoder {
-    /// That stays in memory if the draft's disk fails.
+    /// That stays in memory where a section cannot be written to the draft. One that was written and cannot be flushed or read back is an
+    /// error: what it was made of is gone by then.
     pub fn to_memory(draft: Option<Draft>) -> Self {
         Self { draft, memory: scratch::Memory::Own, failure: None }
     }

@@ -11,6 +11,7 @@ use super::residence;
 use super::run::{Job, on_threads};
 use super::scratch::{self, Memory, Scratch};
 use super::spec::{JobSpec, QueriesSpec};
+use super::truth::truth_k;
 use crate::error::Error;
 use crate::source::Source;
 use crate::store::runtime;
@@ -193,6 +194,7 @@ impl Job<'_> {
             rows: rows.saturating_sub(held_out).max(1),
             dim: size.dim as u64,
             queries,
+            truth_k: truth_k(self.spec) as u64,
             threads: rayon::current_num_threads() as u64,
             columns_bytes: size.columns_bytes_per_row,
             process_bytes: residence::resident_bytes().unwrap_or(PROCESS_BYTES),

@@ -2,10 +2,9 @@
 
 use bytes::Bytes;
 
-use super::ledger::{Ledger, Moved, peak_memory_bytes};
+use super::ledger::{Ledger, peak_memory_bytes};
 use super::plan::Sizing;
 use super::run::{CertifiedIndex, Job};
-use super::scratch::Key;
 use super::spec::IndexSpec;
 use super::summary::{BuildSummary, BuiltIndex, Outcome, RowCounts, StageCost};
 use super::truth::Measured;
@@ -14,14 +13,40 @@ use crate::artifact::{self, Digest, queries as kept_queries, safetensors, spill}
 use crate::error::Error;
 use crate::report::GroundTruth;
 use crate::source;
+use crate::store::{IndexStore, Upload, random_id};
 use crate::vectors::{Neighbors, VectorBuf};
 
+/// An index as it waits for the others.
+struct Waiting {
+    store: IndexStore,
+    upload: Uploaded,
+    size_bytes: u64,
+}
+
+enum Uploaded {
+    /// By the run that was killed, as that version.
+    Published(u64),
+    Files(Box<Upload>),
+}
+
+impl Waiting {
+    fn publish(self) -> Result<(u64, u64), Error> {
+        let version = match self.upload {
+            Uploaded::Published(version) => version,
+            Uploaded::Files(upload) => self.store.publish_uploaded(*upload)?.version,
+        };
+        Ok((version, self.size_bytes))
+    }
+}
+
 impl Job<'_> {
-    /// Publishes all indexes, or none if one is below its gate.
+    /// Publishes all indexes, or none if one is below its gate. All of their files are written, read back and checked before the first
+    /// manifest is; then what is left is one small object each, one after the other. So a store that fails leaves all or nothing
+    /// but in the moment between two of those, and a run that is killed there publishes the others when it is run again.
     pub fn publish(
         &self,
         measured: Measured,
-        certified: Vec<CertifiedIndex<'_>>,
+        mut certified: Vec<CertifiedIndex<'_>>,
         ledger: Ledger,
     ) -> Result<BuildSummary, Error> {
         let Measured { read, rows, queries, truth, .. } = measured;
@@ -30,37 +55,38 @@ impl Job<'_> {
             SourceRecord { counts: read.rows.counts, inputs: read.rows.inputs, attributes: read.attributes };
         // The rows are in the indexes now.
         drop((read.rows.vectors, read.rows.ids, read.rows.attributes));
-        let all_pass = certified.iter().all(|index| index.certified.below_gate.is_none());
-        let mut total = ledger.clone();
-        let mut indexes = Vec::new();
-        let kept_queries = safetensors::encode(&kept_queries::to_section(queries.view().as_slice(), dim));
-        for mut index in certified {
+        let mut waiting = Vec::with_capacity(certified.len());
+        if certified.iter().all(|index| index.certified.below_gate.is_none()) {
+            let kept_queries = safetensors::encode(&kept_queries::to_section(queries.view().as_slice(), dim));
+            for index in &mut certified {
+                self.progress.check()?;
+                index.forged.files.push((kept_queries.file_name.clone(), kept_queries.bytes.clone()));
+                index.forged.files.push(kept_neighbors(&queries, &truth, &index.forged.order));
+                let draft = self.draft(index, &source, rows, dim, &ledger);
+                waiting.push(self.upload(index, draft)?);
+                spill::trim();
+            }
             self.progress.check()?;
-            index.forged.files.push((kept_queries.file_name.clone(), kept_queries.bytes.clone()));
-            index.forged.files.push(kept_neighbors(&queries, &truth, &index.forged.order));
-            let certificate = index.certified.certificate.clone();
-            let effort_name = index.forged.index.effort_name().map(str::to_string);
-            let mut own = index.ledger.clone();
-            let outcome = match index.certified.below_gate {
-                Some(recall) => Outcome::BelowGate { recall },
-                None if !all_pass => Outcome::Withheld,
-                None => {
-                    let draft = self.draft(&index, &source, rows, dim, &ledger);
-                    let size_bytes = index.forged.files.iter().map(|(_, bytes)| bytes.len() as u64).sum();
-                    let version = own.enter(&format!("publish {}", index.spec.name), |moved| {
-                        self.publish_once(index.spec, &index.key, index.forged.files, draft, moved)
-                    })?;
-                    spill::trim();
+        }
+        let published = waiting.into_iter().map(Waiting::publish).collect::<Result<Vec<_>, _>>()?;
+        let mut published = published.into_iter();
+        let mut total = ledger;
+        let mut indexes = Vec::new();
+        for index in certified {
+            let outcome = match (index.certified.below_gate, published.next()) {
+                (Some(recall), _) => Outcome::BelowGate { recall },
+                (None, None) => Outcome::Withheld,
+                (None, Some((version, size_bytes))) => {
                     let uri = format!("{}/{}", self.spec.output.uri.resolved(), index.spec.name);
                     Outcome::Published { uri, version, size_bytes }
                 }
             };
-            total.extend(own.stages());
+            total.extend(index.ledger.stages());
             indexes.push(BuiltIndex {
                 name: index.spec.name.clone(),
                 kind: index.spec.params.kind().into(),
-                effort_name,
-                certificate,
+                effort_name: index.forged.index.effort_name().map(str::to_string),
+                certificate: index.certified.certificate,
                 outcome,
             });
         }
@@ -85,35 +111,35 @@ impl Job<'_> {
         })
     }
 
-    /// Publishes an index, unless this run did so before it was killed. Returns the version.
-    fn publish_once(
+    /// Brings an index's files to its store, unless this run had published it before it was killed.
+    fn upload(
         &self,
-        spec: &IndexSpec,
-        key: &Key,
-        files: Vec<(String, Bytes)>,
+        index: &mut CertifiedIndex<'_>,
         draft: artifact::ManifestDraft,
-        moved: &mut Moved,
-    ) -> Result<u64, Error> {
+    ) -> Result<Waiting, Error> {
+        let CertifiedIndex { spec, forged, ledger, key, .. } = index;
+        let files = std::mem::take(&mut forged.files);
+        let size_bytes = files.iter().map(|(_, bytes)| bytes.len() as u64).sum();
         let store = self.index_store(spec)?;
-        let Some(run_id) = self.scratch.run_id() else {
-            let published = store.publish(files, draft)?;
-            moved.written = published.bytes_written;
-            return Ok(published.version);
-        };
-        let publish_id = &Digest::of(format!("{run_id} {} {key}", spec.name).as_bytes()).to_string()[..32];
-        if self.scratch.is_resumed()
-            && let Some(head) = store.published_as(publish_id)?
-        {
-            let version = head.version;
-            self.progress.note(format!(
-                "{}: published already, as version {version}, by the run that was killed",
-                spec.name
-            ));
-            return Ok(version);
-        }
-        let published = store.publish_as(publish_id, files, draft)?;
-        moved.written = published.bytes_written;
-        Ok(published.version)
+        let upload = ledger.enter(&format!("publish {}", spec.name), |moved| {
+            let publish_id = self.scratch.run_id().map_or_else(random_id, |run_id| {
+                Digest::of(format!("{run_id} {} {key}", spec.name).as_bytes()).to_string()[..32].into()
+            });
+            if self.scratch.is_resumed()
+                && let Some(head) = store.published_as(&publish_id)?
+            {
+                let version = head.version;
+                self.progress.note(format!(
+                    "{}: published already, as version {version}, by the run that was killed",
+                    spec.name
+                ));
+                return Ok(Uploaded::Published(version));
+            }
+            let upload = store.upload(&publish_id, files, draft)?;
+            moved.written = upload.bytes_written;
+            Ok::<_, Error>(Uploaded::Files(Box::new(upload)))
+        })?;
+        Ok(Waiting { store, upload, size_bytes })
     }
 
     fn planned(&self, index: &IndexSpec) -> Option<artifact::Planned> {

@@ -8,17 +8,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow_array::RecordBatch;
-use bytes::Bytes;
 use serde_json::json;
 
 use super::check::SourceFacts;
 use super::ledger::Ledger;
 use super::progress::Unit;
 use super::run::{Job, resolved};
-use super::scratch::{Draft, Key, Memory, ScratchError, Taken};
+use super::scratch::{Draft, Key, Memory, ScratchError, Taken, vectors_of};
 use super::spec::{OnBadRow, QueriesSpec};
 use crate::artifact::columns::{self, ATTRIBUTES_FILE, IDS_FILE};
-use crate::artifact::{self, Stage};
+use crate::artifact::{self, Digest, Stage};
 use crate::error::Error;
 use crate::source::{self, Dataset, HoldOut, Source};
 use crate::store::{Location, runtime};
@@ -28,7 +27,7 @@ use crate::vectors::{Metric, RowIds, VectorBuf};
 const QUERY_STREAM: u64 = 0x0071_7565_7269_6573;
 
 const STAGE: &str = "rows";
-const VECTORS: &str = "vectors.f32";
+pub(super) const VECTORS: &str = "vectors.f32";
 const QUERIES: &str = "queries.f32";
 
 /// Rows to index.
@@ -105,7 +104,7 @@ impl Job<'_> {
     pub fn read(&self, source: Source, ledger: &mut Ledger) -> Result<Read, Error> {
         let key = self.rows_key(&source);
         // What may have changed without our noticing is read again.
-        let is_known = source.inputs().iter().all(|input| input.e_tag.is_some());
+        let is_known = is_known(&source);
         let kept = if is_known { self.scratch.take(STAGE, &key, self.memory) } else { None };
         if let Some(mut kept) = kept {
             let inputs = source.inputs().to_vec();
@@ -118,11 +117,13 @@ impl Job<'_> {
             }
         }
         let mark = ledger.stages().len();
-        let read = match self.memory {
+        let mut read = match self.memory {
             Memory::Own => self.read_into_memory(source, key, ledger)?,
-            Memory::Mapped => return self.read_into_scratch(source, key, ledger),
+            Memory::Mapped => self.read_into_scratch(source, key, ledger)?,
         };
-        if is_known {
+        if !is_known {
+            read.key = read.key_of_contents();
+        } else if self.memory == Memory::Own {
             self.scratch.keep(STAGE, &key, |draft| {
                 draft.write(VECTORS, bytemuck::cast_slice(read.rows.vectors.view().as_slice()))?;
                 read.keep_others(draft)?;
@@ -163,13 +164,9 @@ impl Job<'_> {
         ledger: &mut Ledger,
     ) -> Result<Read, Cause> {
         let record: Record = serde_json::from_value(kept.meta.clone())?;
-        let vectors = match (vectors_of(kept.file(VECTORS)?, record.dim)?, self.memory) {
-            // An index can make them its own.
-            (vectors, Memory::Own) => VectorBuf::from(vectors.view()),
-            (vectors, Memory::Mapped) => vectors,
-        };
+        let vectors = kept.vectors(VECTORS, record.dim)?;
         let held_out = match self.spec.queries {
-            QueriesSpec::Sample { .. } => Some(vectors_of(kept.file(QUERIES)?, record.dim)?),
+            QueriesSpec::Sample { .. } => Some(kept.vectors(QUERIES, record.dim)?),
             QueriesSpec::File { .. } => None,
         };
         let rows = vectors.rows();
@@ -220,7 +217,8 @@ impl Job<'_> {
         drop(file);
         let mapped = draft.adopt(VECTORS, Memory::Mapped)?;
         read.keep_others(&mut draft)?;
-        read.rows.vectors = vectors_of(mapped, dim).map_err(Error::Internal)?;
+        read.rows.vectors = vectors_of(mapped, dim)
+            .ok_or_else(|| Error::Internal("scratch has other rows than were written".into()))?;
         draft.seal(read.record(&ledger.stages()[mark..]))?;
         Ok(read)
     }
@@ -292,6 +290,15 @@ impl Job<'_> {
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 impl Read {
+    /// Of inputs that do not tell whether they have changed: what is made of their rows is made of these.
+    fn key_of_contents(&self) -> Key {
+        let queries = self.held_out.as_ref().map(digest_of);
+        Key::of(
+            STAGE,
+            &json!({ "rows": self.rows.digest(), "queries": queries, "from": self.key.to_string() }),
+        )
+    }
+
     fn record(&self, stages: &[Stage]) -> serde_json::Value {
         let record = Record {
             dim: self.rows.vectors.dim(),
@@ -320,12 +327,13 @@ impl Read {
     }
 }
 
-/// Vectors that stay in an entry's bytes.
-pub(super) fn vectors_of(bytes: Bytes, dim: usize) -> Result<VectorBuf, Cause> {
-    if dim == 0 || !bytes.len().is_multiple_of(4 * dim) {
-        return Err(format!("{} bytes are no rows of {dim} f32", bytes.len()).into());
-    }
-    Ok(VectorBuf::shared(Arc::new(artifact::Array::<f32>::from_bytes(bytes)), dim))
+/// Whether the same sizes and e-tags mean the same contents: a source that has no e-tag for an input may have others.
+pub(super) fn is_known(source: &Source) -> bool {
+    source.inputs().iter().all(|input| input.e_tag.is_some())
+}
+
+pub(super) fn digest_of(vectors: &VectorBuf) -> String {
+    Digest::of(bytemuck::cast_slice(vectors.view().as_slice())).to_string()
 }
 
 /// Takes the chosen rows out of a file of rows and closes the gaps: one pass, in pieces.

@@ -6,7 +6,8 @@
 //!                                                                                └─ once for each index ─┘
 //! ```
 //!
-//! Nothing is published before every index of the job has been certified and has passed its gate. What a stage makes is kept in
+//! Nothing is published before every index of the job has been certified and has passed its gate, and before the files of all of
+//! them are in their stores. What a stage makes is kept in
 //! the job's scratch under a key of all that went into it, and the next run of a job that was killed takes it from there.
 
 use std::ops::ControlFlow;
@@ -36,8 +37,9 @@ use crate::store::{IndexStore, Sealing};
 /// Runs a job. The same job on the same data gives the same sections, byte for byte, at any number of threads.
 ///
 /// # Errors
-/// The first thing that went wrong; nothing is published then. An index below its gate is no error here: it stands in
-/// the summary, and no index of the job is published.
+/// The first thing that went wrong; nothing is published then, unless it was a store that failed between the manifests of two
+/// indexes, whose files were all there: the same job, run again, publishes the rest. An index below its gate is no error here: it
+/// stands in the summary, and no index of the job is published.
 pub fn run(spec: &JobSpec, progress: &Progress) -> Result<BuildSummary, Error> {
     on_threads(spec.threads, || {
         run_stages(&*backend::choose(spec.backend, spec.gpu_memory_budget, progress)?, spec, progress)

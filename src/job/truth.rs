@@ -5,10 +5,10 @@ use serde_json::json;
 
 use super::ledger::Ledger;
 use super::progress::Unit;
-use super::rows::{Read, vectors_of};
+use super::rows::{Read, VECTORS, digest_of, is_known};
 use super::run::{Job, resolved};
 use super::scratch::{Key, Memory};
-use super::spec::QueriesSpec;
+use super::spec::{JobSpec, QueriesSpec};
 use crate::artifact::Stage;
 use crate::artifact::neighbors::NEIGHBORS_KEPT;
 use crate::error::Error;
@@ -62,12 +62,11 @@ impl Job<'_> {
         let from = json!({
             "inputs": source.inputs_digest(), "vector": vector, "dim": dim, "rows": read.key.to_string(),
         });
-        let key = Key::of(QUERIES, &from);
+        let mut key = Key::of(QUERIES, &from);
+        let is_known = is_known(&source);
         if let Some(mut kept) = self.scratch.take(QUERIES, &key, Memory::Own) {
             let stages: Vec<Stage> = kept.meta("stages").unwrap_or_default();
-            let queries =
-                kept.file("vectors.f32").map_err(Into::into).and_then(|bytes| vectors_of(bytes, dim));
-            match queries {
+            match kept.vectors(VECTORS, dim) {
                 Ok(queries) => {
                     ledger.resume(stages);
                     return Ok(Queried { read, queries, key });
@@ -75,24 +74,22 @@ impl Job<'_> {
                 Err(why) => self.scratch.refuse(QUERIES, &key, &why),
             }
         }
-        let is_known = source.inputs().iter().all(|input| input.e_tag.is_some());
         let mark = ledger.stages().len();
         let queries = ledger.enter("queries", |_| source.read_all(&|_, _| self.keep_going()))?.vectors;
         if is_known {
             self.scratch.keep(QUERIES, &key, |draft| {
-                draft.write("vectors.f32", bytemuck::cast_slice(queries.view().as_slice()))?;
+                draft.write(VECTORS, bytemuck::cast_slice(queries.view().as_slice()))?;
                 Ok(json!({ "stages": ledger.stages()[mark..] }))
             });
+        } else {
+            key = Key::of(QUERIES, &json!({ "queries": digest_of(&queries), "from": key.to_string() }));
         }
         Ok(Queried { read, queries, key })
     }
 
     pub fn find_true_neighbours(&self, queried: Queried, ledger: &mut Ledger) -> Result<Measured, Error> {
         let Queried { read, queries, key } = queried;
-        let asked = self.spec.indexes.iter().flat_map(|index| {
-            [index.gate.map(|gate| gate.k), index.target.map(|target| target.k)].into_iter().flatten()
-        });
-        let k = asked.fold(TRUTH_K, usize::max);
+        let k = truth_k(self.spec);
         let rows = read.rows.rows();
         let from = json!({
             "queries": key.to_string(), "k": k, "metric": self.spec.metric(), "compute": self.compute.info().to_string(),
@@ -126,6 +123,14 @@ impl Job<'_> {
         });
         Ok(Measured { rows, read, queries, truth, key })
     }
+}
+
+/// Exact neighbours that a job finds for each query, where there are so many rows.
+pub(super) fn truth_k(spec: &JobSpec) -> usize {
+    let asked = spec.indexes.iter().flat_map(|index| {
+        [index.gate.map(|gate| gate.k), index.target.map(|target| target.k)].into_iter().flatten()
+    });
+    asked.fold(TRUTH_K, usize::max)
 }
 
 fn neighbors_of(bytes: &Bytes, queries: usize, k: usize) -> Option<Neighbors> {

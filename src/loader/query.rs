@@ -7,8 +7,7 @@ use super::{EXACT_ROWS, Filter, FilterError, Index};
 use crate::artifact::{CertificatePoint, FetchError};
 use crate::index::SearchParams;
 use crate::store::StoreError;
-use crate::train::MAX_SQUARED_NORM;
-use crate::vectors::{Metric, RowId, VectorView, squared_norm};
+use crate::vectors::{MAX_SQUARED_NORM, Metric, RowId, VectorView, squared_norm};
 
 #[derive(Debug, Clone, thiserror::Error, PartialEq)]
 pub enum QueryError {

@@ -10,7 +10,7 @@ use arrow_schema::DataType;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use crate::vectors::{Metric, normalize, squared_norm};
+use crate::vectors::{MAX_SQUARED_NORM, Metric, normalize, squared_norm};
 
 /// Why a row cannot be indexed.
 #[derive(Debug, Clone, PartialEq)]
@@ -85,7 +85,11 @@ impl fmt::Display for BadRow {
             }
             BadRow::ZeroVector => write!(f, "the vector is zero: cosine needs a direction"),
             BadRow::NormOverflow { squared_norm } => {
-                write!(f, "the vector's squared norm, {squared_norm:e}, is too large for distances in f32")
+                write!(
+                    f,
+                    "the vector's squared norm is {squared_norm:e}, expected at most {MAX_SQUARED_NORM:e}, so that f32 holds \
+                     every distance"
+                )
             }
             BadRow::NullId => write!(f, "the id is null"),
             BadRow::DuplicateId => write!(f, "an earlier row has the same id"),
@@ -98,9 +102,6 @@ impl fmt::Display for BadRow {
         }
     }
 }
-
-/// A squared distance is at most (|a| + |b|)² = 4·max(|a|, |b|)²: below this it is finite.
-const MAX_SQUARED_NORM: f64 = f32::MAX as f64 / 4.0;
 
 /// The vector column of one decoded batch.
 pub(super) struct VectorColumn<'a> {
@@ -288,6 +289,20 @@ mod tests {
         assert_eq!(check(&column, 8, Metric::Cosine), Ok(vec![1.0, 0.0]));
         assert_eq!(check(&column, 9, Metric::Cosine), Ok(vec![0.6, 0.8]));
         assert_eq!(check(&column, 9, Metric::InnerProduct), Ok(vec![3.0, 4.0]));
+    }
+
+    /// A row that is read is one that an index can be built of.
+    #[test]
+    fn what_training_refuses_for_its_length_is_refused_when_it_is_read() {
+        let longest = MAX_SQUARED_NORM.sqrt() as f32;
+        let lengths = [longest / 1.0001, longest * 1.0001, longest * 1.2, longest * 2.0];
+        let column = lists::<Float32Type>(lengths.map(|x| Some(vec![Some(x), Some(0.0)])).to_vec());
+        for (row, length) in lengths.into_iter().enumerate() {
+            let values = [length, 0.0];
+            let is_trained =
+                crate::train::check_magnitude(crate::vectors::VectorView::new(&values, 2)).is_ok();
+            assert_eq!(check(&column, row, Metric::L2).is_ok(), is_trained, "{length:e}");
+        }
     }
 
     #[test]

@@ -55,6 +55,7 @@ pub use key::{KEY_VARIABLE, KeyFault, KeyReference, Sealing, give_keys};
 pub use location::{Level, Location, LocationError, Object, READ_ONLY_SCHEMES, SCHEMES};
 pub use mapped::local_folder;
 pub use options::{Encryption, Secret, StoreOptions};
-pub use publish::{Published, StagedSegment};
+pub(crate) use publish::random_id;
+pub use publish::{Published, StagedSegment, Upload};
 pub use runtime::runtime;
 pub use verify::{Verified, VerifyProgress, VerifyReport};

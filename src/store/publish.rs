@@ -40,6 +40,16 @@ pub struct Published {
     pub bytes_written: u64,
 }
 
+/// A version but for its manifest: its files are in the store, and no version names them yet.
+#[derive(Debug)]
+pub struct Upload {
+    staged: StagedSegment,
+    manifest: Manifest,
+    stored: StoredManifest,
+    /// Of the files that were not there yet.
+    pub bytes_written: u64,
+}
+
 /// A segment's files in memory, and what a manifest will say of them.
 #[derive(Debug, Clone)]
 pub struct StagedSegment {
@@ -144,8 +154,19 @@ impl IndexStore {
         segment_files: Vec<(String, Bytes)>,
         draft: ManifestDraft,
     ) -> Result<Published, StoreError> {
+        self.publish_uploaded(self.upload(publish_id, segment_files, draft)?)
+    }
+
+    /// All of [`publish_as`](Self::publish_as) but its last step: for whoever wants several indexes to have new versions, or none.
+    /// Garbage collection takes the files for a killed publisher's once they are old enough.
+    pub fn upload(
+        &self,
+        publish_id: &str,
+        segment_files: Vec<(String, Bytes)>,
+        draft: ManifestDraft,
+    ) -> Result<Upload, StoreError> {
         let staged = self.stage(draft.rows, segment_files, self.sealing.as_ref())?;
-        let mut manifest = Manifest {
+        let manifest = Manifest {
             format_version: MANIFEST_FORMAT.into(),
             index_name: self.name.clone(),
             version: 1,
@@ -164,7 +185,13 @@ impl IndexStore {
         self.encode(&stored)?;
         self.check_writable()?;
         self.check_not_bared()?;
-        let mut bytes_written = self.write(&staged)?;
+        let bytes_written = self.write(&staged)?;
+        Ok(Upload { staged, manifest, stored, bytes_written })
+    }
+
+    /// The last step, which makes the version. Files that garbage collection took meanwhile are written again.
+    pub fn publish_uploaded(&self, upload: Upload) -> Result<Published, StoreError> {
+        let Upload { staged, mut manifest, stored, mut bytes_written } = upload;
         let head = self.commit(stored)?;
         (manifest.version, manifest.created_unix_ms) = (head.version, head.created_unix_ms);
         bytes_written += self.write_if_gone(&staged)?;
@@ -536,7 +563,7 @@ pub(super) fn unix_ms() -> u64 {
 
 /// 128 bits that no other publisher draws: the standard library seeds each `RandomState` from the system's randomness
 /// and a counter.
-pub(super) fn random_id() -> String {
+pub(crate) fn random_id() -> String {
     let draw = || {
         let mut hasher = RandomState::new().build_hasher();
         hasher.write_u64(unix_ms());

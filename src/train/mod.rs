@@ -33,7 +33,7 @@ pub use scalar::ScalarQuantizer;
 pub use score_aware::{ScoreAware, ScoredRows};
 
 use crate::compute::ComputeError;
-use crate::vectors::{Neighbor, VectorView};
+use crate::vectors::{MAX_SQUARED_NORM, Neighbor, VectorView, squared_norm};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
@@ -117,13 +117,9 @@ impl std::fmt::Display for Warning {
     }
 }
 
-/// |a|² + |b|² + 2|a||b| stays below f32's 3.4e38 for rows up to here.
-pub const MAX_SQUARED_NORM: f64 = 5e37;
-
 /// Refuses the first row whose squared norm is not a number in `0..=MAX_SQUARED_NORM`: its distances would be
 /// infinite or NaN, and a mean that holds it would be lost.
 pub fn check_magnitude(rows: VectorView<'_>) -> Result<(), TrainError> {
-    let squared_norm = |row: &[f32]| row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
     let bad = rows
         .as_slice()
         .par_chunks(rows.dim())

@@ -11,6 +11,6 @@ mod view;
 pub use ids::{RowId, RowIdError, RowIdKind, RowIds};
 pub use metric::{Metric, OfProducts};
 pub use neighbors::{Neighbor, Neighbors, TopK};
-pub use norm::{normalize, squared_norm};
+pub use norm::{MAX_SQUARED_NORM, normalize, squared_norm};
 pub use random::Random;
 pub use view::{SharedValues, VectorBuf, VectorView};

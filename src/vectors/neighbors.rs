@@ -115,8 +115,18 @@ pub struct TopK {
 impl TopK {
     pub fn new(k: usize) -> Self {
         assert!(k > 0);
-        let capacity = (2 * k).max(k + 32);
+        let capacity = Self::capacity(k);
         Self { k, capacity, bound: Neighbor::NONE, kept: Vec::with_capacity(capacity) }
+    }
+
+    /// Neighbours that are gathered before those that are not among the `k` are let go.
+    fn capacity(k: usize) -> usize {
+        (2 * k).max(k + 32)
+    }
+
+    /// What one takes, with its list.
+    pub fn size_bytes(k: usize) -> usize {
+        size_of::<Self>() + Self::capacity(k) * size_of::<Neighbor>()
     }
 
     pub fn clear(&mut self) {

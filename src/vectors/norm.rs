@@ -1,3 +1,7 @@
+/// Rows and queries are at most so long, squared: |a|² + |b|² + 2|a||b|, which no distance exceeds, stays below f32's 3.4e38, with
+/// room for rounding.
+pub const MAX_SQUARED_NORM: f64 = 5e37;
+
 /// |x|², summed in f64, where the square of no f32 overflows or vanishes.
 pub fn squared_norm(vector: &[f32]) -> f64 {
     vector.iter().map(|&value| f64::from(value) * f64::from(value)).sum()

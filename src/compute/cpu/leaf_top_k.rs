@@ -10,7 +10,8 @@ use rayon::prelude::*;
 use super::byte_rows::ByteRows;
 use super::kernels::{ByteStrip, LeafRow, Minima};
 use super::panels::{Aligned, score_scale};
-use super::{Kernels, top_k};
+use super::product_scan::{MAX_QUERIES, QUERY_BYTES};
+use super::{Kernels, kernels, top_k};
 use crate::compute::{Leaves, Rows};
 use crate::vectors::{Metric, Neighbor, Neighbors, TopK, VectorView};
 
@@ -26,6 +27,31 @@ const UNRESOLVED: usize = 16;
 pub fn is_resolved(found: &[Neighbor], k: usize, resolution: f32) -> bool {
     let unresolved = found.chunks_exact(k).filter(|found| found[0].distance < resolution).count();
     unresolved <= found.len() / k / UNRESOLVED
+}
+
+/// Memory that a thread needs for the `k` nearest within leaves of up to so many members, at most.
+pub fn leaf_bytes(members: usize, dim: usize, k: usize) -> usize {
+    let kernels = kernels();
+    if members > MAX_LEAF {
+        let gathered = 2 * members * dim * size_of::<f32>();
+        let kept = top_k::kept(k + 1);
+        let found = members * ((kept + k + 1) * size_of::<Neighbor>() + 2 * size_of::<u32>());
+        let packed =
+            QUERY_BYTES.max(kernels.panel * dim * size_of::<f32>()) + MAX_QUERIES * TopK::size_bytes(kept);
+        // While a thread waits for others to finish a part of its leaf it may begin with the next.
+        return 2 * (gathered + found + packed);
+    }
+    let columns = members.next_multiple_of(kernels.panel);
+    let products = members.next_multiple_of(kernels.strip) * columns;
+    let minima = members.div_ceil(group(k)) * columns + (members + columns) * kernels.panel;
+    // Offsets of both kinds, bounds, and members by number.
+    let values = columns * dim + products + minima + 4 * columns;
+    values * size_of::<f32>() + members * TopK::size_bytes(k)
+}
+
+/// Rows of a leaf that share one minimum per column: smaller groups bound a larger `k`.
+fn group(k: usize) -> usize {
+    if k <= 16 { 32 } else { 8 }
 }
 
 pub(super) fn leaf_top_k(
@@ -110,11 +136,6 @@ impl Leaf<'_> {
         self.members.len().next_multiple_of(self.kernels.panel)
     }
 
-    /// Rows of the leaf that share one minimum per column: smaller groups bound a larger `k`.
-    fn group(&self) -> usize {
-        if self.k <= 16 { 32 } else { 8 }
-    }
-
     fn search(&self, scratch: &mut Scratch, found: &mut [Neighbor]) {
         if let Some(bytes) = self.source.bytes {
             self.multiply_bytes(bytes, scratch);
@@ -190,7 +211,7 @@ impl Leaf<'_> {
         let (panel, columns) = (kernels.panel, self.columns());
         let Scratch { panels, offsets, scale, products, groups, lanes, .. } = scratch;
         let products = products.resized(members.len().next_multiple_of(kernels.strip) * columns);
-        let groups = groups.resized(members.len().div_ceil(self.group()) * columns);
+        let groups = groups.resized(members.len().div_ceil(group(self.k)) * columns);
         groups.fill(f32::INFINITY);
         let lanes = lanes.resized(members.len() * panel);
         for (start, strip) in (0..).step_by(kernels.strip).zip(members.chunks(kernels.strip)) {
@@ -200,7 +221,7 @@ impl Leaf<'_> {
                 // A pair counts once, on the row of its earlier member.
                 let first = row / panel * panel;
                 products[row * columns..][first..=row].fill(f32::NEG_INFINITY);
-                let group = &mut groups[row / self.group() * columns..][first..columns];
+                let group = &mut groups[row / group(self.k) * columns..][first..columns];
                 let lanes = &mut lanes[row * panel..][..panel];
                 (kernels.minima)(self.row(row, products, offsets, *scale), group, lanes);
             }
@@ -212,7 +233,7 @@ impl Leaf<'_> {
     fn bound(&self, scratch: &mut Scratch) {
         let (count, columns, panel) = (self.members.len(), self.columns(), self.kernels.panel);
         let Scratch { groups, lanes, lane_panels, bounds, .. } = scratch;
-        let groups = groups.resized(count.div_ceil(self.group()) * columns);
+        let groups = groups.resized(count.div_ceil(group(self.k)) * columns);
         let lane_panels = lane_panels.resized(columns * panel);
         let all: Vec<u32> = (0..count as u32).collect();
         (self.kernels.pack)(lanes.resized(count * panel), panel, &all, lane_panels);
@@ -253,6 +274,56 @@ impl Leaf<'_> {
                 .filter(|neighbor| neighbor.ordinal != member);
             for (slot, neighbor) in found.iter_mut().zip(others) {
                 *slot = neighbor;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vectors::{Random, VectorBuf};
+
+    impl Scratch {
+        fn size_bytes(&self, k: usize) -> usize {
+            let Self {
+                panels,
+                offsets,
+                byte_offsets,
+                products,
+                groups,
+                lanes,
+                lane_panels,
+                bounds,
+                tops,
+                ..
+            } = self;
+            let aligned =
+                [panels, products, groups, lanes, lane_panels].map(|values| values.as_slice().len());
+            let others = offsets.len() + byte_offsets.len() + bounds.len();
+            4 * (aligned.iter().sum::<usize>() + others) + tops.len() * TopK::size_bytes(k)
+        }
+    }
+
+    #[test]
+    fn a_thread_has_what_its_leaf_was_said_to_take() {
+        let mut random = Random::new(1);
+        for (members, dim, k) in [(2, 3, 1), (33, 100, 5), (512, 100, 3), (512, 768, 20), (MAX_LEAF, 64, 31)]
+        {
+            let rows = VectorBuf::new((0..members * dim).map(|_| random.normal() as f32).collect(), dim);
+            let bytes = ByteRows::encode(rows.view());
+            let ordinals: Vec<u32> = (0..members as u32).collect();
+            for bytes in [None, bytes.as_ref()] {
+                let source = Source { rows: rows.view(), metric: Metric::L2, bytes };
+                let leaf = Leaf { kernels: kernels(), source: &source, members: &ordinals, k };
+                let mut scratch = Scratch::default();
+                leaf.search(&mut scratch, Neighbors::new(members, k).as_mut_slice());
+                let (got, said) = (scratch.size_bytes(k), leaf_bytes(members, dim, k));
+                assert!(got <= said, "{members} × {dim}: {got} bytes, {said} said");
+                assert!(
+                    bytes.is_some() || said <= got + got / 10 + 4096,
+                    "{members} × {dim}: {got}, {said} said"
+                );
             }
         }
     }

@@ -53,6 +53,7 @@ pub use kernels::nibbles::{
     BLOCK_ROWS, NUMBER_COLUMNS, NibbleBook, NibbleScan, Quantized, SLACK as NIBBLE_SLACK, SignScan,
     tables_len as nibble_tables_len,
 };
+pub use leaf_top_k::leaf_bytes;
 pub use product_scan::ProductScan;
 pub use ranking::Ranking;
 

@@ -131,10 +131,14 @@ struct Scan<'a> {
     metric: Metric,
 }
 
+/// Scores order near ties by their rounding: an eighth more are kept, and ordered by their distances.
+pub(super) fn kept(k: usize) -> usize {
+    k + (k / 8).max(8)
+}
+
 fn by_products(scan: &Scan<'_>, k: usize) -> Neighbors {
     let count = scan.rows.rows();
-    // Scores order near ties by their rounding: an eighth more are kept, and ordered by their distances.
-    let kept = (k + (k / 8).max(8)).min(count);
+    let kept = kept(k).min(count);
     let block = block(scan.kernels, scan.rows.dim());
     let blocks: Vec<Range<usize>> =
         (0..scan.queries.rows()).step_by(block).map(|at| at..(at + block).min(scan.queries.rows())).collect();

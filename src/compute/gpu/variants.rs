@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 
-use super::super::{ComputeError, Result};
+use super::super::{ComputeError, Result, rounding_error};
 use super::kernels::{KMEANS_ASSIGN, KMEANS_ASSIGN_HALF, KMEANS_ASSIGN_MATRIX, Kernel};
 use super::kernels::{TOP_K, TOP_K_HALF, TOP_K_MATRIX};
 use crate::vectors::{Metric, VectorView};
@@ -173,14 +173,11 @@ impl Ranking {
     }
 }
 
-/// How far the score of halves may be from the exact one, for a query of norm `query` and rows of norms up to `longest`. Each
-/// operand is off by 2⁻¹¹ of itself, or, below f16's normal numbers, by less than 2⁻³⁹ of the greatest; sums of `dim` f32 by
-/// 2⁻²³ of what is summed for each, in whatever order and if they are cut and not rounded; and so are rows' norms.
+/// How far the score of halves may be from the exact one, for a query of norm `query` and rows of norms up to `longest`: each
+/// operand is off by 2⁻¹¹ of itself, or, below f16's normal numbers, by less than 2⁻³⁹ of the greatest; sums are of f32.
 pub(super) fn score_error(metric: Metric, dim: usize, query: f64, longest: f64) -> f64 {
-    let sums = (dim + 2) as f64 * 2f64.powi(-23);
-    let product = query * longest * (2f64.powi(-10) + 2f64.powi(-20) + sums);
-    let norms = if metric == Metric::L2 { longest * longest * sums } else { 0.0 };
-    f64::from(dot_weight(metric)) * product + norms
+    let of_operands = query * longest * (2f64.powi(-10) + 2f64.powi(-20));
+    f64::from(dot_weight(metric)) * of_operands + rounding_error(metric, dim, query, longest)
 }
 
 #[cfg(test)]

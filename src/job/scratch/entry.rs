@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::key::Key;
 use super::{Result, ScratchError};
 use crate::artifact::spill::map_file;
-use crate::artifact::{Digest, FileRef, read_file};
+use crate::artifact::{Array, Digest, FileRef, read_file};
+use crate::vectors::VectorBuf;
 
 const ENTRY: &str = "entry.json";
 const HEX_DIGITS: usize = 64;
@@ -150,10 +152,15 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Ends the names of files of rows.
+const ROWS: &str = ".f32";
+
 /// An entry, every byte of which is what was written.
 pub(in crate::job) struct Taken {
     pub meta: serde_json::Value,
     files: BTreeMap<String, Bytes>,
+    /// Files of rows that are in memory: of a type that an index can make its own, that they need not be there twice.
+    rows: BTreeMap<String, Vec<f32>>,
 }
 
 /// Why an entry is not believed.
@@ -178,7 +185,7 @@ impl Taken {
         if (expected.0, &expected.1) != (got.0, &got.1) {
             return Err(Damage::content(ENTRY, format!("{expected:?}"), format!("{got:?}")));
         }
-        let mut files = BTreeMap::new();
+        let (mut files, mut rows) = (BTreeMap::new(), BTreeMap::new());
         for FileRef { name, size_bytes, blake3 } in contents.files {
             let path = folder.join(&name);
             let io = |source| Damage::Io { file: name.clone(), source };
@@ -186,14 +193,36 @@ impl Taken {
             if length != size_bytes {
                 return Err(Damage::content(&name, format!("{size_bytes} bytes"), format!("{length} bytes")));
             }
-            let bytes = memory.read(&path).map_err(io)?;
-            let got = Digest::of(&bytes);
-            if got != blake3 {
-                return Err(Damage::content(&name, format!("blake3 {blake3}"), got));
+            let is_whole = |bytes: &[u8]| match Digest::of(bytes) {
+                got if got != blake3 => Err(Damage::content(&name, format!("blake3 {blake3}"), got)),
+                _ => Ok(()),
+            };
+            if memory == Memory::Own && name.ends_with(ROWS) && length.is_multiple_of(4) {
+                let values = read_values(&path, length).map_err(io)?;
+                is_whole(bytemuck::cast_slice(&values))?;
+                rows.insert(name, values);
+            } else {
+                let bytes = memory.read(&path).map_err(io)?;
+                is_whole(&bytes)?;
+                files.insert(name, bytes);
             }
-            files.insert(name, bytes);
         }
-        Ok(Self { meta: contents.meta, files })
+        Ok(Self { meta: contents.meta, files, rows })
+    }
+
+    /// Takes out the rows of a file whose name ends in `.f32`: in memory nobody else's, or mapped.
+    pub fn vectors(&mut self, name: &str, dim: usize) -> Result<VectorBuf, Damage> {
+        let refused =
+            |bytes: usize| Damage::content(name, format!("rows of {dim} f32"), format!("{bytes} bytes"));
+        match self.rows.remove(name) {
+            Some(values) if dim > 0 && values.len().is_multiple_of(dim) => Ok(VectorBuf::new(values, dim)),
+            Some(values) => Err(refused(4 * values.len())),
+            None => {
+                let bytes = self.file(name)?;
+                let length = bytes.len();
+                vectors_of(bytes, dim).ok_or_else(|| refused(length))
+            }
+        }
     }
 
     /// Takes a file out.
@@ -212,8 +241,21 @@ impl Taken {
     }
 
     pub fn size_bytes(&self) -> u64 {
-        self.files.values().map(|bytes| bytes.len() as u64).sum()
+        let of_rows = self.rows.values().map(|values| 4 * values.len() as u64);
+        self.files.values().map(|bytes| bytes.len() as u64).chain(of_rows).sum()
     }
+}
+
+/// Vectors that stay in an entry's bytes; `None` where these are no whole rows.
+pub(in crate::job) fn vectors_of(bytes: Bytes, dim: usize) -> Option<VectorBuf> {
+    let is_whole = dim > 0 && bytes.len().is_multiple_of(4 * dim);
+    is_whole.then(|| VectorBuf::shared(Arc::new(Array::<f32>::from_bytes(bytes)), dim))
+}
+
+fn read_values(path: &Path, length: u64) -> io::Result<Vec<f32>> {
+    let mut values = bytemuck::zeroed_vec(length as usize / 4);
+    File::open(path)?.read_exact(bytemuck::cast_slice_mut(&mut values))?;
+    Ok(values)
 }
 
 fn read_contents(path: &Path) -> Result<Contents, Damage> {
@@ -244,6 +286,7 @@ mod tests {
         let mut draft = Draft::begin(target.clone(), "rows", *key).unwrap();
         draft.write("a", b"some bytes").unwrap();
         draft.write("empty", b"").unwrap();
+        draft.write("rows.f32", bytemuck::cast_slice(&[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0])).unwrap();
         let (_, mut file) = draft.create("b").unwrap();
         file.write_all(&[7; 5000]).unwrap();
         file.into_inner().unwrap();
@@ -261,9 +304,19 @@ mod tests {
         for memory in [Memory::Own, Memory::Mapped] {
             let mut taken = Taken::read(&target, "rows", &key, memory).unwrap();
             assert_eq!(taken.meta::<u64>("rows").unwrap(), 3);
-            assert_eq!(taken.size_bytes(), 5010);
+            assert_eq!(taken.size_bytes(), 5034);
+            let rows = taken.vectors("rows.f32", 3).unwrap();
+            assert_eq!(rows.view().as_slice(), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+            // What is shared would be copied by whoever wants it for its own.
+            assert_eq!(rows.is_shared(), memory == Memory::Mapped);
             assert_eq!(taken.file("a").unwrap(), &b"some bytes"[..]);
             assert_eq!(taken.rest().map(|(name, _)| name).collect::<Vec<_>>(), ["b", "empty"]);
+        }
+        for dim in [0, 4, 7] {
+            for memory in [Memory::Own, Memory::Mapped] {
+                let mut taken = Taken::read(&target, "rows", &key, memory).unwrap();
+                assert!(taken.vectors("rows.f32", dim).is_err(), "{dim} {memory:?}");
+            }
         }
         assert!(Taken::read(&target, "rows", &Key::of("rows", &json!(2)), Memory::Own).is_err());
         assert!(Taken::read(&target, "truth", &key, Memory::Own).is_err());
@@ -274,7 +327,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let key = Key::of("rows", &json!(1));
         let target = kept(root.path(), &key);
-        for name in ["a", "b", "empty", ENTRY] {
+        for name in ["a", "b", "empty", "rows.f32", ENTRY] {
             let path = target.join(name);
             let whole = fs::read(&path).unwrap();
             let expect = |spoilt: Option<Vec<u8>>| {

@@ -15,8 +15,11 @@ pub const SCRATCH_VARIABLE: &str = "ANNVIL_SCRATCH";
 /// Scratch of a job that has not been run for so long is removed by the next job.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
-/// Ends the name of a folder that is being removed.
-const REMOVED: &str = ".removed";
+/// Ends the name of a job's folder that is being removed.
+const REMOVED: &str = ".annvil-removed";
+
+/// Digits of the hash in a job's folder's name.
+const HASH_DIGITS: usize = 16;
 
 const LOCK: &str = "lock";
 const RUN: &str = "run.json";
@@ -58,9 +61,26 @@ pub(in crate::job) fn of_job(spec: &JobSpec) -> PathBuf {
     };
     let whose = serde_json::json!({ "output": output, "store": spec.store });
     let digest = Digest::of(whose.to_string().as_bytes()).to_string();
-    let name = format!("{}-{}", spec.name, &digest[..16]);
+    let name = format!("{}-{}", spec.name, &digest[..HASH_DIGITS]);
     // Beside each other where nothing is shared.
     root.join(if spec.resume { name } else { format!("{name}-{}", unique()) })
+}
+
+/// Whether [`of_job`] gives such names: `<job>-<hash>`, and where nothing is shared `<job>-<hash>-<process>-<number>`. Scratch may
+/// be a folder that others keep things in.
+fn is_of_a_job(name: &str) -> bool {
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let is_hash = |part: &str| {
+        part.len() == HASH_DIGITS && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let has_hash =
+        |name: &str| name.rsplit_once('-').is_some_and(|(job, hash)| !job.is_empty() && is_hash(hash));
+    let unshared = |name: &str| {
+        let (rest, number) = name.rsplit_once('-')?;
+        let (rest, process) = rest.rsplit_once('-')?;
+        Some(is_number(number) && is_number(process) && has_hash(rest))
+    };
+    has_hash(name) || unshared(name).unwrap_or(false)
 }
 
 /// What a folder is called while it is being removed.
@@ -75,9 +95,14 @@ pub(super) fn removed(folder: &Path) -> PathBuf {
 pub(super) fn sweep(folder: &Path) {
     let Some(root) = folder.parent() else { return };
     for other in fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path()) {
-        if other.to_string_lossy().ends_with(REMOVED) {
-            let _ = fs::remove_dir_all(&other);
-            continue;
+        let name = other.file_name().unwrap_or_default().to_string_lossy();
+        match name.strip_suffix(REMOVED) {
+            Some(job) if is_of_a_job(job) => {
+                let _ = fs::remove_dir_all(&other);
+                continue;
+            }
+            None if is_of_a_job(&name) => {}
+            _ => continue,
         }
         let Ok(run) = fs::metadata(other.join(LOCK)) else { continue };
         let is_old = run.modified().is_ok_and(|then| then.elapsed().is_ok_and(|age| age > FORGOTTEN_AFTER));
@@ -191,16 +216,26 @@ mod tests {
 
     #[test]
     fn what_nobody_comes_back_to_is_swept_away() {
+        const MINE: &str = "mine-0123456789abcdef";
+        const HELD: &str = "held-0123456789abcdef-77-0";
+        const FORGOTTEN: &str = "for-gotten-fedcba9876543210";
+        const RECENT: &str = "recent-0123456789abcdef";
         let root = tempfile::tempdir().unwrap();
         let folder = |name: &str| root.path().join(name);
-        for name in ["mine-1", "held-2", "forgotten-3", "recent-4"] {
+        // With a job's files in them, and yet no job's.
+        let others = ["somebody's-3", "-0123456789abcdef"];
+        for name in [MINE, HELD, FORGOTTEN, RECENT].iter().chain(&others) {
             hold(&folder(name)).unwrap();
         }
-        let (_, _lock, _) = hold(&folder("held-2")).unwrap();
-        fs::create_dir(folder("mine-1.removed")).unwrap();
-        fs::create_dir(folder("somebody's")).unwrap();
+        let (_, _lock, _) = hold(&folder(HELD)).unwrap();
+        for name in [MINE, HELD] {
+            fs::create_dir(removed(&folder(name))).unwrap();
+        }
+        // Scratch may lie where a user keeps other things.
+        let users = ["photos.removed", "photos.annvil-removed", "mine-0123456789ABCDEF.annvil-removed"];
+        users.iter().for_each(|name| fs::create_dir(folder(name)).unwrap());
         let long_ago = std::time::SystemTime::now() - FORGOTTEN_AFTER - Duration::from_secs(60);
-        for name in ["held-2", "forgotten-3"] {
+        for name in [HELD, FORGOTTEN].iter().chain(&others) {
             File::options()
                 .write(true)
                 .open(folder(name).join(LOCK))
@@ -208,11 +243,12 @@ mod tests {
                 .set_modified(long_ago)
                 .unwrap();
         }
-        sweep(&folder("mine-1"));
+        sweep(&folder(MINE));
         let left =
             fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let left: std::collections::BTreeSet<_> = left.collect();
-        assert_eq!(left, ["mine-1", "held-2", "recent-4", "somebody's"].map(String::from).into());
+        let expected = [MINE, HELD, RECENT].iter().chain(&others).chain(&users);
+        assert_eq!(left, expected.map(|name| name.to_string()).collect());
     }
 
     #[test]

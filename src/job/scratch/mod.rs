@@ -20,7 +20,7 @@ mod key;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-pub(super) use entry::{Draft, Memory, Taken};
+pub(super) use entry::{Draft, Memory, Taken, vectors_of};
 pub(super) use folder::of_job;
 pub use folder::{SCRATCH_VARIABLE, default_root};
 pub(super) use key::Key;
