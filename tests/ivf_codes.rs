@@ -12,7 +12,7 @@ use annvil::ivf::{
     BuildError, Built, Code, IvfPq, IvfPqParams, Loss, Refine, Spilling, build, build_like, build_spilling,
     merge,
 };
-use annvil::train::{TrainError, unobserved};
+use annvil::train::{TrainError, Warning, unobserved};
 use annvil::vectors::{Metric, Neighbor, VectorBuf, VectorView};
 use rows::{Counting, clustered, for_metric, islands, normal};
 
@@ -647,6 +647,22 @@ fn rows_far_from_the_origin_are_listed_and_found_as_near_it() {
             assert!(far_recall > near_recall - 0.02, "{params:?}: {far_recall} near {near_recall}");
         }
     }
+}
+
+#[test]
+fn vectors_that_f16_rounds_to_one_another_are_warned_of() {
+    let rows = |shift: f32| {
+        let mut rows = clustered(1500, 10, Metric::L2, 3);
+        rows.as_mut_slice().iter_mut().for_each(|x| *x += shift);
+        rows
+    };
+    let is_warned = |shift, refine| {
+        let built = built(rows(shift).view(), Metric::L2, &spilling(8, (Code::Sq8, 8), refine));
+        built.report.warnings.iter().any(|warning| matches!(warning, Warning::Rounded { .. }))
+    };
+    assert!(is_warned(30_000.0, Refine::F16));
+    assert!(!is_warned(30_000.0, Refine::F32));
+    assert!(!is_warned(0.0, Refine::F16));
 }
 
 #[test]

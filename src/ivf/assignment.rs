@@ -17,6 +17,12 @@ const JUDGED: usize = 1024;
 
 /// The rows' mean, where they lie far from the origin.
 pub(super) fn far_mean(rows: VectorView<'_>) -> Option<Vec<f32>> {
+    let (mean, remoteness) = remoteness(rows);
+    (remoteness > FAR).then_some(mean)
+}
+
+/// The rows' mean, and its squared length over the mean squared distance to it.
+pub(super) fn remoteness(rows: VectorView<'_>) -> (Vec<f32>, f64) {
     let judged = JUDGED.min(rows.rows());
     let judged: Vec<u32> = (0..judged).map(|i| (i * rows.rows() / judged) as u32).collect();
     let judged = rows.gather(&judged);
@@ -24,7 +30,9 @@ pub(super) fn far_mean(rows: VectorView<'_>) -> Option<Vec<f32>> {
     let square = |value: f32| f64::from(value) * f64::from(value);
     let length: f64 = mean.iter().map(|&value| square(value)).sum();
     let distances = judged.view().iter().flat_map(|row| row.iter().zip(&mean)).map(|(x, m)| square(x - m));
-    (length > FAR * distances.sum::<f64>() / judged.rows() as f64).then_some(mean)
+    let spread = distances.sum::<f64>() / judged.rows() as f64;
+    let remoteness = if length > 0.0 { length / spread } else { 0.0 };
+    (mean, remoteness)
 }
 
 /// The rows less `mean`.

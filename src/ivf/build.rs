@@ -6,10 +6,10 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use super::assignment::{Assigner, far_mean, taken_from};
+use super::assignment::{Assigner, far_mean, remoteness, taken_from};
 use super::coder::{Coder, Workbench};
 use super::codes::{Blocks, Codes};
-use super::params::{Code, IvfPqParams, Loss, Spilling, check_spilled_rows};
+use super::params::{Code, IvfPqParams, Loss, Refine, Spilling, check_spilled_rows};
 use super::quantizer::Quantizer;
 use super::ranking::subtract;
 use super::spill::{Spill, second_lists};
@@ -72,6 +72,9 @@ const BLOCK_ROWS: usize = 1 << 16;
 /// A list this many times the mean is warned of: k-means bounds its clusters to 8 times the mean of its sample.
 const LONG_LIST: usize = 16;
 
+/// The rows' squared distance from the origin over that from each other from which on f16 rounds away more than a thousandth of the latter.
+const ROUNDED: f64 = 16384.0;
+
 /// Builds an index over `rows` (for cosine, of unit length). The same rows, parameters, seed and backend give the
 /// same bytes at any number of threads.
 pub fn build(
@@ -129,7 +132,13 @@ pub fn build_spilling(
         }),
         None => None,
     };
-    let report = lists.report(&kmeans, pq_training);
+    let mut report = lists.report(&kmeans, pq_training);
+    if params.refine == Refine::F16 {
+        let (_, remoteness) = remoteness(rows);
+        if remoteness > ROUNDED {
+            report.warnings.push(Warning::Rounded { times: remoteness.sqrt() as u64 });
+        }
+    }
     let Coder { turn, centroids: code_centroids, quantizer, .. } = coder;
     let codes = lists.codes(&encoded.codes, &quantizer, code_centroids.view(), metric);
     let spill = encoded.second.map(|second| lists.spill(second, &quantizer, code_centroids.view(), metric));

@@ -92,6 +92,8 @@ pub enum Warning {
     EmptyClusters { what: String, empty: usize, centroids: usize },
     /// One list holds so many rows that probing it costs as much as probing many.
     LongestList { rows: usize, mean: usize },
+    /// Vectors kept as f16 lie so many times as far from the origin as from each other: rounding hides what tells them apart.
+    Rounded { times: u64 },
 }
 
 impl std::fmt::Display for Warning {
@@ -105,6 +107,13 @@ impl std::fmt::Display for Warning {
                 write!(
                     f,
                     "{what}: {empty} of {centroids} clusters are empty: the rows have too few distinct values"
+                )
+            }
+            Warning::Rounded { times } => {
+                write!(
+                    f,
+                    "rows lie {times} times as far from the origin as from each other: f16 rounds away what tells them apart; \
+                     refine = \"f32\" does not"
                 )
             }
             Warning::LongestList { rows, mean } => {
