@@ -401,7 +401,7 @@ fn a_passing_filter_displaces_none_that_is_in_use() {
     let published = published("flat", Metric::L2, Refine::F32, 1, 0);
     published.place.index().publish(published.files, published.draft).unwrap();
     // Room for one mask.
-    let options = OpenOptions::new().filter_cache_bytes(ROWS / 8 + 64);
+    let options = OpenOptions::new().filter_cache_bytes(ROWS / 8 + 640);
     let index = options.open_artifact(published.place.index().artifact(None).unwrap()).unwrap();
     let (kept, other) = (filter("number < 1000"), filter("parity = 'even'"));
     let mask = index.mask(&kept).unwrap();
