@@ -6,7 +6,9 @@ use rayon::prelude::*;
 
 use crate::compute::cpu::kernels;
 use crate::compute::{self, Compute, rounding_error};
-use crate::vectors::{Metric, Neighbor, Neighbors, TopK, VectorView, squared_norm};
+use crate::vectors::{
+    Metric, Neighbor, Neighbors, TopK, VectorBuf, VectorView, far_mean, squared_norm, taken_from,
+};
 
 /// Rows that are compared with all queries before the next are looked at. They may be a mapped file that memory has no room for: it is
 /// read once, from the first row to the last, however many queries there are.
@@ -56,6 +58,9 @@ pub fn truth_bytes(queries: usize, dim: usize, k: usize) -> usize {
     queries * of_query + again + PARTS * queries.min(PART_QUERIES) * of_part
 }
 
+/// What part of a block is copied at a time, where it has to be.
+const COPIED: usize = 8;
+
 struct Search<'a> {
     compute: &'a dyn Compute,
     rows: VectorView<'a>,
@@ -91,8 +96,8 @@ impl Search<'_> {
         Ok(truth)
     }
 
-    fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
-        let (rows, step) = (self.rows.rows(), self.block_rows);
+    fn blocks(&self, step: usize) -> impl Iterator<Item = Range<usize>> {
+        let rows = self.rows.rows();
         (0..rows).step_by(step).map(move |start| start..(start + step).min(rows))
     }
 
@@ -104,17 +109,29 @@ impl Search<'_> {
         truth: &mut Neighbors,
     ) -> compute::Result<Vec<u32>> {
         let Self { compute, rows, metric, k, .. } = *self;
+        // Far from the origin products do not tell rows apart; what the mean leaves of them is as far from each other, but for
+        // two roundings.
+        let mean = (metric == Metric::L2).then(|| far_mean(rows)).flatten();
+        let centred = |rows: VectorView<'_>| mean.as_ref().map(|mean| taken_from(rows, mean));
+        let summed = queries.dim() + if mean.is_some() { 2 } else { 0 };
+        let centred_queries = centred(queries);
+        let shown_queries = centred_queries.as_ref().map_or(queries, VectorBuf::view);
         let nothing = || Nearest { found: Vec::new(), others: f64::INFINITY };
         let mut nearest: Vec<Nearest> = queries.iter().map(|_| nothing()).collect();
-        for range in self.blocks() {
+        // Copies of blocks are to be small.
+        let step = if mean.is_some() { self.block_rows.div_ceil(COPIED) } else { self.block_rows };
+        for range in self.blocks(step) {
             let block = rows.slice(range.start, range.end);
-            let longest = longest_of(block);
-            let uploaded = compute.upload(block)?;
-            let candidates = compute.top_k(queries, &uploaded, metric, wanted.min(block.rows()))?;
+            let centred_block = centred(block);
+            let shown = centred_block.as_ref().map_or(block, VectorBuf::view);
+            let longest = longest_of(shown);
+            let uploaded = compute.upload(shown)?;
+            let candidates = compute.top_k(shown_queries, &uploaded, metric, wanted.min(block.rows()))?;
             nearest.par_iter_mut().enumerate().for_each(|(query, nearest)| {
                 let candidates = candidates.found(query);
+                let length = squared_norm(shown_queries.row(query)).sqrt();
+                let error = rounding_error(metric, summed, length, longest);
                 let query = queries.row(query);
-                let error = rounding_error(metric, query.len(), squared_norm(query).sqrt(), longest);
                 let exact = |ordinal: u32| metric.distance(query, block.row(ordinal as usize)) as f32;
                 nearest.see(candidates, range.start as u32, error, k, exact);
                 if candidates.len() < block.rows() {
@@ -137,7 +154,7 @@ impl Search<'_> {
     fn by_definition(&self, queries: VectorView<'_>, truth: &mut Neighbors) {
         let Self { rows, metric, k, .. } = *self;
         let mut tops = vec![TopK::new(k.min(rows.rows())); queries.rows()];
-        for range in self.blocks() {
+        for range in self.blocks(self.block_rows) {
             tops.par_iter_mut().enumerate().for_each(|(query, top)| {
                 for row in range.clone() {
                     let distance = metric.distance(queries.row(query), rows.row(row)) as f32;
@@ -200,7 +217,7 @@ mod tests {
     use crate::compute::cpu::Cpu;
     use crate::compute::reference::Reference;
     use crate::compute::{BackendInfo, CentroidSums, CodebookView, Leaves, ResidualOf, Result, Rows};
-    use crate::vectors::{Random, VectorBuf};
+    use crate::vectors::Random;
 
     /// A backend whose distances are off by as much as the contract lets them be.
     struct Sloppy;
@@ -316,18 +333,21 @@ mod tests {
     }
 
     #[test]
-    fn candidates_alone_settle_what_lies_around_the_origin() {
+    fn candidates_alone_settle_what_lies_together() {
         let mut random = Random::new(5);
-        for dim in [16, 100, 768] {
-            let mut value = |_| random.normal() as f32;
+        for (dim, shift) in [(16, 0.0), (100, 0.0), (768, 0.0), (100, 1e4), (16, 1e6)] {
+            let mut value = |_| shift + random.normal() as f32;
             let rows = VectorBuf::new((0..4000 * dim).map(&mut value).collect(), dim);
             let queries = VectorBuf::new((0..50 * dim).map(&mut value).collect(), dim);
-            for metric in [Metric::L2, Metric::InnerProduct] {
+            // Inner products are not those of what the mean leaves.
+            let metrics: &[Metric] =
+                if shift == 0.0 { &[Metric::L2, Metric::InnerProduct] } else { &[Metric::L2] };
+            for &metric in metrics {
                 let search =
                     Search { compute: &Cpu::new(), rows: rows.view(), metric, k: 10, block_rows: 3000 };
                 let mut truth = Neighbors::new(50, 10);
                 let open = search.by_candidates(queries.view(), wanted(10), &mut truth).unwrap();
-                assert!(open.is_empty(), "{metric} {dim}: {} queries", open.len());
+                assert!(open.is_empty(), "{metric} {dim}, {shift}: {} queries", open.len());
             }
         }
     }

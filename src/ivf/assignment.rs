@@ -1,46 +1,10 @@
 //! Which list a row belongs to.
 //!
-//! Backends rank centroids by |c|² − 2⟨x, c⟩ in f32. Of rows that lie far from the origin, compared with how far they lie from each other,
-//! rounding would decide; their mean is taken from them first, and from the centroids. Distances do not change by that.
+//! Backends rank centroids by |c|² − 2⟨x, c⟩. Where centroids lie far from the origin, their mean is taken from them and from the rows first.
 
-use super::ranking::subtract;
 use crate::compute::{Compute, Rows};
 use crate::train::{TrainError, checked_labels};
-use crate::vectors::{Metric, VectorBuf, VectorView};
-
-/// The mean's squared length over the mean squared distance to it from which on it is taken from rows. Below, rounding makes an error of
-/// 6e-5 of a typical distance at most.
-const FAR: f64 = 1024.0;
-
-/// Rows that the mean is judged by, at most.
-const JUDGED: usize = 1024;
-
-/// The rows' mean, where they lie far from the origin.
-pub(super) fn far_mean(rows: VectorView<'_>) -> Option<Vec<f32>> {
-    let (mean, remoteness) = remoteness(rows);
-    (remoteness > FAR).then_some(mean)
-}
-
-/// The rows' mean, and its squared length over the mean squared distance to it.
-pub(super) fn remoteness(rows: VectorView<'_>) -> (Vec<f32>, f64) {
-    let judged = JUDGED.min(rows.rows());
-    let judged: Vec<u32> = (0..judged).map(|i| (i * rows.rows() / judged) as u32).collect();
-    let judged = rows.gather(&judged);
-    let mean = judged.view().mean();
-    let square = |value: f32| f64::from(value) * f64::from(value);
-    let length: f64 = mean.iter().map(|&value| square(value)).sum();
-    let distances = judged.view().iter().flat_map(|row| row.iter().zip(&mean)).map(|(x, m)| square(x - m));
-    let spread = distances.sum::<f64>() / judged.rows() as f64;
-    let remoteness = if length > 0.0 { length / spread } else { 0.0 };
-    (mean, remoteness)
-}
-
-/// The rows less `mean`.
-pub(super) fn taken_from(rows: VectorView<'_>, mean: &[f32]) -> VectorBuf {
-    let mut shifted = VectorBuf::from(rows);
-    shifted.as_mut_slice().chunks_exact_mut(mean.len()).for_each(|row| subtract(row, mean));
-    shifted
-}
+use crate::vectors::{Metric, VectorBuf, VectorView, far_mean, taken_from};
 
 /// Centroids that rows are assigned to.
 pub(super) struct Assigner<'a> {

@@ -6,12 +6,11 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use super::assignment::{Assigner, far_mean, remoteness, taken_from};
+use super::assignment::Assigner;
 use super::coder::{Coder, Workbench};
 use super::codes::{Blocks, Codes};
 use super::params::{Code, IvfPqParams, Loss, Refine, Spilling, check_spilled_rows};
 use super::quantizer::Quantizer;
-use super::ranking::subtract;
 use super::spill::{Spill, second_lists};
 use super::{IvfPq, Parts};
 use crate::artifact::Array;
@@ -22,7 +21,7 @@ use crate::train::{
     self, Kmeans, KmeansParams, Observer, PqTraining, ProductQuantizer, Progress, ScoreAware, TrainError,
     Warning, check_magnitude,
 };
-use crate::vectors::{Metric, Random, VectorBuf, VectorView};
+use crate::vectors::{Metric, Random, VectorBuf, VectorView, far_mean, remoteness, subtract, taken_from};
 
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {

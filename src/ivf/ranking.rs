@@ -6,7 +6,7 @@
 //! (glove10k, 32 of 256 lists) and .909 for .907 (minilm100k, 32 of 512); the nearest centroid by L2 gave .942 and .902.
 
 use crate::compute::cpu::{Ranking, kernels};
-use crate::vectors::{Metric, Neighbor, VectorBuf, VectorView};
+use crate::vectors::{Metric, Neighbor, VectorBuf, VectorView, subtract};
 
 /// Centroids, packed for ranking them all.
 #[derive(Debug)]
@@ -117,8 +117,4 @@ fn within(ranks: &[f32], list_offsets: &[u64], bound: f32, keys: &mut Vec<u64>) 
 
 fn norm(row: &[f32]) -> f32 {
     row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt() as f32
-}
-
-pub(super) fn subtract(row: &mut [f32], other: &[f32]) {
-    row.iter_mut().zip(other).for_each(|(value, &other)| *value -= other);
 }

@@ -5,6 +5,7 @@ mod ids;
 mod metric;
 mod neighbors;
 mod norm;
+mod origin;
 mod random;
 mod view;
 
@@ -12,5 +13,6 @@ pub use ids::{RowId, RowIdError, RowIdKind, RowIds};
 pub use metric::{Metric, OfProducts};
 pub use neighbors::{Neighbor, Neighbors, TopK};
 pub use norm::{MAX_SQUARED_NORM, normalize, squared_norm};
+pub use origin::{far_mean, remoteness, subtract, taken_from};
 pub use random::Random;
 pub use view::{SharedValues, VectorBuf, VectorView};

@@ -10,8 +10,7 @@
 use super::shortlist::Shortlist;
 use super::{IvfPq, Probe, Quantizer, SCAN_ROWS};
 use crate::compute::cpu::kernels;
-use crate::ivf::ranking::subtract;
-use crate::vectors::Metric;
+use crate::vectors::{Metric, subtract};
 
 pub(super) struct LevelScan {
     /// v of the table above.

@@ -15,9 +15,8 @@
 use super::shortlist::Shortlist;
 use super::{EntryMask, IvfPq, Probe, Quantizer, SCAN_ROWS};
 use crate::compute::cpu::{BLOCK_ROWS, NibbleBook, NibbleScan, Quantized, kernels, nibble_tables_len};
-use crate::ivf::ranking::subtract;
 use crate::train::{PqShape, ProductQuantizer};
-use crate::vectors::Metric;
+use crate::vectors::{Metric, subtract};
 
 /// Codebooks of 4-bit codes as tables are made from them.
 #[derive(Debug, Default)]

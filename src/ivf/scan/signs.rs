@@ -12,9 +12,8 @@ use crate::compute::cpu::{
 };
 use crate::ivf::codes::{Blocks, ListCodes};
 use crate::ivf::rabitq::Rabitq;
-use crate::ivf::ranking::subtract;
 use crate::train::top_level;
-use crate::vectors::{Metric, Neighbor};
+use crate::vectors::{Metric, Neighbor, subtract};
 
 /// Signs that are one look-up.
 const TOGETHER: usize = 4;
