@@ -19,7 +19,7 @@ const BLOCK_BYTES: usize = 128 << 20;
 ///
 /// A backend finds candidates in f32, some more than `k`, whose distances are computed again by the definition. How far f32 may
 /// have been off is known: a query of which that could have hidden a row is asked again, for more candidates, and if that does not
-/// settle it, because rows are equal or lie far from the origin, it is compared with every row by the definition.
+/// settle it, because rows are as good as equal or, for inner products, far from the origin, it is compared with every row by the definition.
 pub fn ground_truth(
     compute: &dyn Compute,
     queries: VectorView<'_>,

@@ -5,6 +5,7 @@ mod kept;
 mod mask;
 mod masked;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -53,6 +54,12 @@ pub fn queries_per_task(queries: usize, threads: usize) -> usize {
     const LEAST: usize = 16;
     let rounds = queries.div_ceil(BATCH * threads).max(1);
     queries.div_ceil(rounds * threads).max(LEAST)
+}
+
+/// The queries of each of those tasks.
+pub fn tasks_of(queries: usize, threads: usize) -> Vec<Range<usize>> {
+    let step = queries_per_task(queries, threads);
+    (0..queries).step_by(step).map(|start| start..(start + step).min(queries)).collect()
 }
 
 /// An index over `rows` vectors, immutable and shareable. Whoever must know the family asks by `Any`.

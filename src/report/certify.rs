@@ -1,5 +1,6 @@
 //! The certificate: recall and latency over a sweep of search settings, and the setting that becomes the default.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -8,7 +9,7 @@ use super::latency::{percentiles, single_queries, warm_up};
 use super::recall::summarize;
 use super::truth::GroundTruth;
 use crate::artifact::{Certificate, CertificatePoint, Gate, Latency, Recall};
-use crate::index::{SearchIndex, SearchParams, queries_per_task};
+use crate::index::{SearchIndex, SearchParams, tasks_of};
 use crate::vectors::{Metric, VectorView};
 
 /// Queries that latency is measured with, one at a time on one thread: p99 then stands on ten of them.
@@ -231,14 +232,10 @@ impl<R: ExactRows> Sweep<'_, R> {
         let QuerySet { queries, truth, rows, order } = self.set;
         let queries = queries.slice(0, count);
         let metric = self.index.metric();
-        let per_task = queries_per_task(queries.rows(), rayon::current_num_threads());
-        let tasks = queries.rows().div_ceil(per_task);
         // Per query, a recall for each k.
-        let recalls: Vec<Vec<f64>> = (0..tasks)
+        let recalls: Vec<Vec<f64>> = tasks_of(queries.rows(), rayon::current_num_threads())
             .into_par_iter()
-            .map(|task| {
-                let start = task * per_task;
-                let end = (start + per_task).min(queries.rows());
+            .map(|Range { start, end }| {
                 let mut recalls = Vec::with_capacity((end - start) * ks.len());
                 let mut searcher = self.index.clone().searcher();
                 searcher.search_batch(queries.slice(start, end), params, &mut |index, found| {

@@ -1,5 +1,6 @@
 //! What an index finds, setting by setting, and what each search takes: into measurements, number by number.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
@@ -10,7 +11,7 @@ use super::latency::warm_up;
 use super::measurements::{Gathered, Measure, Measurement};
 use super::subject::OpenSubject;
 use super::truth::GroundTruth;
-use crate::index::{SearchParams, queries_per_task};
+use crate::index::{SearchParams, tasks_of};
 use crate::vectors::VectorView;
 
 /// Queries that recall at `k` above the main one is measured with: each costs a search of its own. As certificates do.
@@ -125,12 +126,9 @@ fn answers(
     ks: &[usize],
 ) -> Vec<Answer> {
     let metric = subject.index.metric();
-    let per_task = queries_per_task(queries.rows(), rayon::current_num_threads());
-    let tasks: Vec<Vec<Answer>> = (0..queries.rows().div_ceil(per_task))
+    let tasks: Vec<Vec<Answer>> = tasks_of(queries.rows(), rayon::current_num_threads())
         .into_par_iter()
-        .map(|task| {
-            let start = task * per_task;
-            let end = (start + per_task).min(queries.rows());
+        .map(|Range { start, end }| {
             let mut answers = Vec::with_capacity(end - start);
             let mut searcher = subject.index.searcher();
             searcher.search_batch(queries.slice(start, end), params, &mut |index, found| {
@@ -295,13 +293,9 @@ pub fn time_rounds(
 }
 
 fn search_on_all_threads(subject: &OpenSubject, queries: VectorView<'_>, params: &SearchParams) {
-    let per_task = queries_per_task(queries.rows(), rayon::current_num_threads());
-    let tasks = queries.rows().div_ceil(per_task);
-    (0..tasks).into_par_iter().for_each_init(
+    tasks_of(queries.rows(), rayon::current_num_threads()).into_par_iter().for_each_init(
         || subject.index.searcher(),
-        |searcher, task| {
-            let start = task * per_task;
-            let end = (start + per_task).min(queries.rows());
+        |searcher, Range { start, end }| {
             searcher.search_batch(queries.slice(start, end), params, &mut |_, _| {});
         },
     );

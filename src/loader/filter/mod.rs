@@ -131,7 +131,7 @@ impl Filter {
     }
 
     /// One that will hardly be asked again: an index does not keep its mask, which would displace those that are. Of
-    /// [two](Self::and) of which one is passing, the other's mask is kept.
+    /// [several](Self::and) of which some are passing, the others' masks are kept.
     #[must_use]
     pub fn passing(mut self) -> Self {
         self.is_passing = true;
